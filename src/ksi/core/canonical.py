@@ -1,0 +1,91 @@
+"""One encoding of JSON, and the only one that is stored and hashed.
+
+UTF-8, no spaces, keys of mappings sorted, fields of structs in declared order. What JSON can not say exactly is
+refused: NaN, infinities, lone surrogates, nesting deeper than :data:`DEPTH_MAX`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import msgspec
+
+from ksi.core.errors import ValidationError
+
+DEPTH_MAX = 64
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder()
+
+
+def encode(value: Any) -> bytes:
+    """``value`` (builtins, structs, dataclasses, dates, UUIDs, …) as canonical JSON.
+
+    Raises:
+        ValidationError: It has no exact JSON form.
+    """
+    try:
+        raw = _encoder.encode(value)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise ValidationError(f"not JSON: {error}") from None
+    if b"null" in raw:  # msgspec writes NaN as null; looked at only where a null came out
+        refuse_inexact(value)
+    return raw
+
+
+def decode(raw: bytes | memoryview) -> Any:
+    """Builtins from JSON.
+
+    Raises:
+        ValidationError: It is not JSON.
+    """
+    try:
+        return _decoder.decode(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValidationError(f"not JSON: {error}") from None
+
+
+def digest(raw: bytes) -> bytes:
+    """The 16 bytes that stand for ``raw``."""
+    return hashlib.blake2b(raw, digest_size=16).digest()
+
+
+def refuse_inexact(value: Any) -> None:
+    """Raise ValidationError where ``value`` holds a NaN or an infinity."""
+    match value:
+        case float() if not math.isfinite(value):
+            raise ValidationError(f"not JSON: {value}")
+        case dict():
+            for item in value.values():
+                refuse_inexact(item)
+        case list() | tuple() | set() | frozenset():
+            for item in value:
+                refuse_inexact(item)
+        case msgspec.Struct():
+            for name in value.__struct_fields__:
+                refuse_inexact(getattr(value, name))
+
+
+def refuse_depth(raw: bytes) -> None:
+    """Raise ValidationError where ``raw`` nests deeper than :data:`DEPTH_MAX`: a decoder's stack is finite."""
+    if raw.count(b"{") + raw.count(b"[") <= DEPTH_MAX:
+        return
+    depth = 0
+    in_text = escaped = False
+    for byte in raw:
+        if in_text:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_text = False
+        elif byte == 0x22:
+            in_text = True
+        elif byte in b"{[":
+            depth += 1
+            if depth > DEPTH_MAX:
+                raise ValidationError(f"nested deeper than {DEPTH_MAX}")
+        elif byte in b"}]":
+            depth -= 1

@@ -1,0 +1,683 @@
+"""Every error of KSI, in one tree, so that a client raises the very class that the daemon raised.
+
+::
+
+    KSIError
+    ├─ RequestError                the request can not be served as it was sent
+    │  ├─ ValidationError          ├─ UnknownEventError        ├─ NoHandlerError
+    │  ├─ PermissionDeniedError    ├─ PayloadTooLargeError     ├─ InvalidFrameError
+    │  ├─ NotFoundError            ├─ AmbiguousError           ├─ ConflictError
+    │  └─ HopLimitError            └─ UnsupportedError
+    ├─ HandlerError                a handler did not do what it declared
+    │  ├─ NoAnswerError            ├─ InvalidResponseError     ├─ InternalError
+    │  ├─ HandlersFailedError      ├─ PartitionDeadlockError   ├─ QueryWroteError
+    │  └─ ContextClosedError
+    ├─ LapseError                  time or patience ran out
+    │  ├─ EventTimeoutError        ├─ DeadlineExceededError    └─ CancelledError
+    ├─ OutcomeUnknownError         it may or may not have happened
+    │  └─ InterruptedRunError     a completion was cut off; its tokens are kept
+    ├─ CapacityError               not now
+    │  ├─ OverloadedError          ├─ UnavailableError         ├─ ShuttingDownError
+    │  └─ StreamStalledError
+    ├─ DeclarationError            a plugin is wrong; found at registration
+    │  ├─ DuplicateEventError      ├─ MissingServiceError      ├─ DependencyCycleError
+    │  └─ PluginFailedError
+    ├─ StoreError
+    │  ├─ WrongExpectedVersionError  ├─ AppendConditionError     ├─ EventIdConflictError
+    │  ├─ CheckpointConflictError    ├─ LogDamagedError          ├─ LogLockedError
+    │  ├─ StoreClosedError           └─ SubscriptionDroppedError
+    ├─ ProviderError               a language model's provider failed
+    │  ├─ RateLimitedError         ├─ ProviderAuthError        ├─ ProviderInvalidRequestError
+    │  ├─ ContextLengthError       ├─ ProviderOverloadedError  ├─ ProviderTimeoutError
+    │  ├─ StreamInterruptedError   ├─ ProviderBugError         └─ ModelUnavailableError
+    ├─ ConfigError                 the configuration is wrong
+    ├─ ClientError                 the client's own
+    │  ├─ KSIConnectionError       └─ KSITimeoutError
+    └─ RemoteError                 a code this version does not know
+
+``code`` is stable and goes on the wire; the attributes are the wire's ``details``; the remedy is the docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class KSIError(Exception):
+    """Base of every error that KSI raises."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def details(self) -> dict[str, Any]:
+        """The facts of this error: JSON-able values by name."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    @property
+    def message(self) -> str:
+        """One sentence for people."""
+        return str(self.args[0]) if self.args else self.code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (from_wire, (self.code, self.message, self.details()))
+
+
+def from_wire(code: str, message: str, details: Mapping[str, Any] | None = None) -> KSIError:
+    """The error that ``code`` names, with its message and facts; an unknown code becomes :class:`RemoteError`."""
+    kind = _by_code().get(code)
+    if kind is None:
+        return RemoteError(code, message, dict(details or {}))
+    error = kind.__new__(kind)
+    error.args = (message,)
+    vars(error).update(details or {})
+    return error
+
+
+def _by_code() -> dict[str, type[KSIError]]:
+    if not _CODES:
+        _collect(KSIError)
+    return _CODES
+
+
+def _collect(kind: type[KSIError]) -> None:
+    _CODES.setdefault(kind.code, kind)
+    for child in kind.__subclasses__():
+        if child.__module__ == __name__:
+            _collect(child)
+
+
+_CODES: dict[str, type[KSIError]] = {}
+
+
+# ── the request ──────────────────────────────────────────────────────────────────────────────────────────────────────
+class RequestError(KSIError):
+    """The request can not be served as it was sent."""
+
+    code = "request_error"
+
+
+class ValidationError(RequestError):
+    """The payload does not fit the event's schema.
+
+    ``errors`` names each place and what is wrong there; ``ksi events NAME`` shows the schema.
+    """
+
+    code = "validation_error"
+
+    def __init__(self, message: str, *, errors: Sequence[Mapping[str, Any]] = (), event_name: str | None = None) -> None:
+        super().__init__(message)
+        self.event_name = event_name
+        self.errors = [dict(error) for error in errors]
+
+
+class UnknownEventError(RequestError):
+    """No plugin declares this event. ``suggestions`` are the names that look like it."""
+
+    code = "unknown_event"
+
+    def __init__(self, event_name: str, *, suggestions: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        super().__init__(f"unknown event {event_name!r}{hint}")
+        self.event_name = event_name
+        self.suggestions = list(suggestions)
+
+
+class NoHandlerError(RequestError):
+    """The event has a schema and nobody who handles it. Load the plugin that does."""
+
+    code = "no_handler"
+
+    def __init__(self, event_name: str) -> None:
+        super().__init__(f"no plugin handles {event_name!r}")
+        self.event_name = event_name
+
+
+class PermissionDeniedError(RequestError):
+    """The principal's profile denies this event. ``rule`` names the line that decided."""
+
+    code = "permission_denied"
+
+    def __init__(self, event_name: str, *, principal: str, rule: str) -> None:
+        super().__init__(f"{principal} may not {event_name}: rule {rule}")
+        self.event_name = event_name
+        self.principal = principal
+        self.rule = rule
+
+
+class PayloadTooLargeError(RequestError):
+    """More bytes than ``limit`` allows. Split it, or stream it."""
+
+    code = "payload_too_large"
+
+    def __init__(self, what: str, *, size: int | None, limit: int) -> None:
+        super().__init__(f"{what} is larger than {limit} bytes" + (f" ({size})" if size is not None else ""))
+        self.what = what
+        self.size = size
+        self.limit = limit
+
+
+class InvalidFrameError(RequestError):
+    """A frame of the wire that is no request: not JSON, not an object, a wrong type, an id that is in flight."""
+
+    code = "invalid_frame"
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        vars(self).update(facts)
+
+
+class NotFoundError(RequestError):
+    """Nothing has this name or id."""
+
+    code = "not_found"
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f"no {what} {name!r}")
+        self.what = what
+        self.name = name
+
+
+class AmbiguousError(RequestError):
+    """An id's prefix fits several. Give more of it."""
+
+    code = "ambiguous"
+
+    def __init__(self, what: str, prefix: str, matches: Sequence[str]) -> None:
+        super().__init__(f"{prefix!r} fits {len(matches)} {what}s: {', '.join(matches[:5])}")
+        self.what = what
+        self.prefix = prefix
+        self.matches = list(matches)
+
+
+class ConflictError(RequestError):
+    """The same event id was used before with other content, or something exists already. Use a new id or name."""
+
+    code = "conflict"
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        vars(self).update(facts)
+
+
+class HopLimitError(RequestError):
+    """Events that cause each other in a loop: the chain is longer than ``limit``."""
+
+    code = "hop_limit"
+
+    def __init__(self, event_name: str, *, limit: int) -> None:
+        super().__init__(f"{event_name!r} is more than {limit} events away from its origin: is it a loop?")
+        self.event_name = event_name
+        self.limit = limit
+
+
+class UnsupportedError(RequestError):
+    """The event, the provider or this version can not do that."""
+
+    code = "unsupported"
+
+
+# ── the handler ──────────────────────────────────────────────────────────────────────────────────────────────────────
+class HandlerError(KSIError):
+    """A handler did not do what it declared."""
+
+    code = "handler_error"
+
+
+class NoAnswerError(HandlerError):
+    """Every handler of the event said "not mine" (None). Return a value, or hint ``-> None``."""
+
+    code = "no_answer"
+
+    def __init__(self, event_name: str) -> None:
+        super().__init__(f"no handler of {event_name!r} gave an answer")
+        self.event_name = event_name
+
+
+class InvalidResponseError(HandlerError):
+    """The answer, or a chunk, is not of the declared type."""
+
+    code = "invalid_response"
+
+    def __init__(self, event_name: str, reason: str) -> None:
+        super().__init__(f"the answer of {event_name!r} is not what it declares: {reason}")
+        self.event_name = event_name
+        self.reason = reason
+
+
+class InternalError(HandlerError):
+    """A handler raised something that is no :class:`KSIError`. The traceback is in the daemon's log."""
+
+    code = "internal_error"
+
+    def __init__(self, where: str, error: str) -> None:
+        super().__init__(f"{where} failed: {error}")
+        self.where = where
+        self.error = error
+
+
+class HandlersFailedError(HandlerError):
+    """All handlers of an event failed. ``errors`` holds each one's code and message."""
+
+    code = "handlers_failed"
+
+    def __init__(self, event_name: str, errors: Sequence[Mapping[str, Any]]) -> None:
+        codes = ", ".join(str(error["code"]) for error in errors)
+        super().__init__(f"all {len(errors)} handlers of {event_name!r} failed: {codes}")
+        self.event_name = event_name
+        self.errors = [dict(error) for error in errors]
+
+
+class PartitionDeadlockError(HandlerError):
+    """The nested request would wait for a key that is held by one who waits for it. ``cycle`` names the keys."""
+
+    code = "partition_deadlock"
+
+    def __init__(self, key: str, cycle: Sequence[str]) -> None:
+        super().__init__(f"waiting for key {key!r} would never end: {' -> '.join(cycle)}")
+        self.key = key
+        self.cycle = list(cycle)
+
+
+class QueryWroteError(HandlerError):
+    """A ``@query`` appended, emitted or made an effect. Declare it ``@event``."""
+
+    code = "query_wrote"
+
+    def __init__(self, event_name: str, what: str) -> None:
+        super().__init__(f"{event_name!r} is a @query and may not {what}: declare it @event")
+        self.event_name = event_name
+        self.what = what
+
+
+class ContextClosedError(HandlerError):
+    """The request is answered already; nothing more can be done in its name."""
+
+    code = "context_closed"
+
+    def __init__(self, event_name: str) -> None:
+        super().__init__(f"the request {event_name!r} has its answer already: its context is closed")
+        self.event_name = event_name
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+class LapseError(KSIError):
+    """Time, or the caller's patience, ran out."""
+
+    code = "lapse"
+
+
+class EventTimeoutError(LapseError):
+    """The event's own limit (``timeout``, seconds) passed."""
+
+    code = "timeout"
+    retryable = True
+
+    def __init__(self, event_name: str, *, seconds: float) -> None:
+        super().__init__(f"{event_name!r} took longer than its limit of {seconds:g} s")
+        self.event_name = event_name
+        self.seconds = seconds
+
+
+class DeadlineExceededError(LapseError):
+    """The caller's own limit passed before there was an answer."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, event_name: str) -> None:
+        super().__init__(f"the deadline of {event_name!r} passed before its answer")
+        self.event_name = event_name
+
+
+class CancelledError(LapseError):
+    """The caller, or an operator, cancelled the request. ``partial`` is what there was of the answer."""
+
+    code = "cancelled"
+
+    def __init__(self, event_name: str, *, partial: Any = None) -> None:
+        super().__init__(f"{event_name!r} was cancelled")
+        self.event_name = event_name
+        self.partial = partial
+
+
+# ── unknown ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+class OutcomeUnknownError(KSIError):
+    """The daemon died while this was under way and can not know whether it took effect.
+
+    Look at the outside world, then send it again under a new id. Declare the event ``on_crash="rerun"``, or the
+    effect ``idempotent=True``, when running it twice is harmless.
+    """
+
+    code = "outcome_unknown"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} was under way when the daemon stopped; its outcome is unknown")
+        self.what = what
+
+
+class InterruptedRunError(OutcomeUnknownError):
+    """A completion was cut off by a crash. Its tokens are kept; ``ksi resume RUN`` goes on from the last one."""
+
+    code = "interrupted"
+
+
+# ── capacity ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+class CapacityError(KSIError):
+    """Not now."""
+
+    code = "capacity"
+    retryable = True
+
+
+class OverloadedError(CapacityError):
+    """A bound is reached: ``what`` holds ``limit``. Try again after ``retry_after`` seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, what: str, *, limit: float, retry_after: float | None = None) -> None:
+        super().__init__(f"{what} is at its limit of {limit:g}")
+        self.what = what
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class UnavailableError(CapacityError):
+    """A part that this needs does not work now, for example a log whose disk is full. Queries go on."""
+
+    code = "unavailable"
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} is unavailable: {reason}")
+        self.what = what
+        self.reason = reason
+
+
+class ShuttingDownError(CapacityError):
+    """The daemon is stopping. Connect again when it is back."""
+
+    code = "shutting_down"
+
+    def __init__(self, what: str = "the daemon") -> None:
+        super().__init__(f"{what} is shutting down")
+        self.what = what
+
+
+class StreamStalledError(CapacityError):
+    """The reader gave no credit for ``seconds``. Resume after the last address seen."""
+
+    code = "stream_stalled"
+
+    def __init__(self, *, seconds: float) -> None:
+        super().__init__(f"no credit for {seconds:g} s")
+        self.seconds = seconds
+
+
+# ── declarations ─────────────────────────────────────────────────────────────────────────────────────────────────────
+class DeclarationError(KSIError):
+    """A plugin declares something wrong. The message says where and what to write instead."""
+
+    code = "declaration_error"
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+        self.where = where
+
+
+class DuplicateEventError(DeclarationError):
+    """Two owners of one event name, or two schemas. ``places`` names both."""
+
+    code = "duplicate_event"
+
+    def __init__(self, event_name: str, places: Sequence[str], *, reason: str = "is declared twice") -> None:
+        super().__init__(f"{event_name!r} {reason}: {' and '.join(places)}")
+        self.event_name = event_name
+        self.places = list(places)
+
+
+class MissingServiceError(DeclarationError):
+    """Nobody provides a service that is needed. Load the plugin that does, or drop the requirement."""
+
+    code = "missing_service"
+
+    def __init__(self, service: str, *, needed_by: str | None = None) -> None:
+        super().__init__(f"no plugin provides {service}" + (f", which {needed_by} needs" if needed_by else ""))
+        self.service = service
+        self.needed_by = needed_by
+
+
+class DependencyCycleError(DeclarationError):
+    """Plugins need each other in a circle."""
+
+    code = "dependency_cycle"
+
+    def __init__(self, cycle: Sequence[str]) -> None:
+        super().__init__(f"plugins need each other in a circle: {' -> '.join(cycle)}")
+        self.cycle = list(cycle)
+
+
+class PluginFailedError(DeclarationError):
+    """A plugin raised while it was loaded or started. Its traceback is in the daemon's log and in ``plugin list``."""
+
+    code = "plugin_failed"
+
+    def __init__(self, plugin: str, error: str) -> None:
+        super().__init__(f"plugin {plugin!r} failed: {error}")
+        self.plugin = plugin
+        self.error = error
+
+
+# ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────────
+class StoreError(KSIError):
+    """The log refused something."""
+
+    code = "store_error"
+
+
+class WrongExpectedVersionError(StoreError):
+    """Another writer appended first.
+
+    Read the stream again and decide again: the same append can not succeed.
+    """
+
+    code = "wrong_expected_version"
+
+    def __init__(self, stream: str, *, expected: int | str, actual: int) -> None:
+        super().__init__(f"stream {stream!r} is at version {actual}, not {expected}")
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class AppendConditionError(StoreError):
+    """An event that the condition forbids is there: ``conflicting`` is its position. Read again and decide again."""
+
+    code = "append_condition"
+
+    def __init__(self, conflicting: int) -> None:
+        super().__init__(f"the event @{conflicting} matches the condition of the append")
+        self.conflicting = conflicting
+
+
+class EventIdConflictError(StoreError):
+    """The same event id was stored before with other content, or only part of the batch was. Use new ids."""
+
+    code = "event_id_conflict"
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f"event id {event_id} was stored before with other content")
+        self.event_id = event_id
+
+
+class CheckpointConflictError(StoreError):
+    """The subscriber's checkpoint is already at ``actual``: another instance of it was faster."""
+
+    code = "checkpoint_conflict"
+
+    def __init__(self, subscriber: str, *, wanted: int, actual: int) -> None:
+        super().__init__(f"checkpoint of {subscriber!r} is at @{actual}, not before @{wanted}")
+        self.subscriber = subscriber
+        self.wanted = wanted
+        self.actual = actual
+
+
+class LogDamagedError(StoreError):
+    """What is on disk is not what was written. ``position`` is the last that is known to be whole.
+
+    Nothing is changed. Restore a backup, or run ``ksi verify`` to see what is lost.
+    """
+
+    code = "log_damaged"
+
+    def __init__(self, reason: str, *, position: int) -> None:
+        super().__init__(f"the log is damaged after @{position}: {reason}")
+        self.reason = reason
+        self.position = position
+
+
+class LogLockedError(StoreError):
+    """Another daemon owns this log. ``holder`` is what it wrote into the lock file."""
+
+    code = "log_locked"
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(f"{path} is owned by {holder}")
+        self.path = path
+        self.holder = holder
+
+
+class StoreClosedError(StoreError):
+    """The store was closed."""
+
+    code = "store_closed"
+
+    def __init__(self) -> None:
+        super().__init__("the store is closed")
+
+
+class SubscriptionDroppedError(StoreError):
+    """The subscriber was too slow and chose to be disconnected. Subscribe again after ``resume_after``."""
+
+    code = "subscription_dropped"
+
+    def __init__(self, *, resume_after: int) -> None:
+        super().__init__(f"too slow: subscribe again after @{resume_after}")
+        self.resume_after = resume_after
+
+
+# ── providers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+class ProviderError(KSIError):
+    """A language model's provider failed. ``provider`` names it."""
+
+    code = "provider_error"
+
+    def __init__(self, message: str, *, provider: str) -> None:
+        super().__init__(f"{provider}: {message}")
+        self.provider = provider
+
+
+class RateLimitedError(ProviderError):
+    """Too many requests for the provider; ``retry_after`` seconds, where it said so."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, message: str, *, provider: str, retry_after: float | None = None) -> None:
+        super().__init__(message, provider=provider)
+        self.retry_after = retry_after
+
+
+class ProviderAuthError(ProviderError):
+    """The key is missing, wrong or not allowed to do this."""
+
+    code = "provider_auth"
+
+
+class ProviderInvalidRequestError(ProviderError):
+    """The provider does not accept the request as it is."""
+
+    code = "provider_invalid_request"
+
+
+class ContextLengthError(ProviderError):
+    """The prompt does not fit the model's window. Trim the conversation, or take a larger model."""
+
+    code = "context_length"
+
+
+class ProviderOverloadedError(ProviderError):
+    """The provider has no room now."""
+
+    code = "provider_overloaded"
+    retryable = True
+
+
+class ProviderTimeoutError(ProviderError):
+    """No token came for ``seconds``."""
+
+    code = "provider_timeout"
+    retryable = True
+
+    def __init__(self, message: str, *, provider: str, seconds: float) -> None:
+        super().__init__(message, provider=provider)
+        self.seconds = seconds
+
+
+class StreamInterruptedError(ProviderError):
+    """The answer was cut off in the middle. The tokens so far are kept; resume goes on from the last one."""
+
+    code = "stream_interrupted"
+    retryable = True
+
+
+class ProviderBugError(ProviderError):
+    """The provider sent something that its protocol does not allow."""
+
+    code = "provider_bug"
+
+
+class ModelUnavailableError(ProviderError):
+    """The model's file or runtime is not here, or not what it should be. ``ksi model install`` gets it."""
+
+    code = "model_unavailable"
+
+
+# ── configuration, client ────────────────────────────────────────────────────────────────────────────────────────────
+class ConfigError(KSIError):
+    """The configuration is wrong: ``where`` names the file, variable or flag."""
+
+    code = "config_error"
+
+    def __init__(self, message: str, *, where: str) -> None:
+        super().__init__(f"{where}: {message}")
+        self.where = where
+
+
+class ClientError(KSIError):
+    """The client's own."""
+
+    code = "client_error"
+
+
+class KSIConnectionError(ClientError):
+    """The daemon can not be reached, or the connection was lost. Start it with ``ksi start``."""
+
+    code = "connection_error"
+    retryable = True
+
+
+class KSITimeoutError(ClientError):
+    """No answer within the client's own limit."""
+
+    code = "client_timeout"
+    retryable = True
+
+
+class RemoteError(KSIError):
+    """A code that this version does not know: ``remote_code``."""
+
+    code = "remote_error"
+
+    def __init__(self, code: str, message: str, facts: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        vars(self).update(facts)
+        self.remote_code = code
