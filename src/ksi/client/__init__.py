@@ -1,0 +1,1 @@
+"""EventClient, its streams and subscriptions; imports only wire and core."""

@@ -1,0 +1,1 @@
+"""Registry, middleware, router, services and plugin loading; no I/O."""

@@ -1,0 +1,1 @@
+"""Built-in services on the public hooks, one file or folder each."""

@@ -1,0 +1,1 @@
+"""Retry, breaker, pool and limiter."""

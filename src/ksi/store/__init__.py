@@ -1,0 +1,1 @@
+"""The log: backends, views, checkpoints and verification."""

@@ -1,0 +1,1 @@
+"""Harness, virtual clock, contracts and the pytest plugin."""

@@ -1,0 +1,1 @@
+"""Doors for bytes: the Unix socket and its connections."""

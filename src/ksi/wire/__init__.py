@@ -1,0 +1,1 @@
+"""Frames and codecs: bytes to structs and back, pure."""
