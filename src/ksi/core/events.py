@@ -1,0 +1,176 @@
+"""Values of the log: what is appended, what is read, how one asks for it.
+
+Naming: append / read / subscribe, tags, ``fail_if_events_match`` + ``after`` → Dynamic Consistency Boundary
+(dcb.events); ANY / NO_STREAM / STREAM_EXISTS → KurrentDB; correlation and causation ids → message-db.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any, Literal, NewType, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from ksi.core import canonical
+
+Position = NewType("Position", int)
+"""Place in the log: global, ≥ 1, strictly increasing in visible order; gaps allowed, never reused. Written ``@1234``."""
+
+Kind = Literal["fact", "request", "outcome", "chunk"]
+Durable = Literal["memory", "process", "disk", "replicated"]
+T = TypeVar("T")
+MAIN = "main"
+
+
+class StreamState(Enum):
+    """What a stream must be before an append, where no number is known."""
+
+    ANY = "any"
+    NO_STREAM = "no_stream"
+    STREAM_EXISTS = "stream_exists"
+
+
+ANY, NO_STREAM, STREAM_EXISTS = StreamState.ANY, StreamState.NO_STREAM, StreamState.STREAM_EXISTS
+ExpectedVersion = int | StreamState
+"""An int is the version of the last event that the caller saw; the first event has version 1; 0 means no stream."""
+
+
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact to append. ``data`` as bytes must be canonical JSON already."""
+
+    name: str
+    data: Mapping[str, Any] | bytes
+    event_id: UUID | None = None
+    tags: frozenset[str] = frozenset()
+    schema_version: int = 1
+    correlation_id: str | None = None
+    causation_id: UUID | None = None
+    subject: str | None = None
+    occurred_at: datetime | None = None
+    metadata: Mapping[str, Any] = {}
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """An event as the log holds it. ``raw`` is its canonical JSON, ``data`` the same decoded (once, when asked for)."""
+
+    position: Position
+    stream: str
+    version: int
+    name: str
+    raw: bytes
+    event_id: UUID
+    kind: Kind = "fact"
+    tags: frozenset[str] = frozenset()
+    schema_version: int = 1
+    correlation_id: str | None = None
+    causation_id: UUID | None = None
+    subject: str | None = None
+    occurred_at: datetime | None = None
+    recorded_at: datetime
+    branch: str = MAIN
+    metadata: Mapping[str, Any] = {}
+
+    @property
+    def data(self) -> Any:
+        """Builtins from ``raw``."""
+        cache = self.__dict__
+        if "data" not in cache:
+            cache["data"] = canonical.decode(self.raw)
+        return cache["data"]
+
+    def into(self, kind: type[T]) -> T:
+        """``raw`` as a struct of ``kind``; unknown fields of later schemas are passed over."""
+        return _decoder(kind).decode(self.raw)
+
+    @property
+    def address(self) -> str:
+        """Where to go on reading after it: ``stream@version``."""
+        return f"{self.stream}@{self.version}"
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Names OR, tags AND, all fields AND. Globs as in :mod:`ksi.core.patterns`."""
+
+    names: tuple[str, ...] = ()
+    tags: frozenset[str] = frozenset()
+    streams: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ("fact",)
+    correlation_id: str | None = None
+    causation_id: UUID | None = None
+    recorded_from: datetime | None = None
+    recorded_to: datetime | None = None
+
+
+Query = Sequence[Filter]
+"""OR of filters; an empty one means all facts."""
+
+
+class AppendCondition(msgspec.Struct, frozen=True):
+    """The append fails where an event after ``after`` (None: anywhere) matches."""
+
+    fail_if_events_match: Query
+    after: Position | None = None
+
+
+class StreamAppend(msgspec.Struct, frozen=True):
+    """Events for one stream, as a part of an atomic append."""
+
+    stream: str
+    events: Sequence[NewEvent]
+    expected_version: ExpectedVersion = ANY
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Positions and versions, one per event, in order; ``durable`` says what an OK means here."""
+
+    positions: tuple[Position, ...]
+    versions: tuple[int, ...]
+    deduplicated: bool
+    durable: Durable
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream with its last version and the position of its last event."""
+
+    name: str
+    version: int
+    position: Position
+
+
+class BranchInfo(msgspec.Struct, frozen=True):
+    """A branch; ``parent`` is None for main only."""
+
+    name: str
+    parent: str | None
+    forked_at: Position | None
+    head: Position | None
+
+
+def fact(name: str, *, schema_version: int = 1) -> Callable[[type[T]], type[T]]:
+    """Name the fact that a struct stands for: ``@fact("state:value_was_set")``, so that it can be appended as it is."""
+
+    def mark(kind: type[T]) -> type[T]:
+        kind.__fact_name__ = name  # type: ignore[attr-defined]  # read back by fact_name
+        kind.__fact_version__ = schema_version  # type: ignore[attr-defined]  # the same
+        return kind
+
+    return mark
+
+
+def fact_name(kind: type) -> tuple[str, int] | None:
+    """Name and schema version given by :func:`fact`; None where there are none."""
+    name = getattr(kind, "__fact_name__", None)
+    return None if name is None else (name, kind.__fact_version__)  # type: ignore[attr-defined]  # set together
+
+
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+
+
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder

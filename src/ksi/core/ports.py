@@ -1,0 +1,261 @@
+"""What the kernel needs from upper rooms, which implement it; ``daemon.py`` wires them.
+
+The log is asked through :class:`EventLog` (everybody's API) and :class:`Journal` (the kernel's own, on the same object).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import KSIError
+from ksi.core.events import (
+    ANY,
+    MAIN,
+    AppendCondition,
+    Appended,
+    BranchInfo,
+    Durable,
+    ExpectedVersion,
+    Kind,
+    NewEvent,
+    Position,
+    Query,
+    RecordedEvent,
+    StreamAppend,
+    StreamInfo,
+)
+from ksi.core.views import View, ViewReader
+
+R = TypeVar("R")
+Start = Position | Literal["start", "end", "checkpoint"]
+Overflow = Literal["wait", "drop", "disconnect"]
+
+
+# ── what one commit holds ────────────────────────────────────────────────────────────────────────────────────────────
+class Entry(msgspec.Struct, kw_only=True):
+    """One fact, chunk or effect of a unit. ``data`` is canonical JSON; ``event_id`` is given only by who needs its own."""
+
+    stream: str
+    name: str
+    data: bytes
+    kind: Kind = "fact"
+    event_id: bytes | None = None
+    tags: frozenset[str] = frozenset()
+    schema_version: int = 1
+    subject: str | None = None
+    occurred_us: int | None = None
+    metadata: Mapping[str, Any] | None = None
+    correlation: str | None = None
+    """Run and cause where they are not those of the unit's origin."""
+    cause: bytes | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How the request ended: ``data`` is the answer's JSON, or the error's ``{"code", "message", "details"}``."""
+
+    ok: bool
+    data: bytes
+    metadata: Mapping[str, Any] | None = None
+    """What only the outcome knows: read set, duration_us, usage."""
+
+
+class Unit(msgspec.Struct, kw_only=True):
+    """All that one commit holds: it is on disk whole, or not at all. Positions are given in the order below.
+
+    ``origin`` is the request in whose name all is written; entries inherit its run, and have it as their cause.
+    """
+
+    origin: EventEnvelope
+    request: bool = False  #: record ``origin`` itself, as kind "request" in the stream ``$requests``
+    entries: list[Entry] = []
+    emits: list[EventEnvelope] = []  #: requests to be started after the commit; open until their own outcome
+    outcome: Outcome | None = None  #: closes ``origin``
+    expected: Mapping[str, ExpectedVersion] = {}
+    condition: AppendCondition | None = None
+    checkpoint: tuple[str, Position] | None = None
+    ancestors: list[EventEnvelope] = []  #: requests not yet on disk that go in front (opened by this commit)
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """Where a unit stands: the position of its last event, and versions of its entries, in order."""
+
+    position: Position
+    positions: tuple[Position, ...]
+    versions: tuple[int, ...]
+    deduplicated: bool = False
+
+
+Done = Callable[[Committed | None, KSIError | None], None]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A request that the log holds. ``outcome`` None: it is open."""
+
+    request: EventEnvelope
+    position: Position
+    outcome: Outcome | None
+
+
+# ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Subscription(Protocol):
+    """``async with`` + ``async for``; pull-based: at most ``buffer`` events are read ahead."""
+
+    def __aiter__(self) -> AsyncIterator[RecordedEvent]: ...
+
+    @property
+    def position(self) -> Position:
+        """Moves even when the filter matches nothing."""
+
+    @property
+    def is_live(self) -> bool: ...
+
+    @property
+    def dropped(self) -> int:
+        """Events that overflow="drop" has dropped so far."""
+
+    async def wait_caught_up(self, timeout: float | None = None) -> Position: ...
+
+    async def checkpoint(self, event: RecordedEvent) -> None:
+        """Remember, under the subscriber's name, that ``event`` and all before it are done."""
+
+
+class EventLog(Protocol):
+    """One for each backend (memory, SQLite), one contract for all. All calls from one event loop."""
+
+    durable: Durable
+
+    async def append(
+        self,
+        stream: str,
+        events: Sequence[NewEvent],
+        *,
+        expected_version: ExpectedVersion = ANY,
+        condition: AppendCondition | None = None,
+        branch: str = MAIN,
+    ) -> Appended:
+        """Append ``events`` to ``stream``, all of them or none. They are as durable as it says when this returns.
+
+        Raises:
+            WrongExpectedVersionError: Another writer appended first.
+            AppendConditionError: An event matches ``condition``.
+            EventIdConflictError: The same id was stored before with other content, or only a part of the batch was.
+            UnavailableError: The disk is full, or the log read-only.
+
+        The same ids with the same content return the old positions, even if the expected version now looks wrong.
+        No events: nothing happens. Semantics follow Message DB's ``write_message``.
+        """
+
+    async def append_all(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        checkpoint: tuple[str, Position] | None = None,
+        branch: str = MAIN,
+    ) -> Appended:
+        """The same over several streams, atomically; ``checkpoint`` (subscriber, position) commits with the events.
+
+        Raises:
+            CheckpointConflictError: The subscriber is at that position or beyond it.
+        """
+
+    def read_stream(
+        self,
+        stream: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        branch: str = MAIN,
+    ) -> AsyncIterator[RecordedEvent]:
+        """Events of one stream by version, both ends included, of all kinds."""
+
+    def read_all(
+        self,
+        query: Query = (),
+        *,
+        after: Position | None = None,
+        until: Position | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        branch: str = MAIN,
+    ) -> AsyncIterator[RecordedEvent]:
+        """Events that match, in position order; ``after`` is left out, ``until`` included."""
+
+    def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]: ...
+    async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None: ...
+
+    async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
+        """The event at exactly this position."""
+
+    async def head(self, *, branch: str = MAIN) -> Position | None: ...
+
+    async def version(self, stream: str, *, branch: str = MAIN) -> int:
+        """Version of the stream's last event; 0 where there is none."""
+
+    async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
+        """The last position recorded at ``when`` or before."""
+
+    def subscribe(
+        self,
+        query: Query = (),
+        *,
+        after: Start = "checkpoint",
+        subscriber: str | None = None,
+        buffer: int = 256,
+        overflow: Overflow = "wait",
+        branch: str = MAIN,
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Catch up, then live, without gap or double."""
+
+    async def checkpoint(self, subscriber: str, *, branch: str = MAIN) -> Position | None: ...
+    async def reset_checkpoint(self, subscriber: str, to: Position | None, *, branch: str = MAIN) -> None: ...
+    async def branches(self) -> Sequence[BranchInfo]: ...
+    async def verify(self) -> Sequence[str]:
+        """What is wrong with what is stored, one sentence each; empty when all is whole."""
+
+    async def close(self) -> None: ...
+
+
+class Journal(EventLog, Protocol):
+    """The log as the kernel uses it."""
+
+    def write(self, unit: Unit, done: Done) -> None:
+        """Commit ``unit``; ``done(committed, error)`` follows on the loop once it is durable and the views show it.
+
+        Units become visible, and ``done`` is called, in the order of ``write``. ``done`` gets WrongExpectedVersionError,
+        AppendConditionError, CheckpointConflictError, EventIdConflictError (nothing of the unit is stored),
+        UnavailableError, or InternalError (a view's ``apply`` raised). It may be called before ``write`` returns only
+        where nothing was stored.
+        """
+
+    async def find(self, event_id: bytes) -> Known | None:
+        """What is known of a request; also of one that is in a unit under way. Does not suspend on memory and SQLite."""
+
+    def open_requests(self) -> AsyncIterator[Known]:
+        """Requests without outcome, in position order."""
+
+    def register(self, view: type[View[Any]]) -> None:
+        """Keep this view from now on; it is folded to the head before this returns."""
+
+    def unregister(self, view: type[View[Any]]) -> None:
+        """Stop applying it; what is stored of it stays."""
+
+    def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
+        """Its reader. Raises NotFoundError where it is not registered."""
+
+
+# ── others ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+class ReplyChannel(Protocol):
+    """The connection that asked."""
+
+    def push(self, frame: Mapping[str, Any]) -> None:
+        """Send ``frame`` to it, behind the reply; bounded; dropped silently when the connection is gone."""
