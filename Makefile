@@ -1,4 +1,4 @@
-# Everything runs from .venv, which is built from requirements/dev.txt: wheels only, each with its hash.
+# Everything runs from an environment that is built from requirements/dev.txt: wheels only, each with its hash.
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
@@ -9,44 +9,46 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
-BIN := .venv/bin
+# `make VENV=.venv-3.13 PYTHON=python3.13 test` tests on another Python, beside the usual environment.
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := --no-deps --require-hashes --only-binary :all:
 UV := .venv-lock/bin/uv
 COMPILE = $(UV) pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links $(UPGRADE)
 
-.PHONY: help .venv demo test test-deps check format soak bench lock clean
+.PHONY: help $(VENV) demo test test-deps check format soak bench lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z.-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-.venv: .venv/.installed  ## the environment, from the hashed lock
+$(VENV): $(VENV)/.installed  ## the environment, from the hashed lock
 
-demo: .venv  ## the main job on the real model
+demo: $(VENV)  ## the main job on the real model
 	$(BIN)/ksi demo
 
-test-deps: .venv  ## what the tests need beyond .venv: nothing today
+test-deps: $(VENV)  ## what the tests need beyond .venv: nothing today
 	@echo "test-deps: .venv is all that the tests of today need"
 
-test: .venv  ## all tests but the long ones; ARGS=… goes to pytest
+test: $(VENV)  ## all tests but the long ones; ARGS=… goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: .venv  ## the long tests: kills and power loss by the hundred
+soak: $(VENV)  ## the long tests: kills and power loss by the hundred
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
-check: .venv  ## format, lint, types, floors, docs
+check: $(VENV)  ## format, lint, types, floors, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/check_docs.py
 
-format: .venv  ## let ruff format and fix what it can
+format: $(VENV)  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.bench  ## the speed table beside its peers; ARGS="wire store" chooses rows
+bench: $(VENV)/.bench  ## the speed table beside its peers; ARGS="wire store" chooses rows
 	$(BIN)/ksi bench $(ARGS)
 
 lock: $(UV)  ## regenerate requirements/*.txt; UPGRADE=--upgrade takes newer releases
@@ -55,24 +57,24 @@ lock: $(UV)  ## regenerate requirements/*.txt; UPGRADE=--upgrade takes newer rel
 	$(COMPILE) --extra bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean:  ## remove what was built here; homes and the model's cache stay
-	rm -rf .venv .venv-lock build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamp is a copy of the lock, so a checkout that only touches the file rebuilds nothing.
-.venv/.locked: requirements/dev.txt
+$(VENV)/.locked: requirements/dev.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "KSI needs Python 3.11 or later: make PYTHON=/path/to/python"; exit 1; }
-	@cmp -s $< $@ || { echo "building .venv from $<"; $(PYTHON) -m venv --clear .venv && $(PIP_INSTALL) $(LOCKED) -r $<; }
+	@cmp -s $< $@ || { echo "building $(VENV) from $< (wheels, about 100 MB)"; $(PYTHON) -m venv --clear $(VENV) && $(PIP_INSTALL) $(LOCKED) -r $<; }
 	@cp $< $@
 
-.venv/.installed: .venv/.locked pyproject.toml
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-.venv/.bench: requirements/bench.txt .venv/.installed
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.installed
 	$(PIP_INSTALL) $(LOCKED) -r $<
 	@touch $@
 
 $(UV):
-	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --only-binary :all: uv==0.13.9
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --only-binary :all: uv==0.13.9
