@@ -1,0 +1,79 @@
+"""The door: what a transport gives to the router and what it gets from it.
+
+A transport turns bytes into an envelope, hands it over with the session that asked, and is called back. Callbacks come
+on the loop; ``done`` may come before ``dispatch`` returns (a query that does not wait).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import KSIError
+from ksi.core.ports import ReplyChannel
+
+
+class Session(msgspec.Struct, kw_only=True, eq=False):
+    """Who asks, and from where: one for each connection, living as long as it."""
+
+    principal: str
+    source: str
+    reply_channel: ReplyChannel | None = None
+    cache: dict[str, Any] = {}
+    """Whatever middleware keeps for this session (verdicts, rate); gone with it."""
+
+
+Done = Callable[[Any, bytes | None, KSIError | None], None]
+"""``done(token, answer as JSON, None)`` or ``done(token, None, error)``: exactly once for each dispatch."""
+
+
+class Call(Protocol):
+    """A request under way."""
+
+    def cancel(self) -> None:
+        """Stop it; ``done`` or ``end`` still comes. Ignored when it has ended."""
+
+
+class StreamCall(Call, Protocol):
+    """A stream under way."""
+
+    def grant(self, credit: int) -> None:
+        """``credit`` more chunks, please."""
+
+    def disconnected(self) -> None:
+        """The reader is gone: cancels the call, or detaches it, as the event declares. No callback follows."""
+
+
+class Sink(Protocol):
+    """Where a stream goes."""
+
+    def chunk(self, at: str | None, raw: bytes) -> None:
+        """A chunk that is on disk; ``at`` is its durable address (None where the stream is not recorded)."""
+
+    def gap(self, info: Mapping[str, Any]) -> None:
+        """Chunks were dropped here, as the subscriber wanted."""
+
+    def end(self, raw: bytes | None, error: KSIError | None) -> None:
+        """The last call: the end value's JSON, or an error."""
+
+
+class Door(Protocol):
+    """Implemented by the router."""
+
+    def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
+        """Answer one request. None: ``done`` was called already."""
+
+    def accept(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
+        """Record a request and start it; ``done`` gets ``{"event_id", "correlation_id"}`` once it is on disk.
+
+        It runs on whatever becomes of the connection.
+        """
+
+    def open_stream(self, envelope: EventEnvelope, session: Session, sink: Sink, credit: int) -> StreamCall:
+        """Answer in chunks. An event that does not stream answers with its end value only."""
+
+    def resume(self, address: str, session: Session, sink: Sink, credit: int) -> StreamCall:
+        """The chunks after ``address`` (``stream@version``), then live, then the end; never a second run."""
