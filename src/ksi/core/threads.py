@@ -44,7 +44,7 @@ class SystemThreads:
                 result, error = context.run(job), None
             except BaseException as raised:  # noqa: BLE001  # handed to `done`, which decides
                 result, error = None, raised
-            self._loop.call_soon_threadsafe(done, result, error)
+            self._loop.call_soon_threadsafe(done, result, error, context=context)
 
         self._lanes[lane].submit(work)
 
