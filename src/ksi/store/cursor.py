@@ -1,0 +1,79 @@
+"""Reading page by page: the events that are wanted, out of the rows that may hold them. Nothing stays open between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ksi.core.events import RecordedEvent
+from ksi.store.query import Wanted
+from ksi.store.row import Row, events_of, lines_of
+from ksi.store.tail import RowSource
+
+ROWS_MAX = 512
+"""Rows that are looked at for one page, so that a filter that matches nothing does not hold a reader for long."""
+
+
+class Cursor:
+    """A place in the log, and what is wanted from there on. ``after < position <= until``."""
+
+    def __init__(self, wanted: Wanted, *, after: int, until: int, backwards: bool = False) -> None:
+        self._wanted = wanted
+        self._after = after
+        self._until = until
+        self._low = after
+        self._high: int | None = None
+        self._backwards = backwards
+        self._events = lines_of if wanted.lines_only else events_of
+        self._left: list[RecordedEvent] = []
+        self._keys: list[str] | None = None
+        self._started = False
+        self._exhausted = after >= until
+
+    @property
+    def at_end(self) -> bool:
+        return self._exhausted and not self._left
+
+    @property
+    def position(self) -> int:
+        """All wanted events up to here have been given (forwards only)."""
+        if self._left:
+            return self._left[0].position - 1
+        return self._until if self._exhausted else self._low
+
+    def page(self, source: RowSource, count: int) -> list[RecordedEvent]:
+        """At most ``count`` further events; fewer, or none, says nothing about the end: see :attr:`at_end`."""
+        self._start(source)
+        found, self._left = self._left[:count], self._left[count:]
+        if len(found) < count and not self._exhausted:
+            found += self._read(source, count - len(found))
+        return found
+
+    def _start(self, source: RowSource) -> None:
+        if self._started:
+            return
+        self._started = True
+        self._keys = self._wanted.keys(source.names)
+        row = source.row_at(self._until)
+        self._high = self._until if row is None else row.last
+
+    def _read(self, source: RowSource, count: int) -> list[RecordedEvent]:
+        assert self._high is not None
+        asked = min(ROWS_MAX, max(count, 16))
+        rows = source.rows(self._keys, self._low, self._high, self._backwards, asked)
+        found = [event for row in rows for event in self._of(row)]
+        self._advance(rows, asked)
+        self._left = found[count:]
+        return found[:count]
+
+    def _advance(self, rows: list[Row], asked: int) -> None:
+        if len(rows) < asked:
+            self._exhausted = True
+        elif self._backwards:
+            self._high = rows[-1].last - 1
+        else:
+            self._low = rows[-1].last
+
+    def _of(self, row: Row) -> Iterator[RecordedEvent]:
+        matches, after, until = self._wanted.matches, self._after, self._until
+        found = [event for event in self._events(row) if after < event.position <= until and matches(event)]
+        return reversed(found) if self._backwards else iter(found)

@@ -1,0 +1,378 @@
+"""What both backends share of a write: everything that is decided on the event loop, before anything is stored.
+
+A unit is checked (ids, versions, condition, checkpoint), gets its positions and versions, becomes a row, and changes
+the pending views. After that only the disk can still fail; then :meth:`Decider.reset` takes all of it back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from ksi.core import ids
+from ksi.core.errors import (
+    AppendConditionError,
+    CheckpointConflictError,
+    EventIdConflictError,
+    InternalError,
+    ValidationError,
+    WrongExpectedVersionError,
+)
+from ksi.core.events import AppendCondition, ExpectedVersion, Position, RecordedEvent, StreamState
+from ksi.core.ports import Committed, Done, Entry, Outcome, Unit
+from ksi.store.cursor import Cursor
+from ksi.store.query import Compiled
+from ksi.store.row import CODES, Closing, Line, Row, events_of, pack, request_of
+from ksi.store.tail import RowSource
+from ksi.store.views import Change, ViewBook
+
+Moved = tuple[str, Position | None]
+"""A subscriber, and where its checkpoint is now; None: it has none."""
+
+
+class IdIndex(Protocol):
+    """Ids of requests, bases, and events with an id of their own; those of units under way too."""
+
+    def find(self, raw: bytes) -> int | None:
+        """Position of the event; for a base that of its row."""
+
+    def closing(self, raw: bytes) -> int | None:
+        """Position of the row that closed the request, when it came later than the request."""
+
+    def add(self, raw: bytes, position: int) -> None: ...
+    def close(self, raw: bytes, position: int) -> None: ...
+    def forget_after(self, position: int) -> None:
+        """Forget what was added or closed beyond ``position``."""
+
+
+class Shelves(Protocol):
+    """What the decider asks a backend for, on the loop: what is visible. It does not wait."""
+
+    ids: IdIndex
+
+    def stored_version(self, stream: str) -> int: ...
+    def stored_source(self) -> RowSource: ...
+    def stored_open(self) -> dict[bytes, int]: ...
+    def stored_heads(self) -> dict[str, int]:
+        """Versions of all streams that can not be asked for by :meth:`stored_version` yet."""
+
+
+class Decided(msgspec.Struct, gc=False):
+    """A unit on its way to the disk. ``row`` None: it only moves a checkpoint, or is a duplicate of one before it."""
+
+    done: Done
+    committed: Committed
+    row: Row | None = None
+    body: bytes = b""
+    entered: Sequence[tuple[bytes, int]] = ()
+    opened: Sequence[tuple[bytes, int]] = ()
+    closed: bytes | None = None
+    later: bool = False  #: the outcome comes later than the request
+    checkpoint: Moved | None = None
+    changes: Sequence[Change] = ()
+
+
+class Decider:
+    """Knows the log as it will be when all units under way are on disk."""
+
+    def __init__(self, shelves: Shelves, views: ViewBook) -> None:
+        self._shelves = shelves
+        self._views = views
+        self.heads: dict[str, int] = {}
+        self.open: dict[bytes, int] = {}
+        self.checkpoints: dict[str, Position] = {}
+        self.pending: deque[Decided] = deque()
+        self.visible = 0
+        self.last = 0
+
+    # ── the decision ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def decide(self, unit: Unit, at: int, done: Done) -> Decided:
+        """``unit`` as it will be stored; raises what makes it impossible, and leaves nothing behind."""
+        if unit.entries:
+            duplicate = self._duplicate(unit, done)
+            if duplicate is not None:
+                return self._queue(duplicate)
+        self._check(unit)
+        if not (unit.entries or unit.request or unit.outcome or unit.emits or unit.ancestors):
+            return self._queue(Decided(done, Committed(Position(self.last), (), ()), checkpoint=unit.checkpoint))
+        row, heads = self._row(unit, at)
+        decided = self._decided(unit, row, done)
+        self._apply(decided)
+        self.heads.update(heads)
+        return self._queue(decided)
+
+    def _queue(self, decided: Decided) -> Decided:
+        self.pending.append(decided)
+        if decided.checkpoint is not None:
+            move(self.checkpoints, decided.checkpoint)
+        return decided
+
+    def move_checkpoint(self, subscriber: str, to: Position | None, done: Done) -> Decided:
+        """In either direction; None forgets it."""
+        return self._queue(Decided(done, Committed(Position(self.last), (), ()), checkpoint=(subscriber, to)))
+
+    def _check(self, unit: Unit) -> None:
+        self._check_ids(unit)
+        for stream, expected in unit.expected.items():
+            check_version(stream, expected, self.version(stream))
+        if unit.condition is not None:
+            conflicting = self._first_match(unit.condition)
+            if conflicting is not None:
+                raise AppendConditionError(conflicting)
+        if unit.checkpoint is not None:
+            subscriber, wanted = unit.checkpoint
+            actual = self.checkpoints.get(subscriber)
+            if actual is not None and actual >= wanted:
+                raise CheckpointConflictError(subscriber, wanted=wanted, actual=actual)
+
+    def _check_ids(self, unit: Unit) -> None:
+        """Every id is new, and an outcome closes what is open."""
+        find = self._shelves.ids.find
+        given = [entry.event_id for entry in unit.entries if entry.event_id is not None]
+        given += [envelope.event_id for envelope in (*unit.ancestors, *unit.emits)]
+        if unit.request:
+            given.append(unit.origin.event_id)
+        elif unit.outcome is not None and unit.origin.event_id not in self.open:
+            raise EventIdConflictError(ids.text(unit.origin.event_id))
+        for place, raw in enumerate(given):
+            if find(raw) is not None or (len(given) > 1 and raw in given[:place]):
+                raise EventIdConflictError(ids.text(raw))
+
+    def version(self, stream: str) -> int:
+        """Of the last event, units under way included."""
+        version = self.heads.get(stream)
+        if version is None:
+            version = self.heads[stream] = self._shelves.stored_version(stream)
+        return version
+
+    def _row(self, unit: Unit, at: int) -> tuple[Row, dict[str, int]]:
+        heads: dict[str, int] = {}
+        lines = []
+        for entry in unit.entries:
+            version = heads.get(entry.stream)
+            version = (self.version(entry.stream) if version is None else version) + 1
+            heads[entry.stream] = version
+            lines.append(_line(entry, version))
+        size = len(lines) + len(unit.emits) + len(unit.ancestors) + unit.request + (unit.outcome is not None)
+        last = self.last + size
+        origin = request_of(unit.origin, None if unit.request else b"")
+        row = Row(
+            last,
+            at,
+            _bases(unit, origin.id, last),
+            tuple([request_of(envelope) for envelope in unit.ancestors]) if unit.ancestors else (),
+            origin,
+            unit.request,
+            tuple(lines),
+            tuple([request_of(envelope) for envelope in unit.emits]) if unit.emits else (),
+            None if unit.outcome is None else _closing(unit.outcome),
+        )
+        return row, heads
+
+    def _decided(self, unit: Unit, row: Row, done: Done) -> Decided:
+        try:
+            body = pack(row)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValidationError(f"can not be recorded: {error}") from None
+        first = self.last + 1 + len(row.ancestors) + row.recorded
+        positions = tuple(range(first, first + len(row.lines)))
+        committed = Committed(Position(row.last), positions, tuple([line.version for line in row.lines]))  # type: ignore[arg-type]  # ints are positions
+        entered, opened = _entered(row)
+        closed = row.origin.id if row.closing is not None else None
+        later = closed is not None and not row.recorded
+        return Decided(done, committed, row, body, entered, opened, closed, later, unit.checkpoint)
+
+    def _apply(self, decided: Decided) -> None:
+        """Change the pending views and the indexes; the last step, for a view's code may raise."""
+        row = decided.row
+        assert row is not None
+        try:
+            decided.changes = self._views.apply(row)
+        except Exception as error:  # a view's code is a plugin's: any error of it fails its unit alone
+            raise InternalError("a view", f"{type(error).__name__}: {error}") from error
+        index = self._shelves.ids
+        for raw, position in decided.entered:
+            index.add(raw, position)
+        self.open.update(decided.opened)
+        if decided.later:
+            assert decided.closed is not None
+            self.open.pop(decided.closed, None)
+            index.close(decided.closed, row.last)
+        self.last = row.last
+
+    # ── what is there already ────────────────────────────────────────────────────────────────────────────────────────
+    def _duplicate(self, unit: Unit, done: Done) -> Decided | None:
+        """The unit's entries, when all of them are there with the same content; raises where only some are."""
+        given = [entry for entry in unit.entries if entry.event_id is not None]
+        found = [self.event(entry.event_id) for entry in given]  # type: ignore[arg-type]  # filtered above
+        known = [event for event in found if event is not None]
+        if not known:
+            return None
+        only_entries = not (unit.request or unit.outcome or unit.emits or unit.ancestors)
+        same = all(event is not None and _same(entry, event) for entry, event in zip(given, found, strict=True))
+        if not only_entries or not same or len(given) != len(unit.entries):
+            raise EventIdConflictError(str(known[0].event_id))
+        positions, versions = tuple(event.position for event in known), tuple(event.version for event in known)
+        return Decided(done, Committed(max(positions), positions, versions, deduplicated=True))
+
+    def event(self, raw: bytes) -> RecordedEvent | None:
+        """The event with this id, units under way included."""
+        base = ids.base_of(raw)
+        for known in (raw,) if base is None else (raw, base[0]):
+            for row in self.rows_of(known):
+                for event in events_of(row):
+                    if event.event_id.bytes == raw:
+                        return event
+        return None
+
+    def rows_of(self, raw: bytes) -> Iterator[Row]:
+        """The row in which ``raw`` was entered, and the one that closed it."""
+        index = self._shelves.ids
+        position = index.find(raw)
+        if position is None:
+            return
+        for place in (position, index.closing(raw)):
+            row = None if place is None else self.row_at(place)
+            if row is not None:
+                yield row
+
+    def row_at(self, position: int) -> Row | None:
+        if position <= self.visible:
+            return self._shelves.stored_source().row_at(position)
+        for decided in self.pending:
+            if decided.row is not None and decided.row.last >= position:
+                return decided.row
+        return None
+
+    def _first_match(self, condition: AppendCondition) -> Position | None:
+        wanted = Compiled(condition.fail_if_events_match)
+        after = condition.after or 0
+        cursor = Cursor(wanted, after=after, until=self.visible)
+        while not cursor.at_end:
+            page = cursor.page(self._shelves.stored_source(), 1)
+            if page:
+                return page[0].position
+        rows = (decided.row for decided in self.pending if decided.row is not None)
+        events = (event for row in rows for event in events_of(row))
+        return next((event.position for event in events if event.position > after and wanted.matches(event)), None)
+
+    # ── the end of a unit ────────────────────────────────────────────────────────────────────────────────────────────
+    def acknowledged(self, decided: Decided) -> None:
+        """``decided``, the oldest under way, is on disk."""
+        assert self.pending[0] is decided
+        self.pending.popleft()
+        if decided.row is not None:
+            self.visible = decided.row.last
+        for change in decided.changes:
+            change.kept.show(change)
+
+    def reset(self, checkpoints: Mapping[str, Position]) -> list[Decided]:
+        """Nothing that is under way will be on disk: know only what is. Gives the units that fail."""
+        failed = list(self.pending)
+        self.pending.clear()
+        self.last = self.visible
+        self._shelves.ids.forget_after(self.visible)
+        self.heads = self._shelves.stored_heads()
+        self.open = self._shelves.stored_open()
+        self.checkpoints = dict(checkpoints)
+        for kept in self._views.kept.values():
+            kept.forget_pending()
+        return failed
+
+
+def move(checkpoints: dict[str, Position], moved: Moved) -> None:
+    subscriber, position = moved
+    if position is None:
+        checkpoints.pop(subscriber, None)
+    else:
+        checkpoints[subscriber] = position
+
+
+def check_version(stream: str, expected: ExpectedVersion, actual: int) -> None:
+    match expected:
+        case StreamState.ANY:
+            return
+        case StreamState.NO_STREAM if actual == 0:
+            return
+        case StreamState.STREAM_EXISTS if actual > 0:
+            return
+        case int() if expected == actual:
+            return
+    wanted = expected.value if isinstance(expected, StreamState) else expected
+    raise WrongExpectedVersionError(stream, expected=wanted, actual=actual)
+
+
+def _line(entry: Entry, version: int) -> Line:
+    tags, metadata = entry.tags, entry.metadata
+    return Line(
+        entry.stream,
+        version,
+        entry.name,
+        entry.data,
+        CODES[entry.kind],
+        entry.event_id,
+        tuple(sorted(tags)) if tags else (),
+        entry.schema_version,
+        entry.subject,
+        entry.occurred_us,
+        dict(metadata) if metadata else None,
+        entry.correlation,
+        entry.cause,
+    )
+
+
+def _closing(outcome: Outcome) -> Closing:
+    return Closing(outcome.ok, outcome.data, dict(outcome.metadata) if outcome.metadata else None)
+
+
+def _bases(unit: Unit, origin: bytes, last: int) -> tuple[bytes, ...]:
+    """What the ids of the unit's events are derived from; empty: from the origin's."""
+    closes = unit.outcome is not None
+    derived = int(closes)
+    for entry in unit.entries:
+        derived += entry.event_id is None
+    if not derived or (closes and derived <= ids.ENTRIES_MAX and ids.has_room(origin)):
+        return ()
+    return tuple(_base(origin, last, block) for block in range((derived + ids.ENTRIES_MAX - 1) // ids.ENTRIES_MAX))
+
+
+def _base(origin: bytes, last: int, block: int) -> bytes:
+    raw = ids.derived(origin, "row", last, block)
+    return bytes([raw[0] & 0x07]) + raw[1:]  # room for the ordinals, also below a random UUIDv4
+
+
+def _entered(row: Row) -> tuple[list[tuple[bytes, int]], list[tuple[bytes, int]]]:
+    """Ids of the row that are entered with their positions, and those of them that are open requests."""
+    position = row.first
+    opened: list[tuple[bytes, int]] = []
+    entered: list[tuple[bytes, int]] = []
+    for request in row.ancestors:
+        opened.append((request.id, position))
+        position += 1
+    if row.recorded:
+        (opened if row.closing is None else entered).append((row.origin.id, position))
+        position += 1
+    for line in row.lines:
+        if line.id is not None:
+            entered.append((line.id, position))
+        position += 1
+    for request in row.emits:
+        opened.append((request.id, position))
+        position += 1
+    entered += [(base, row.last) for base in row.bases]
+    return entered + opened, opened
+
+
+def _same(entry: Entry, event: RecordedEvent) -> bool:
+    return (
+        entry.stream == event.stream
+        and entry.name == event.name
+        and entry.data == event.raw
+        and entry.kind == event.kind
+        and entry.tags == event.tags
+        and entry.schema_version == event.schema_version
+        and entry.subject == event.subject
+    )

@@ -1,0 +1,420 @@
+"""The log as both backends offer it: writing in batches of a loop turn, reading page by page, views, subscriptions.
+
+A backend says how a batch is kept (:meth:`LoopLog._keep`) and where rows are found; the rest stands here once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+from ksi.core import canonical
+from ksi.core.clock import Clock, microseconds
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import KSIError, NotFoundError, StoreClosedError, ValidationError
+from ksi.core.events import (
+    ANY,
+    MAIN,
+    AppendCondition,
+    Appended,
+    BranchInfo,
+    Durable,
+    ExpectedVersion,
+    NewEvent,
+    Position,
+    Query,
+    RecordedEvent,
+    StreamAppend,
+    StreamInfo,
+)
+from ksi.core.patterns import matches
+from ksi.core.ports import Committed, Done, Entry, Known, Overflow, Start, Unit
+from ksi.core.threads import settle
+from ksi.core.views import View, ViewReader
+from ksi.store.cursor import Cursor
+from ksi.store.decide import Decided, Decider, IdIndex, move
+from ksi.store.query import Compiled, StreamRange, Wanted
+from ksi.store.row import NOBODY, REQUESTS, envelope_of, events_of, outcome_of, requests_of
+from ksi.store.subscribe import Bell, LogSubscription
+from ksi.store.tail import RowSource
+from ksi.store.views import KeptView, KeptViewReader, Place, Shelf, ViewBook
+
+R = TypeVar("R")
+PAGE = 256
+"""Events that are read at once."""
+
+
+class Batch(list[Decided]):
+    """What goes to the disk in one commit; recorded at one moment, ``at`` (microseconds since 1970)."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+
+class LoopLog(ABC):
+    """The common part of the backends. All calls from one event loop."""
+
+    durable: Durable
+    ids: IdIndex
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._views = ViewBook()
+        self._decider = Decider(self, self._views)
+        self._batch: Batch | None = None
+        self._in_flight: Batch | None = None
+        self._at = 0
+        self._checkpoints: dict[str, Position] = {}
+        self.bell = Bell()
+        self.closed = False
+
+    # ── what a backend says ──────────────────────────────────────────────────────────────────────────────────────────
+    @abstractmethod
+    def stored_version(self, stream: str) -> int: ...
+
+    @abstractmethod
+    def stored_source(self) -> RowSource: ...
+
+    @abstractmethod
+    def stored_heads(self) -> dict[str, int]: ...
+
+    @abstractmethod
+    def stored_open(self) -> dict[bytes, int]: ...
+
+    @abstractmethod
+    def _keep(self, batch: Batch) -> None:
+        """Begin to store ``batch``; :meth:`_kept` follows on the loop."""
+
+    @abstractmethod
+    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]: ...
+
+    @abstractmethod
+    def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
+        """Where the records of ``view`` are, and the position that they stand at."""
+
+    @abstractmethod
+    def _stream_names(self) -> Sequence[str]: ...
+
+    @abstractmethod
+    def _start_of(self, stream: str, version: int) -> int: ...
+
+    @abstractmethod
+    async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None: ...
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def write(self, unit: Unit, done: Done) -> None:
+        refusal = self._refusal()
+        if refusal is None:
+            batch = self._batch or self._new_batch()
+            try:
+                batch.append(self._decider.decide(unit, batch.at, done))
+            except KSIError as error:
+                refusal = error
+        if refusal is not None:
+            done(None, refusal)
+
+    def _refusal(self) -> KSIError | None:
+        """Why nothing can be written now."""
+        return StoreClosedError() if self.closed else None
+
+    def _new_batch(self) -> Batch:
+        self._at = max(self._clock.time_us(), self._at + 1)
+        self._batch = Batch(self._at)
+        if self._in_flight is None:
+            asyncio.get_running_loop().call_soon(self._send)
+        return self._batch
+
+    def _send(self) -> None:
+        if self._in_flight is None and self._batch is not None:
+            self._in_flight, self._batch = self._batch, None
+            self._keep(self._in_flight)
+
+    def _kept(self, batch: Batch) -> None:
+        """``batch`` is on disk: show it, say so, and send what has gathered meanwhile."""
+        for decided in batch:
+            self._decider.acknowledged(decided)
+            if decided.checkpoint is not None:
+                move(self._checkpoints, decided.checkpoint)
+            _finish(decided, decided.committed, None)
+        self._in_flight = None
+        self._send()
+        self.bell.ring()
+
+    def _lost(self, error: KSIError) -> None:
+        """Nothing that is under way is on disk, nor will be."""
+        self._batch = self._in_flight = None
+        for decided in self._decider.reset(self._checkpoints):
+            _finish(decided, None, error)
+        self.bell.ring()
+
+    async def append(
+        self,
+        stream: str,
+        events: Sequence[NewEvent],
+        *,
+        expected_version: ExpectedVersion = ANY,
+        condition: AppendCondition | None = None,
+        branch: str = MAIN,
+    ) -> Appended:
+        appends = [StreamAppend(stream, events, expected_version)]
+        return await self.append_all(appends, condition=condition, branch=branch)
+
+    async def append_all(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        checkpoint: tuple[str, Position] | None = None,
+        branch: str = MAIN,
+    ) -> Appended:
+        only_main(branch)
+        entries = [_entry(append.stream, event) for append in appends for event in append.events]
+        if not entries and checkpoint is None:
+            return Appended((), (), deduplicated=False, durable=self.durable)
+        committed = await self._written(
+            Unit(
+                origin=EventEnvelope(name="", principal="", source=""),
+                entries=entries,
+                expected={append.stream: append.expected_version for append in appends if append.events},
+                condition=condition,
+                checkpoint=checkpoint,
+            )
+        )
+        return Appended(committed.positions, committed.versions, committed.deduplicated, self.durable)
+
+    async def _written(self, unit: Unit) -> Committed:
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        self.write(unit, partial(settle, future))
+        return await future
+
+    async def _drained(self) -> None:
+        """Until nothing is under way."""
+        while self._decider.pending:
+            await self.bell.wait()
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        branch: str = MAIN,
+    ) -> AsyncIterator[RecordedEvent]:
+        only_main(branch)
+        wanted = StreamRange(stream, from_version, to_version)
+        after = 0
+        if stream == REQUESTS:
+            after = from_version - 1
+        elif from_version > 1:
+            after = self._start_of(stream, from_version)
+        async for event in self._read(wanted, after, None, backwards, limit):
+            yield event
+            if not backwards and event.version == to_version:
+                return
+
+    async def read_all(
+        self,
+        query: Query = (),
+        *,
+        after: Position | None = None,
+        until: Position | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        branch: str = MAIN,
+    ) -> AsyncIterator[RecordedEvent]:
+        only_main(branch)
+        async for event in self._read(Compiled(query), after or 0, until, backwards, limit):
+            yield event
+
+    async def _read(
+        self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
+    ) -> AsyncIterator[RecordedEvent]:
+        head = self._decider.visible
+        cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
+        left = limit
+        while not cursor.at_end and left != 0:
+            page = await self.page(cursor, PAGE if left is None else min(PAGE, left))
+            left = None if left is None else left - len(page)
+            for event in page:
+                yield event
+
+    async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
+        only_main(branch)
+        for name in sorted(name for name in self._stream_names() if matches(pattern, name)):
+            async for event in self.read_stream(name, backwards=True, limit=1):
+                yield StreamInfo(name, event.version, event.position)
+
+    async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
+        only_main(branch)
+        event = self._decider.event(event_id.bytes)
+        return event if event is not None and event.position <= self._decider.visible else None
+
+    async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
+        only_main(branch)
+        row = self._decider.row_at(position) if position <= self._decider.visible else None
+        events = () if row is None else events_of(row)
+        return next((event for event in events if event.position == position), None)
+
+    async def head(self, *, branch: str = MAIN) -> Position | None:
+        only_main(branch)
+        return Position(self._decider.visible) if self._decider.visible else None
+
+    async def version(self, stream: str, *, branch: str = MAIN) -> int:
+        if not self._decider.pending:
+            only_main(branch)
+            return self._decider.version(stream)
+        async for event in self.read_stream(stream, backwards=True, limit=1, branch=branch):
+            return event.version
+        return 0
+
+    async def branches(self) -> Sequence[BranchInfo]:
+        return [BranchInfo(MAIN, None, None, await self.head())]
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def find(self, event_id: bytes) -> Known | None:
+        return self._known(event_id)
+
+    def _known(self, event_id: bytes) -> Known | None:
+        found: Known | None = None
+        for row in self._decider.rows_of(event_id):
+            for position, request in requests_of(row):
+                if request.id == event_id:
+                    found = Known(envelope_of(request), position, None)
+            if found is not None and row.origin.id == event_id:
+                found = Known(found.request, found.position, outcome_of(row))
+        return found
+
+    async def open_requests(self) -> AsyncIterator[Known]:
+        for raw, position in sorted(self._decider.open.items(), key=lambda item: item[1]):
+            known = self._known(raw) if position <= self._decider.visible else None
+            if known is not None and known.outcome is None:
+                yield known
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def register(self, view: type[View[Any]]) -> None:
+        instance, place_of = view(), Place(view)
+        shelf, position = self._shelf(instance, place_of)
+        kept = KeptView(instance, shelf, place_of)
+        self._fold(kept, position)
+        self._views.add(kept)
+
+    def _fold(self, kept: KeptView, position: int) -> None:
+        """Bring ``kept`` to the head, and under it what is under way."""
+        cursor = Cursor(kept.query, after=position, until=self._decider.visible)
+        while not cursor.at_end:
+            for change in kept.apply(cursor.page(self.stored_source(), PAGE)):
+                kept.show(change)
+        for decided in self._decider.pending:
+            if decided.row is not None:
+                events = [event for event in events_of(decided.row) if kept.query.matches(event)]
+                decided.changes = [*decided.changes, *kept.apply(events)]
+
+    def unregister(self, view: type[View[Any]]) -> None:
+        self._views.remove(view.name)
+
+    def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
+        only_main(branch)
+        kept = self._views.kept.get(view.name)
+        if kept is None or type(kept.view) is not view:
+            raise NotFoundError("view", view.name)
+        return KeptViewReader(kept)
+
+    # ── subscribers ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def subscribe(
+        self,
+        query: Query = (),
+        *,
+        after: Start = "checkpoint",
+        subscriber: str | None = None,
+        buffer: int = 256,
+        overflow: Overflow = "wait",
+        branch: str = MAIN,
+    ) -> LogSubscription:
+        only_main(branch)
+        return LogSubscription(self, Compiled(query), self._start(after, subscriber), subscriber, buffer, overflow)
+
+    def _start(self, after: Start, subscriber: str | None) -> int:
+        match after:
+            case "start":
+                return 0
+            case "end":
+                return self._decider.visible
+            case "checkpoint":
+                return self._checkpoints.get(subscriber, 0) if subscriber is not None else 0
+        return after
+
+    async def checkpoint(self, subscriber: str, *, branch: str = MAIN) -> Position | None:
+        only_main(branch)
+        return self._checkpoints.get(subscriber)
+
+    async def reset_checkpoint(self, subscriber: str, to: Position | None, *, branch: str = MAIN) -> None:
+        """Set it, also backwards; None forgets it."""
+        only_main(branch)
+        if self.closed:
+            raise StoreClosedError
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        batch = self._batch or self._new_batch()
+        batch.append(self._decider.move_checkpoint(subscriber, to, partial(settle, future)))
+        await future
+
+    async def move_checkpoint(self, subscriber: str, position: Position) -> None:
+        """Forwards only.
+
+        Raises:
+            CheckpointConflictError: It is there or beyond.
+        """
+        await self.append_all((), checkpoint=(subscriber, position))
+
+    def visible_head(self) -> int:
+        """Position of the last acknowledged event; 0 where there is none."""
+        return self._decider.visible
+
+
+def only_main(branch: str) -> None:
+    """This log has one branch."""
+    if branch != MAIN:
+        raise NotFoundError("branch", branch)
+
+
+def _finish(decided: Decided, committed: Committed | None, error: KSIError | None) -> None:
+    try:
+        decided.done(committed, error)
+    except Exception as raised:  # noqa: BLE001  # the caller's code must not keep the units behind it from their end
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "done() of a commit failed", "exception": raised})
+
+
+def _entry(stream: str, event: NewEvent) -> Entry:
+    if stream == REQUESTS:
+        raise ValidationError(f"{REQUESTS} holds requests and outcomes; facts go elsewhere")
+    if isinstance(event.data, bytes):
+        canonical.decode(event.data)
+        data = event.data
+    else:
+        data = canonical.encode(event.data)
+    return Entry(
+        stream=stream,
+        name=event.name,
+        data=data,
+        event_id=None if event.event_id is None else event.event_id.bytes,
+        tags=event.tags,
+        schema_version=event.schema_version,
+        subject=event.subject,
+        occurred_us=None if event.occurred_at is None else microseconds(event.occurred_at),
+        metadata=event.metadata,
+        correlation=event.correlation_id or NOTHING,
+        cause=NOBODY if event.causation_id is None else event.causation_id.bytes,
+    )
+
+
+NOTHING = ""
+"""As ``correlation``: the line has none, not even the origin's."""

@@ -1,0 +1,171 @@
+"""A query, compiled: a predicate on events, and the keys by which candidates are found.
+
+Keys are tagged texts: ``s:`` stream, ``c:`` category, ``n:`` name, ``t:`` tag, ``r:`` run, ``e:`` cause. A key finds
+rows, not events: the predicate decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from ksi.core import ids
+from ksi.core.events import Filter, Kind, Query, RecordedEvent
+from ksi.core.patterns import any_matches, expand
+from ksi.store.row import CODES, KINDS, REQUESTS, Line, Request, Row, correlation_of
+
+FACT, CHUNK = CODES["fact"], CODES["chunk"]
+Predicate = Callable[[RecordedEvent], bool]
+ALL_FACTS = Filter()
+
+
+class Wanted(Protocol):
+    """What a cursor looks for. ``lines_only``: no request and no outcome can match."""
+
+    lines_only: bool
+
+    def matches(self, event: RecordedEvent, /) -> bool: ...
+    def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
+        """Keys whose rows hold every match; None: every row must be looked at. ``names`` are all event names seen."""
+
+
+class Compiled:
+    """A whole query."""
+
+    def __init__(self, query: Query) -> None:
+        self.filters = tuple(query) or (ALL_FACTS,)
+        self.kinds = frozenset(kind for one in self.filters for kind in one.kinds)
+        self.lines_only = self.kinds <= {"fact", "chunk"}
+        predicates = [_predicate(one) for one in self.filters]
+        self.matches = predicates[0] if len(predicates) == 1 else _any(predicates)
+
+    def may_be(self, name: str) -> bool:
+        """Whether a fact of this name could match."""
+        return any("fact" in one.kinds and (not one.names or any_matches(one.names, name)) for one in self.filters)
+
+    def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
+        found: list[str] = []
+        for one in self.filters:
+            keys = _keys_of(one, names)
+            if keys is None:
+                return None
+            found += keys
+        return list(dict.fromkeys(found))
+
+
+def _any(predicates: Sequence[Predicate]) -> Predicate:
+    return lambda event: any(predicate(event) for predicate in predicates)
+
+
+class StreamRange:
+    """Events of one stream with ``low <= version <= high`` (None: no end), of all kinds."""
+
+    lines_only = True
+
+    def __init__(self, stream: str, low: int, high: int | None) -> None:
+        self._stream = stream
+        self._low = low
+        self._high = high
+
+    def matches(self, event: RecordedEvent) -> bool:
+        inside = event.version >= self._low and (self._high is None or event.version <= self._high)
+        return inside and event.stream == self._stream
+
+    def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
+        return ["s:" + self._stream]
+
+
+def _predicate(one: Filter) -> Predicate:
+    """One test after the other, the cheap and selective first."""
+    tests: list[Predicate] = []
+    if set(one.kinds) != set(KINDS):
+        tests.append(_is_kind(one.kinds))
+    if one.names:
+        tests.append(lambda event: any_matches(one.names, event.name))
+    if one.streams:
+        tests.append(lambda event: any_matches(one.streams, event.stream))
+    if one.tags:
+        tests.append(lambda event: one.tags <= event.tags)
+    if one.correlation_id is not None:
+        tests.append(lambda event: event.correlation_id == one.correlation_id)
+    if one.causation_id is not None:
+        tests.append(lambda event: event.causation_id == one.causation_id)
+    tests += _times(one)
+    return tests[0] if len(tests) == 1 else lambda event: all(test(event) for test in tests)
+
+
+def _is_kind(kinds: Sequence[Kind]) -> Predicate:
+    if len(kinds) == 1:
+        only = kinds[0]
+        return lambda event: event.kind == only
+    return lambda event: event.kind in kinds
+
+
+def _times(one: Filter) -> Iterator[Predicate]:
+    start, end = one.recorded_from, one.recorded_to
+    if start is not None:
+        yield lambda event: event.recorded_at >= start
+    if end is not None:
+        yield lambda event: event.recorded_at < end
+
+
+def _keys_of(one: Filter, names: Callable[[], Sequence[str]]) -> list[str] | None:
+    """The most selective keys that every match of ``one`` has."""
+    if one.streams and not _globs(one.streams) and REQUESTS not in one.streams:
+        return [f"s:{stream}" for stream in one.streams]
+    if "chunk" not in one.kinds:
+        if one.correlation_id is not None:
+            return [f"r:{one.correlation_id}"]
+        if one.causation_id is not None:
+            return [f"e:{one.causation_id}"]
+    if set(one.kinds) != {"fact"}:
+        return None
+    if one.tags:
+        return [f"t:{min(one.tags)}"]
+    if one.names:
+        return [f"n:{name}" for name in (names() if _globs(one.names) else one.names) if any_matches(one.names, name)]
+    if one.streams and all(_is_category(expand(glob)) for glob in one.streams):
+        return [f"c:{glob.partition('/')[0]}" for glob in one.streams]
+    return None
+
+
+def _globs(patterns: Sequence[str]) -> bool:
+    return any("*" in expand(glob) or "?" in glob for glob in patterns)
+
+
+def _is_category(glob: str) -> bool:
+    category, slash, rest = glob.partition("/")
+    return bool(slash) and rest == "*" and not _globs([category])
+
+
+# ── what a row is found by ───────────────────────────────────────────────────────────────────────────────────────────
+def keys_of(row: Row) -> set[str]:
+    """All keys of ``row``: facts have every one, requests, outcomes and effects run and cause, chunks the stream."""
+    found: set[str] = set()
+    origin = row.origin
+    recorded = (*row.ancestors, *row.emits, origin) if row.recorded else (*row.ancestors, *row.emits)
+    for request in recorded:
+        found.add("r:" + correlation_of(request))
+        if request.cause is not None:
+            found.add("e:" + ids.text(request.cause))
+    if row.closing is not None:
+        found.add("r:" + correlation_of(origin))
+        found.add("e:" + ids.text(origin.id))
+    for line in row.lines:
+        found.add("s:" + line.stream)
+        if line.kind != CHUNK:
+            _add_links(line, origin, found)
+        if line.kind == FACT:
+            found.add("n:" + line.name)
+            found.add("c:" + line.stream.partition("/")[0])
+            found.update(["t:" + tag for tag in line.tags])
+    return found
+
+
+def _add_links(line: Line, origin: Request, found: set[str]) -> None:
+    correlation = correlation_of(origin) if line.correlation is None else line.correlation
+    cause = origin.id if line.cause is None else line.cause
+    if correlation:
+        found.add("r:" + correlation)
+    if cause:
+        found.add("e:" + ids.text(cause))

@@ -1,0 +1,313 @@
+"""A row of the log: all that one unit says, self-contained; how it is packed, and the events that it stands for.
+
+The events of a row have consecutive positions, the last of which is the row's own::
+
+    ancestors … | the request itself, where recorded | lines (facts, chunks, effects) … | emitted requests … | outcome
+
+Ids of lines and of the outcome are derived, not stored, unless somebody gave one: the j-th of them is
+``ids.nth_of(base, k)`` with k = 1..31. The base of a row that closes its request is the request's id; every other row
+(and every further 31 events) has a base of its own, which is entered in the index of ids like a request's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, SafeUUID
+
+import msgspec
+
+from ksi.core import ids
+from ksi.core.clock import utc
+from ksi.core.envelope import EventEnvelope
+from ksi.core.events import Kind, Position, RecordedEvent
+from ksi.core.ports import Outcome
+
+REQUESTS = "$requests"
+"""Stream of requests and outcomes. Their version is their position: a counter of their own would order nothing more."""
+KINDS: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
+CODES: dict[Kind, int] = {kind: code for code, kind in enumerate(KINDS)}
+NOBODY = b""
+"""As ``cause``: the line has none, not even the origin."""
+
+
+class Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A request as recorded. ``correlation`` None: it is the root of its run."""
+
+    id: bytes
+    name: str
+    raw: bytes
+    correlation: str | None
+    cause: bytes | None
+    principal: str
+    source: str
+    time_us: int
+    deadline_us: int | None
+    priority: int
+    hops: int
+    subject: str | None
+    rule: str | None
+    traceparent: str | None
+    schema_version: int
+    path: str
+
+
+class Line(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A fact, chunk or effect. ``correlation`` and ``cause`` None: those of the origin."""
+
+    stream: str
+    version: int
+    name: str
+    raw: bytes
+    kind: int
+    id: bytes | None
+    tags: tuple[str, ...]
+    schema_version: int
+    subject: str | None
+    occurred_us: int | None
+    metadata: dict[str, Any] | None
+    correlation: str | None
+    cause: bytes | None
+
+
+class Closing(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The outcome of the origin."""
+
+    ok: bool
+    raw: bytes
+    metadata: dict[str, Any] | None
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is packed into one body. ``last`` is the position of the last event, ``at`` microseconds since 1970."""
+
+    last: int
+    at: int
+    bases: tuple[bytes, ...]
+    ancestors: tuple[Request, ...]
+    origin: Request
+    recorded: bool
+    lines: tuple[Line, ...]
+    emits: tuple[Request, ...]
+    closing: Closing | None
+
+    @property
+    def size(self) -> int:
+        """How many events it stands for."""
+        opened = len(self.ancestors) + len(self.emits) + self.recorded
+        return opened + len(self.lines) + (self.closing is not None)
+
+    @property
+    def first(self) -> int:
+        """Position of its first event."""
+        return self.last - self.size + 1
+
+
+pack = msgspec.msgpack.Encoder().encode
+unpack = msgspec.msgpack.Decoder(Row).decode
+
+
+def request_of(envelope: EventEnvelope, raw: bytes | None = None) -> Request:
+    """``envelope`` as it is stored; ``raw`` in place of its payload, for an origin that is only referred to."""
+    correlation = envelope.correlation
+    if correlation is not None and envelope.cause is None and correlation == ids.text(envelope.event_id):
+        correlation = None
+    return Request(
+        envelope.event_id,
+        envelope.name,
+        envelope.raw if raw is None else raw,
+        correlation,
+        envelope.cause,
+        envelope.principal,
+        envelope.source,
+        envelope.time_us,
+        envelope.deadline_us,
+        envelope.priority,
+        envelope.hops,
+        envelope.subject,
+        envelope.rule,
+        envelope.traceparent,
+        envelope.schema_version,
+        envelope.path,
+    )
+
+
+def envelope_of(request: Request) -> EventEnvelope:
+    """The recorded envelope."""
+    return EventEnvelope(
+        name=request.name,
+        raw=request.raw,
+        principal=request.principal,
+        source=request.source,
+        id=request.id,
+        correlation=correlation_of(request),
+        cause=request.cause,
+        time_us=request.time_us,
+        deadline_us=request.deadline_us,
+        priority=request.priority,
+        hops=request.hops,
+        subject=request.subject,
+        rule=request.rule,
+        traceparent=request.traceparent,
+        schema_version=request.schema_version,
+        path=request.path,
+    )
+
+
+def outcome_of(row: Row) -> Outcome | None:
+    """How the row's origin ended, where the row says so."""
+    closing = row.closing
+    return None if closing is None else Outcome(closing.ok, closing.raw, closing.metadata)
+
+
+def requests_of(row: Row) -> Iterator[tuple[Position, Request]]:
+    """The requests that the row records, with their positions."""
+    position = row.first
+    opened = (*row.ancestors, row.origin) if row.recorded else row.ancestors
+    for offset, request in enumerate(opened):
+        yield Position(position + offset), request
+    position += len(opened) + len(row.lines)
+    for offset, request in enumerate(row.emits):
+        yield Position(position + offset), request
+
+
+def correlation_of(request: Request) -> str:
+    return ids.text(request.id) if request.correlation is None else request.correlation
+
+
+# ── into events ──────────────────────────────────────────────────────────────────────────────────────────────────────
+_EPOCH = utc(0)
+_K = 1 << 123
+_VERSION = 1 << 76
+_new, _set, _unknown = object.__new__, object.__setattr__, SafeUUID.unknown
+
+
+def uuid_of(raw: bytes) -> UUID:
+    return _uuid(int.from_bytes(raw, "big"))
+
+
+def _uuid(number: int) -> UUID:
+    # What UUID(int=…) does, without its checks of six arguments: replay makes two for each event.
+    made = _new(UUID)
+    _set(made, "int", number)
+    _set(made, "is_safe", _unknown)
+    return made
+
+
+def moment(time_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time_us)
+
+
+def derived_id(row: Row, nth: int) -> UUID:
+    """Id of the ``nth`` event (from 0) without an id of its own."""
+    block, k = divmod(nth, ids.ENTRIES_MAX)
+    base = row.bases[block] if row.bases else row.origin.id
+    return _uuid(int.from_bytes(base, "big") + (k + 1) * _K + _VERSION)
+
+
+def events_of(row: Row) -> Iterator[RecordedEvent]:
+    """All events of the row, in position order."""
+    position = row.first
+    for request in (*row.ancestors, row.origin) if row.recorded else row.ancestors:
+        yield request_event(row, request, position)
+        position += 1
+    for line in lines_of(row):
+        yield line
+        position += 1
+    for request in row.emits:
+        yield request_event(row, request, position)
+        position += 1
+    if row.closing is not None:
+        yield _outcome_event(row, row.closing)
+
+
+def lines_of(row: Row) -> Iterator[RecordedEvent]:
+    """Only the facts, chunks and effects: what a default query can match."""
+    if not row.lines:
+        return
+    origin = row.origin
+    position = row.last - len(row.emits) - len(row.lines) - (row.closing is not None) + 1
+    at, shared = moment(row.at), metadata_of(origin)
+    nth = 0
+    for line in row.lines:
+        if line.id is None:
+            event_id = derived_id(row, nth)
+            nth += 1
+        else:
+            event_id = uuid_of(line.id)
+        correlation, cause = line.correlation, line.cause
+        yield RecordedEvent(
+            position=Position(position),
+            stream=line.stream,
+            version=line.version,
+            name=line.name,
+            raw=line.raw,
+            event_id=event_id,
+            kind=KINDS[line.kind],
+            tags=frozenset(line.tags),
+            schema_version=line.schema_version,
+            correlation_id=correlation_of(origin) if correlation is None else correlation or None,
+            causation_id=uuid_of(origin.id if cause is None else cause) if cause != NOBODY else None,
+            subject=line.subject,
+            occurred_at=None if line.occurred_us is None else moment(line.occurred_us),
+            recorded_at=at,
+            metadata=shared if line.metadata is None else {**shared, **line.metadata},
+        )
+        position += 1
+
+
+def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
+    return RecordedEvent(
+        position=Position(position),
+        stream=REQUESTS,
+        version=position,
+        name=request.name,
+        raw=request.raw,
+        event_id=uuid_of(request.id),
+        kind="request",
+        schema_version=request.schema_version,
+        correlation_id=correlation_of(request),
+        causation_id=None if request.cause is None else uuid_of(request.cause),
+        subject=request.subject,
+        occurred_at=moment(request.time_us) if request.time_us else None,
+        recorded_at=moment(row.at),
+        metadata=metadata_of(request),
+    )
+
+
+def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
+    origin = row.origin
+    derived = sum(line.id is None for line in row.lines)
+    return RecordedEvent(
+        position=Position(row.last),
+        stream=REQUESTS,
+        version=row.last,
+        name=origin.name,
+        raw=(b'{"data":%b,"ok":true}' if closing.ok else b'{"error":%b,"ok":false}') % closing.raw,
+        event_id=derived_id(row, derived),
+        kind="outcome",
+        schema_version=origin.schema_version,
+        correlation_id=correlation_of(origin),
+        causation_id=uuid_of(origin.id),
+        subject=origin.subject,
+        recorded_at=moment(row.at),
+        metadata={**metadata_of(origin), **(closing.metadata or {})},
+    )
+
+
+_RARE = ("rule", "traceparent", "hops", "path", "deadline_us", "priority")
+
+
+def metadata_of(request: Request) -> Mapping[str, Any]:
+    """What is known of a request and its consequences beside their payloads; only what is set."""
+    found: dict[str, Any] = {}
+    if request.principal:
+        found["principal"] = request.principal
+    if request.source:
+        found["source"] = request.source
+    for name in _RARE:
+        value = getattr(request, name)
+        if value:
+            found[name] = value
+    return found

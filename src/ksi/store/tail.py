@@ -1,0 +1,110 @@
+"""Rows in memory with their keys: the newest of the SQLite log, all of the log in memory.
+
+Keys are built when a reader first needs them: a commit pays nothing for them. Readers in other threads may ask while
+the loop adds rows; they say up to which position they want to see.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from threading import Lock
+from typing import Protocol
+
+from ksi.store.query import keys_of
+from ksi.store.row import Row
+
+
+class RowSource(Protocol):
+    """Where rows are found. It shows one state of the log; callers name the positions that they may see."""
+
+    def rows(self, keys: Sequence[str] | None, after: int, upto: int, backwards: bool, count: int) -> list[Row]:
+        """At most ``count`` rows, in order, with one of ``keys`` (None: all) and ``after < last <= upto``."""
+
+    def row_at(self, position: int) -> Row | None:
+        """The row whose events include ``position``."""
+
+    def names(self) -> Sequence[str]:
+        """All names of facts."""
+
+
+class Tail:
+    """Rows in order. Only the loop adds."""
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._rows: list[Row] = list(rows)
+        self._lasts: list[int] = [row.last for row in self._rows]
+        self._postings: dict[str, list[int]] = {}
+        self._indexed = 0
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        self._lasts.append(row.last)
+
+    def after(self, position: int) -> list[Row]:
+        """The rows that end after ``position``."""
+        return self._rows[bisect_right(self._lasts, position) :]
+
+    def postings(self) -> dict[str, list[int]]:
+        """Places of rows (0 is the first) by key, as of now. The caller may read it while nobody else asks for it."""
+        with self._lock:
+            for place in range(self._indexed, len(self._lasts)):
+                for key in keys_of(self._rows[place]):
+                    self._postings.setdefault(key, []).append(place)
+                self._indexed = place + 1
+            return self._postings
+
+    def rows(self, keys: Sequence[str] | None, after: int, upto: int, backwards: bool, count: int) -> list[Row]:
+        low, high = bisect_right(self._lasts, after), bisect_right(self._lasts, upto)
+        if keys is None:
+            return (
+                self._rows[max(low, high - count) : high][::-1]
+                if backwards
+                else self._rows[low : min(high, low + count)]
+            )
+        places = self._places(keys, low, high)
+        chosen = places[: -count - 1 : -1] if backwards else places[:count]
+        return [self._rows[place] for place in chosen]
+
+    def _places(self, keys: Sequence[str], low: int, high: int) -> list[int]:
+        postings = self.postings()
+        parts = [_between(postings.get(key, []), low, high) for key in keys]
+        return parts[0] if len(parts) == 1 else sorted(set(chain.from_iterable(parts)))
+
+    def row_at(self, position: int) -> Row | None:
+        place = bisect_left(self._lasts, position)
+        if place == len(self._lasts):
+            return None
+        row = self._rows[place]
+        return row if row.first <= position else None
+
+    def names(self) -> Sequence[str]:
+        return self._having("n:")
+
+    def streams(self) -> Sequence[str]:
+        return self._having("s:")
+
+    def _having(self, tag: str) -> list[str]:
+        postings = self.postings()
+        with self._lock:
+            return [key[2:] for key in postings if key.startswith(tag)]
+
+    def start_of(self, stream: str, version: int) -> int:
+        """A position after which all of the stream's events from ``version`` on follow, and few others."""
+        places = list(self.postings().get("s:" + stream, ()))
+        place = bisect_left(places, version, key=lambda place: last_version(self._rows[place], stream))
+        return self._rows[places[place]].first - 1 if place < len(places) else self._lasts[-1] if self._lasts else 0
+
+
+def _between(places: list[int], low: int, high: int) -> list[int]:
+    return places[bisect_left(places, low) : bisect_left(places, high)]
+
+
+def last_version(row: Row, stream: str) -> int:
+    """The version of the stream's last event in ``row``; 0 where it has none."""
+    return max((line.version for line in row.lines if line.stream == stream), default=0)

@@ -1,0 +1,223 @@
+"""Views as both backends keep them: applied to a pending overlay when a unit is decided, visible when it is on disk.
+
+A *shelf* holds what is visible; it is a dict in memory, and a bounded memory in front of a table in SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from ksi.core.errors import NotFoundError, ValidationError
+from ksi.core.events import RecordedEvent
+from ksi.core.views import Page, View
+from ksi.store.order import AFTER_ALL, sort_key
+from ksi.store.query import Compiled
+from ksi.store.row import Row, lines_of
+
+R = TypeVar("R")
+Key = tuple[Any, ...]
+SCAN_MAX = 1000
+"""Records a page of a scan has at most."""
+
+
+class Shelf(Protocol):
+    """The visible records of one view. ``get`` and ``scan`` do not wait."""
+
+    def get(self, key: Key) -> Any | None: ...
+    def put(self, key: Key, record: Any | None) -> None: ...
+    def scan(self, span: Span, limit: int) -> list[tuple[bytes, Any]]: ...
+
+
+class Span(NamedTuple):
+    """Places ``low <= place < high`` in the index ``by`` (None: the key), from the end where ``backwards``."""
+
+    by: str | None
+    low: bytes
+    high: bytes
+    backwards: bool
+
+
+class Change(NamedTuple):
+    """What a unit does to one record; ``record`` None: deleted."""
+
+    kept: KeptView
+    key: Key
+    record: Any | None
+
+
+class KeptView:
+    """One registered view. It is the ``ViewWriter`` that its own ``apply`` gets."""
+
+    def __init__(self, view: View[Any], shelf: Shelf, place_of: Place) -> None:
+        self.view = view
+        self.shelf = shelf
+        self.query = Compiled(view.query)
+        self.place_of = place_of
+        self.key_of = key_getter(view.key)
+        self._pending: dict[Key, Change] = {}
+        self._unit: list[Change] = []
+        self._undo: list[tuple[Key, Change | None]] = []
+
+    # the writer's side
+    def get(self, *key: Any) -> Any | None:
+        change = self._pending.get(key)
+        return self.shelf.get(key) if change is None else change.record
+
+    def put(self, record: Any) -> None:
+        self._change(self.key_of(record), record)
+
+    def delete(self, *key: Any) -> None:
+        self._change(key, None)
+
+    def _change(self, key: Key, record: Any | None) -> None:
+        change = Change(self, key, record)
+        self._undo.append((key, self._pending.get(key)))
+        self._pending[key] = change
+        self._unit.append(change)
+
+    # the log's side
+    def apply(self, events: Iterable[RecordedEvent]) -> list[Change]:
+        """Changes that ``events`` make. An error of the view's code passes, and leaves nothing behind."""
+        self._unit, self._undo = [], []
+        try:
+            for event in events:
+                self.view.apply(self, event)
+        except BaseException:
+            self.undo()
+            raise
+        return self._unit
+
+    def undo(self) -> None:
+        """Forget the changes of the last :meth:`apply`."""
+        for key, before in reversed(self._undo):
+            if before is None:
+                del self._pending[key]
+            else:
+                self._pending[key] = before
+        self._undo = []
+
+    def show(self, change: Change) -> None:
+        """Make ``change`` visible: its unit is on disk."""
+        if self._pending.get(change.key) is change:
+            del self._pending[change.key]
+        self.shelf.put(change.key, change.record)
+
+    def forget_pending(self) -> None:
+        """No unit under way will be on disk."""
+        self._pending.clear()
+
+
+class Place:
+    """Where a record stands: bytes that sort by an index, then by the key."""
+
+    def __init__(self, view: type[View[Any]]) -> None:
+        self._fields: dict[str | None, Callable[[Any], Key]] = {None: key_getter(view.key)}
+        for index, fields in view.indexes.items():
+            self._fields[index] = key_getter((*fields, *view.key))
+
+    def __call__(self, index: str | None, record: Any) -> bytes:
+        return sort_key(self._fields[index](record))
+
+    def span(self, index: str | None, prefix: Sequence[Any], after: str | None, backwards: bool) -> Span:
+        """What a scan has still to show. ``after`` is the token of a page."""
+        if index not in self._fields:
+            raise NotFoundError("index", str(index))
+        low = sort_key(prefix)
+        high = low + AFTER_ALL
+        if after is not None:
+            low, high = (low, _place(after)) if backwards else (_place(after) + b"\0", high)
+        return Span(index, low, high, backwards)
+
+
+def key_getter(fields: Sequence[str]) -> Callable[[Any], Key]:
+    """The tuple of ``fields`` of a record."""
+    get = attrgetter(*fields)
+    return get if len(fields) > 1 else lambda record: (get(record),)
+
+
+def _place(token: str) -> bytes:
+    try:
+        return bytes.fromhex(token)
+    except ValueError:
+        raise ValidationError(f"{token!r} is no page of a scan") from None
+
+
+class KeptViewReader(Generic[R]):
+    """``context.view(V)``."""
+
+    def __init__(self, kept: KeptView) -> None:
+        self._kept = kept
+
+    async def get(self, *key: Any) -> R | None:
+        return self._kept.shelf.get(key)
+
+    async def scan(
+        self,
+        index: str | None = None,
+        *prefix: Any,
+        after: str | None = None,
+        limit: int = 100,
+        backwards: bool = False,
+    ) -> Page[R]:
+        limit = min(limit, SCAN_MAX)
+        span = self._kept.place_of.span(index, prefix, after, backwards)
+        found = self._kept.shelf.scan(span, limit + 1)
+        more = len(found) > limit
+        return Page([record for _, record in found[:limit]], found[limit - 1][0].hex() if more and limit else None)
+
+
+class ViewBook:
+    """All registered views, and which of them care for which fact."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, KeptView] = {}
+        self._by_name: dict[str, tuple[KeptView, ...]] = {}
+
+    def add(self, kept: KeptView) -> None:
+        self.kept[kept.view.name] = kept
+        self._by_name.clear()
+
+    def remove(self, name: str) -> None:
+        self.kept.pop(name, None)
+        self._by_name.clear()
+
+    def apply(self, row: Row) -> list[Change]:
+        """Apply every view to the facts of ``row``, in order; all of them, or none where one raises."""
+        concerned = self._concerned(row)
+        if not concerned:
+            return []
+        events = [event for event in lines_of(row) if event.kind == "fact"]
+        changes: list[Change] = []
+        done: list[KeptView] = []
+        try:
+            for kept in concerned:
+                matching = kept.query.matches
+                changes += kept.apply([event for event in events if matching(event)])
+                done.append(kept)
+        except BaseException:
+            for kept in done:
+                kept.undo()
+            raise
+        return changes
+
+    def _concerned(self, row: Row) -> Sequence[KeptView]:
+        if not self.kept or not row.lines:
+            return ()
+        if len(row.lines) == 1:
+            return self._named(row.lines[0].name)
+        return tuple(dict.fromkeys(kept for line in row.lines for kept in self._named(line.name)))
+
+    def _named(self, name: str) -> tuple[KeptView, ...]:
+        found = self._by_name.get(name)
+        if found is None:
+            if len(self._by_name) > NAMES_MAX:
+                self._by_name.clear()
+            found = tuple(kept for kept in self.kept.values() if kept.query.may_be(name))
+            self._by_name[name] = found
+        return found
+
+
+NAMES_MAX = 10_000
+"""Event names for which it is remembered which views care."""
