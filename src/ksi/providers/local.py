@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from ksi.core.errors import ModelUnavailableError, NotFoundError
+from ksi.core.errors import ModelUnavailableError, NotFoundError, ProviderOverloadedError, StreamInterruptedError
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo
 from ksi.providers.model import PROVIDER, SMOLLM2, ModelFile, ModelStore
 from ksi.providers.model_process import ModelProcess
@@ -95,9 +95,14 @@ class LocalProvider:
         # The queue is here: the child would not see that one who waits in its own queue has gone.
         async with self._free_slots:
             server = await self._running()
-            async with aclosing(server.stream(request, timeouts=timeouts)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            try:
+                async with aclosing(server.stream(request, timeouts=timeouts)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except (StreamInterruptedError, ProviderOverloadedError):
+                if self._process is not None:
+                    await self._process.settle()
+                raise
 
     async def _running(self) -> OpenAIProvider:
         async with self._starting:

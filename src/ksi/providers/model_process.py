@@ -17,6 +17,7 @@ from ksi.providers.local_child import Orders, Report
 
 START_TIMEOUT = 60.0
 STOP_GRACE = 2.0
+SETTLE_TIMEOUT = 0.5
 
 
 class ModelProcess:
@@ -61,15 +62,20 @@ class ModelProcess:
     def is_running(self) -> bool:
         return self._process.returncode is None
 
+    async def settle(self) -> None:
+        """After a lost connection: wait until its end is known, if that is why; a process closes its sockets first."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_TIMEOUT):
+                await self._process.wait()
+
     async def stop(self) -> None:
         """Terminate, and kill it if it does not listen within :data:`STOP_GRACE` seconds."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            async with asyncio.timeout(STOP_GRACE):
-                await self._process.wait()
-        except TimeoutError:
-            pass  # it is killed below
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_GRACE):
+                    await self._process.wait()
         finally:
             if self.is_running:
                 with contextlib.suppress(ProcessLookupError):
