@@ -105,7 +105,9 @@ class ValidationError(RequestError):
 
     code = "validation_error"
 
-    def __init__(self, message: str, *, errors: Sequence[Mapping[str, Any]] = (), event_name: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, errors: Sequence[Mapping[str, Any]] = (), event_name: str | None = None
+    ) -> None:
         super().__init__(message)
         self.event_name = event_name
         self.errors = [dict(error) for error in errors]

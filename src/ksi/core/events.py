@@ -17,7 +17,7 @@ import msgspec
 from ksi.core import canonical
 
 Position = NewType("Position", int)
-"""Place in the log: global, ≥ 1, strictly increasing in visible order; gaps allowed, never reused. Written ``@1234``."""
+"""Place in the log: global, ≥ 1, increasing in visible order; gaps allowed, never reused. Written ``@1234``."""
 
 Kind = Literal["fact", "request", "outcome", "chunk"]
 Durable = Literal["memory", "process", "disk", "replicated"]

@@ -1,6 +1,6 @@
 """What the kernel needs from upper rooms, which implement it; ``daemon.py`` wires them.
 
-The log is asked through :class:`EventLog` (everybody's API) and :class:`Journal` (the kernel's own, on the same object).
+The log is asked through :class:`EventLog` (everybody's API) and :class:`Journal` (the kernel's, on the same object).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Overflow = Literal["wait", "drop", "disconnect"]
 
 # ── what one commit holds ────────────────────────────────────────────────────────────────────────────────────────────
 class Entry(msgspec.Struct, kw_only=True):
-    """One fact, chunk or effect of a unit. ``data`` is canonical JSON; ``event_id`` is given only by who needs its own."""
+    """A fact, chunk or effect of a unit. ``data`` is canonical JSON; ``event_id`` only where one is needed."""
 
     stream: str
     name: str
@@ -77,6 +77,9 @@ class Unit(msgspec.Struct, kw_only=True):
     entries: list[Entry] = []
     emits: list[EventEnvelope] = []  #: requests to be started after the commit; open until their own outcome
     outcome: Outcome | None = None  #: closes ``origin``
+    ordinal: int = (
+        1  #: ``k`` of the first entry for :func:`ksi.core.ids.nth_of`: units before this one of ``origin`` took less
+    )
     expected: Mapping[str, ExpectedVersion] = {}
     condition: AppendCondition | None = None
     checkpoint: tuple[str, Position] | None = None
@@ -231,14 +234,14 @@ class Journal(EventLog, Protocol):
     def write(self, unit: Unit, done: Done) -> None:
         """Commit ``unit``; ``done(committed, error)`` follows on the loop once it is durable and the views show it.
 
-        Units become visible, and ``done`` is called, in the order of ``write``. ``done`` gets WrongExpectedVersionError,
+        Units become visible, and ``done`` is called, in the order of ``write``. It gets WrongExpectedVersionError,
         AppendConditionError, CheckpointConflictError, EventIdConflictError (nothing of the unit is stored),
         UnavailableError, or InternalError (a view's ``apply`` raised). It may be called before ``write`` returns only
         where nothing was stored.
         """
 
     async def find(self, event_id: bytes) -> Known | None:
-        """What is known of a request; also of one that is in a unit under way. Does not suspend on memory and SQLite."""
+        """What is known of a request, also of one in a unit under way. Does not suspend on memory and SQLite."""
 
     def open_requests(self) -> AsyncIterator[Known]:
         """Requests without outcome, in position order."""

@@ -32,9 +32,7 @@ class SystemThreads:
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop or asyncio.get_running_loop()
-        self._lanes = {
-            lane: ThreadPoolExecutor(size, thread_name_prefix=f"ksi-{lane}") for lane, size in LANES.items()
-        }
+        self._lanes = {lane: ThreadPoolExecutor(size, thread_name_prefix=f"ksi-{lane}") for lane, size in LANES.items()}
 
     def submit(self, lane: Lane, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
         context = contextvars.copy_context()

@@ -61,7 +61,12 @@ class ViewReader(Protocol[R]):
         """The record with this key."""
 
     async def scan(
-        self, index: str | None = None, *prefix: Any, after: str | None = None, limit: int = 100, backwards: bool = False
+        self,
+        index: str | None = None,
+        *prefix: Any,
+        after: str | None = None,
+        limit: int = 100,
+        backwards: bool = False,
     ) -> Page[R]:
         """Records in the order of ``index`` (None: of the key) whose first index fields equal ``prefix``."""
 

@@ -1,0 +1,253 @@
+"""``EventContext``: what a handler may do in the name of the request that it handles."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from ksi.core import canonical, ids
+from ksi.core.clock import microseconds, utc
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import ContextClosedError, DeclarationError, NotFoundError, QueryWroteError
+from ksi.core.events import ANY, ExpectedVersion, NewEvent, fact_name
+from ksi.core.ports import Entry, ReplyChannel
+from ksi.core.views import View, ViewReader
+
+if TYPE_CHECKING:
+    from ksi.kernel.effects import Effects, StreamedEffect
+    from ksi.kernel.execution import Execution
+    from ksi.kernel.services import ServiceRegistry
+
+R = TypeVar("R")
+T = TypeVar("T")
+_NOTHING: Mapping[str, Any] = {}
+
+
+class EventContext:
+    """One for each handler of each request. It closes with the answer: after that everything but reading raises.
+
+    What is appended and emitted is kept until the commit that also holds the outcome (or until ``commit()``), and is
+    visible to nobody before it.
+    """
+
+    __slots__ = ("_effects", "_execution", "_random", "emits", "entries", "expected", "is_closed")
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._effects: Effects | None = None
+        self._random: random.Random | None = None
+        self.entries: list[Entry] | None = None
+        self.emits: list[EventEnvelope] | None = None
+        self.expected: dict[str, ExpectedVersion] | None = None
+        self.is_closed = False
+
+    # ── who and what ─────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def envelope(self) -> EventEnvelope:
+        """The request, with its metadata."""
+        return self._execution.envelope
+
+    @property
+    def event_id(self) -> str:
+        return ids.text(self._execution.envelope.event_id)
+
+    @property
+    def correlation_id(self) -> str:
+        """The run that all of this belongs to."""
+        return self._execution.envelope.correlation_id
+
+    @property
+    def principal(self) -> str:
+        """Whose rights count here; ``uid:1000`` for a user of this machine."""
+        return self._execution.envelope.principal
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the caller stops waiting; flows into all that is requested here."""
+        deadline_us = self._execution.envelope.deadline_us
+        return None if deadline_us is None else utc(deadline_us)
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The plugin's logger; its lines carry the run and the event by themselves."""
+        return logging.getLogger(f"ksi.plugins.{self._execution.owner}")
+
+    @property
+    def services(self) -> ServiceRegistry:
+        """``services.get(Interface)``: what other plugins and the daemon provide."""
+        return self._execution.router.services
+
+    @property
+    def reply_channel(self) -> ReplyChannel | None:
+        """For pushes to the connection that asked; None where there is none (a flow, a rerun)."""
+        return self._execution.session.reply_channel
+
+    # ── facts, requests ──────────────────────────────────────────────────────────────────────────────────────────────
+    def append(
+        self,
+        stream: str,
+        event: msgspec.Struct | NewEvent,
+        *,
+        expected_version: ExpectedVersion = ANY,
+        tags: frozenset[str] = frozenset(),
+        subject: str | None = None,
+    ) -> None:
+        """Say that something became true: a fact in ``stream`` (``category/id``), committed with the outcome.
+
+        ``event`` is a struct named by ``@fact("namespace:past_tense")``, or a ``NewEvent``. With ``expected_version``
+        the whole command answers ``wrong_expected_version`` where the stream is elsewhere, and nothing is recorded.
+        """
+        self._check("append")
+        if stream.startswith("$"):
+            raise DeclarationError(f"stream {stream!r}: names that begin with $ are KSI's own")
+        if expected_version is not ANY:
+            if self.expected is None:
+                self.expected = {}
+            self.expected.setdefault(stream, expected_version)
+        entry = _from_new(stream, event) if isinstance(event, NewEvent) else _from_struct(stream, event, tags)
+        entry.subject = subject or entry.subject or self._execution.envelope.subject
+        self.buffer(entry)
+
+    def emit(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> None:
+        """Ask for something without waiting: recorded in the same commit, started after it, also after a crash."""
+        self._check("emit")
+        envelope = self._execution.child(name, encode(data, fields), awaited=False)
+        if self.emits is None:
+            self.emits = []
+        self.emits.append(envelope)
+
+    async def request(self, name: str, data: Any = _NOTHING, /, *, timeout: float | None = None, **fields: Any) -> Any:
+        """Ask and wait for the answer (builtins). ``timeout`` is in seconds. Raises what the handler raised.
+
+        A nested command commits by itself before it answers; if this handler fails later, that stays.
+        """
+        self._check_open()
+        return await self._execution.router.nested(self._execution, name, encode(data, fields), timeout)
+
+    def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncIterator[Any]:
+        """Ask for a stream: its chunks, then ``End(answer)``. Closing the iterator cancels it."""
+        self._check_open()
+        return self._execution.router.nested_stream(self._execution, name, encode(data, fields))
+
+    async def commit(self) -> None:
+        """Put on disk now what is buffered. From here on the command counts as begun, whatever follows."""
+        self._check("commit")
+        await self._execution.commit(self)
+
+    # ── the outside world ────────────────────────────────────────────────────────────────────────────────────────────
+    async def effect(
+        self,
+        name: str,
+        request: Any,
+        call: Callable[[], Awaitable[Any]],
+        *,
+        result: type[T] | Any = Any,
+        idempotent: bool = False,
+    ) -> Any:
+        """Touch the outside world, once: the request is on disk before ``call`` runs, its result right after it.
+
+        A rerun after a crash is served the recorded result and does not call again. What began and did not end is
+        OutcomeUnknownError, unless ``idempotent`` says that calling again is harmless.
+
+        Args:
+            name: What kind of effect, ``http:get``.
+            request: JSON-able; tells this effect from others of the same name.
+            call: Does it; gives something JSON-able, or raises.
+            result: The type that the result is decoded into; builtins where nothing is said.
+        """
+        self._check("make an effect")
+        return await self.effects.run(name, request, call, result=result, idempotent=idempotent)
+
+    def streamed_effect(self, name: str, request: Any) -> AbstractAsyncContextManager[StreamedEffect]:
+        """The same for what comes in pieces that are recorded elsewhere, as chunks of this very stream."""
+        self._check("make an effect")
+        return self.effects.streamed(name, request)
+
+    @property
+    def effects(self) -> Effects:
+        if self._effects is None:
+            self._effects = self._execution.router.effects_of(self._execution, self)
+        return self._effects
+
+    def now(self) -> datetime:
+        """The time, recorded, so that a rerun sees the same."""
+        self._check_open()
+        return self.effects.now()
+
+    @property
+    def random(self) -> random.Random:
+        """Randomness that comes out of the request's id: a rerun draws the same. Not for secrets."""
+        if self._random is None:
+            self._random = random.Random(self._execution.envelope.event_id)
+        return self._random
+
+    def view(self, view: type[View[R]]) -> ViewReader[R]:
+        """Read a read model. In a recorded chain what was read is recorded too."""
+        return self._execution.view(view)  # type: ignore[no-any-return]  # typed by the journal
+
+    def progress(self, **facts: Any) -> None:
+        """Tell the connection that asked how far this is; nothing is recorded. Dropped where nobody listens."""
+        channel = self.reply_channel
+        if channel is not None:
+            channel.push({"event": "event:progress", "data": facts, "correlation_id": self.correlation_id})
+
+    # ── for the kernel ───────────────────────────────────────────────────────────────────────────────────────────────
+    def buffer(self, entry: Entry) -> None:
+        if self.entries is None:
+            self.entries = []
+        self.entries.append(entry)
+
+    def _check(self, what: str) -> None:
+        self._check_open()
+        if self._execution.is_query:
+            raise QueryWroteError(self._execution.envelope.name, what)
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise ContextClosedError(self._execution.envelope.name)
+
+
+def encode(data: Any, fields: Mapping[str, Any]) -> bytes:
+    """The payload that ``data`` (mapping, struct, model, JSON bytes) and ``fields`` stand for, as canonical JSON."""
+    if hasattr(data, "__pydantic_serializer__"):
+        data = data.model_dump(mode="json")
+    if not fields:
+        return data if isinstance(data, bytes) else canonical.encode(data)
+    base = canonical.decode(data) if isinstance(data, bytes) else msgspec.to_builtins(data)
+    return canonical.encode({**base, **fields})
+
+
+def _from_struct(stream: str, event: Any, tags: frozenset[str]) -> Entry:
+    named = fact_name(type(event))
+    if named is None:
+        raise DeclarationError(f"{type(event).__name__} has no fact name: write @fact('namespace:past_tense') above it")
+    return Entry(stream=stream, name=named[0], data=canonical.encode(event), tags=tags, schema_version=named[1])
+
+
+def _from_new(stream: str, event: NewEvent) -> Entry:
+    return Entry(
+        stream=stream,
+        name=event.name,
+        data=event.data if isinstance(event.data, bytes) else canonical.encode(event.data),
+        event_id=None if event.event_id is None else event.event_id.bytes,
+        tags=event.tags,
+        schema_version=event.schema_version,
+        subject=event.subject,
+        occurred_us=None if event.occurred_at is None else microseconds(event.occurred_at),
+        metadata=event.metadata or None,
+        correlation=event.correlation_id,
+        cause=None if event.causation_id is None else event.causation_id.bytes,
+    )
+
+
+def require(value: R | None, what: str, name: str) -> R:
+    """``value``, or NotFoundError: for handlers that look something up."""
+    if value is None:
+        raise NotFoundError(what, name)
+    return value

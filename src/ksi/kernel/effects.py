@@ -1,0 +1,166 @@
+"""Recorded effects: what touches the outside world is on disk before it happens, and its result right after it.
+
+A recorded effect is found again by (run, causal path, name, hash of the canonical request, n-th occurrence of that
+hash), never by its order of arrival, which differs from run to run under ``gather``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ksi.core import canonical
+from ksi.core.clock import microseconds, utc
+from ksi.core.errors import InternalError, KSIError, OutcomeUnknownError, from_wire
+from ksi.core.ports import Entry, Unit
+
+if TYPE_CHECKING:
+    from ksi.kernel.context import EventContext
+    from ksi.kernel.execution import Execution
+
+EFFECTS = "$effects"
+REQUESTED, COMPLETED = "effect:requested", "effect:completed"
+Key = tuple[str, str, int]
+"""Name, hash of the request, n-th occurrence of it."""
+
+
+class Recorded(msgspec.Struct):
+    """Effects of a request as the log holds them: what began, how it ended, and which requests it made."""
+
+    begun: set[Key] = msgspec.field(default_factory=set)
+    ended: dict[Key, Mapping[str, Any]] = msgspec.field(default_factory=dict)
+    requested: set[bytes] = msgspec.field(default_factory=set)
+
+    def note(self, name: str, data: Mapping[str, Any]) -> None:
+        """Take up one event of the stream ``$effects``."""
+        key = (data["effect"], data["hash"], data["n"])
+        if name == REQUESTED:
+            self.begun.add(key)
+        else:
+            self.ended[key] = data
+
+
+class StreamedEffect:
+    """An effect whose pieces are chunks of the stream; :meth:`complete` says how it ended."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def complete(self, value: Any) -> None:
+        """What is recorded as the result: usage, reason, not the pieces themselves."""
+        self.value = value
+
+
+class Effects:
+    """The effects of one handler of one request."""
+
+    def __init__(self, execution: Execution, context: EventContext, recorded: Recorded | None) -> None:
+        self._execution = execution
+        self._context = context
+        self._recorded = recorded or Recorded()
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._times = 0
+
+    async def run(
+        self, name: str, request: Any, call: Callable[[], Awaitable[Any]], *, result: Any, idempotent: bool
+    ) -> Any:
+        """See :meth:`ksi.kernel.context.EventContext.effect`."""
+        raw = canonical.encode(request)
+        key = self._key(name, raw)
+        ended = self._recorded.ended.get(key)
+        if ended is not None:
+            return _served(ended, result)
+        if key in self._recorded.begun and not idempotent:
+            raise OutcomeUnknownError(f"effect {name!r}")
+        await self._begin(key, raw)
+        try:
+            value = canonical.encode(await call())
+        except KSIError as error:
+            await self._end(key, error=error)
+            raise
+        except Exception as error:
+            await self._end(key, error=InternalError(f"effect {name!r}", f"{type(error).__name__}: {error}"))
+            raise
+        await self._end(key, value=value)
+        return _into(canonical.decode(value), result)
+
+    @asynccontextmanager
+    async def streamed(self, name: str, request: Any) -> AsyncIterator[StreamedEffect]:
+        """See :meth:`ksi.kernel.context.EventContext.streamed_effect`."""
+        raw = canonical.encode(request)
+        key = self._key(name, raw)
+        if key in self._recorded.begun:
+            raise OutcomeUnknownError(f"effect {name!r}")
+        await self._begin(key, raw)
+        effect = StreamedEffect()
+        try:
+            yield effect
+        except asyncio.CancelledError:
+            self._note_end(key, value=canonical.encode(effect.value))
+            raise
+        except KSIError as error:
+            self._note_end(key, error=error)
+            raise
+        self._note_end(key, value=canonical.encode(effect.value))
+
+    def now(self) -> datetime:
+        """The time, by the ordinal of the call. It has no commit of its own: it goes to disk with the next one."""
+        self._times += 1
+        key = ("context:now", "", self._times)
+        ended = self._recorded.ended.get(key)
+        if ended is not None:
+            return utc(ended["value"])
+        now = utc(self._execution.router.clock.time_us())
+        self._note_end(key, value=canonical.encode(microseconds(now)))
+        return now
+
+    def _key(self, name: str, raw: bytes) -> Key:
+        digest = canonical.digest(raw).hex()
+        self._counts[name, digest] += 1
+        return name, digest, self._counts[name, digest]
+
+    async def _begin(self, key: Key, raw: bytes) -> None:
+        data = {**self._facts(key), "request": msgspec.Raw(raw)}
+        await self._execution.written(Unit(origin=self._execution.envelope, entries=[_entry(REQUESTED, data)]))
+
+    async def _end(self, key: Key, *, value: bytes = b"null", error: KSIError | None = None) -> None:
+        entry = _entry(COMPLETED, self._result(key, value, error))
+        await self._execution.written(Unit(origin=self._execution.envelope, entries=[entry]))
+
+    def _note_end(self, key: Key, *, value: bytes = b"null", error: KSIError | None = None) -> None:
+        """The same, on disk with the next commit of this request."""
+        self._context.buffer(_entry(COMPLETED, self._result(key, value, error)))
+
+    def _result(self, key: Key, value: bytes, error: KSIError | None) -> dict[str, Any]:
+        if error is not None:
+            facts = {"code": error.code, "message": error.message, "details": error.details()}
+            return {**self._facts(key), "ok": False, "error": facts}
+        return {**self._facts(key), "ok": True, "value": msgspec.Raw(value)}
+
+    def _facts(self, key: Key) -> dict[str, Any]:
+        envelope = self._execution.envelope
+        return {"effect": key[0], "path": envelope.path or envelope.name, "hash": key[1], "n": key[2]}
+
+
+def _entry(name: str, data: Mapping[str, Any]) -> Entry:
+    kind = "request" if name == REQUESTED else "outcome"
+    return Entry(stream=EFFECTS, name=name, kind=kind, data=canonical.encode(data))  # type: ignore[arg-type]  # a literal
+
+
+def _served(ended: Mapping[str, Any], result: Any) -> Any:
+    if ended["ok"]:
+        return _into(ended["value"], result)
+    error = ended["error"]
+    raise from_wire(error["code"], error["message"], error["details"])
+
+
+def _into(value: Any, kind: Any) -> Any:
+    return value if kind is Any else msgspec.convert(value, kind)

@@ -1,0 +1,125 @@
+"""Observers: handlers that see facts after their commit and never answer.
+
+Each has a task and a subscription of its own and sees events one by one, in position order; a slow one delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ksi.core import ids
+from ksi.core.context import current
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import KSIError
+from ksi.core.events import Filter, RecordedEvent
+from ksi.core.patterns import expand
+from ksi.kernel.reaction import Reaction
+from ksi.kernel.spec import HandlerSpec
+
+if TYPE_CHECKING:
+    from ksi.kernel.router import Router
+
+_log = logging.getLogger("ksi.kernel")
+RETRY_DELAY = 1.0
+"""Seconds before an observer with a checkpoint is given the same fact again."""
+ATTEMPTS_MAX = 5
+
+
+class Observers:
+    """The tasks of all observers; follows the registry."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._tasks: dict[HandlerSpec, asyncio.Task[None]] = {}
+
+    def set_handlers(self, handlers: Sequence[HandlerSpec]) -> None:
+        """Run exactly these."""
+        for handler in [handler for handler in self._tasks if handler not in handlers]:
+            self._tasks.pop(handler).cancel()
+        for handler in handlers:
+            if handler not in self._tasks:
+                self._tasks[handler] = self._router.loop.create_task(
+                    self._run(handler), context=self._router.fresh_context()
+                )
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, handler: HandlerSpec) -> None:
+        checkpoint = handler.declaration.checkpoint
+        query = (Filter(names=(expand(handler.declaration.name),)),)
+        subscribe = self._router.journal.subscribe
+        subscription = (
+            subscribe(query, after="end")
+            if checkpoint is None
+            else subscribe(query, after="checkpoint", subscriber=checkpoint)
+        )
+        try:
+            async with subscription as events:
+                async for event in events:
+                    await self._see(handler, event)
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001  # the door of a supervised task
+            _log.exception("observer %s stopped", handler.where)
+
+    async def _see(self, handler: HandlerSpec, event: RecordedEvent) -> None:
+        """Show it one fact. With a checkpoint a failure is tried again a few times, then logged and passed over."""
+        attempts = ATTEMPTS_MAX if handler.declaration.checkpoint else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                await self._once(handler, event)
+                return
+            except Exception as error:  # noqa: BLE001  # the door of a supervised task
+                _log.error(
+                    "observer %s: @%d, attempt %d of %d", handler.where, event.position, attempt, attempts,
+                    exc_info=None if isinstance(error, KSIError) else error,
+                )  # fmt: skip
+                if attempt < attempts:
+                    await asyncio.sleep(RETRY_DELAY)
+
+    async def _once(self, handler: HandlerSpec, event: RecordedEvent) -> None:
+        envelope = caused_by_fact(event, handler)
+        reaction = Reaction(self._router, envelope, handler.owner)
+        token = current.set(envelope)
+        try:
+            await handler.invoke(event, reaction.context if handler.wants_context else None)
+        finally:
+            current.reset(token)
+        await self._conclude(handler, event, reaction)
+
+    async def _conclude(self, handler: HandlerSpec, event: RecordedEvent, reaction: Reaction) -> None:
+        """What it appended and emitted commits together with its checkpoint."""
+        checkpoint = handler.declaration.checkpoint
+        unit = reaction.unit()
+        if checkpoint is not None:
+            unit.checkpoint = (checkpoint, event.position)
+        if unit.entries or unit.emits or unit.checkpoint:
+            await reaction.written(unit)
+
+
+def caused_by_fact(event: RecordedEvent, handler: HandlerSpec) -> EventEnvelope:
+    """The name under which an observer acts: caused by the fact, in its run, with its principal."""
+    metadata = event.metadata
+    return EventEnvelope(
+        name=event.name,
+        raw=event.raw,
+        source=f"plugin:{handler.owner}",
+        principal=metadata.get("principal", "daemon"),
+        branch=event.branch,
+        id=ids.derived(event.event_id.bytes, handler.where),
+        correlation=event.correlation_id,
+        cause=event.event_id.bytes,
+        hops=metadata.get("hops", 0) + 1,
+        subject=event.subject,
+        traceparent=metadata.get("traceparent"),
+        path=f"{metadata.get('path', '') or event.name}/{handler.where}",
+    )

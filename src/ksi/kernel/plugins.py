@@ -1,0 +1,369 @@
+"""The plugins of a running daemon: load, unload, reload, and the table that follows them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from ksi.core.errors import (
+    ConflictError,
+    DependencyCycleError,
+    KSIError,
+    MissingServiceError,
+    NotFoundError,
+    PluginFailedError,
+)
+from ksi.core.views import View
+from ksi.kernel.graph import dependents, start_order
+from ksi.kernel.loader import Source, forget
+from ksi.kernel.middleware import EventMiddleware
+from ksi.kernel.observers import Observers
+from ksi.kernel.plugin import PROJECT, AsyncPlugin, Hooks, PluginInfo
+from ksi.kernel.registry import EventHandler, EventRegistry
+from ksi.kernel.router import Router
+from ksi.kernel.services import ServiceRegistry
+from ksi.kernel.table import Row
+
+DRAIN_TIMEOUT = 600.0
+"""Seconds that an old generation has to end what it began; then it is cancelled."""
+_log = logging.getLogger("ksi.kernel")
+
+
+class Loaded:
+    """One generation of one plugin, with what it brought. Also its :class:`~ksi.kernel.plugin.Host`."""
+
+    def __init__(self, plugin: AsyncPlugin, source: Source, generation: int, plugins: Plugins) -> None:
+        self.plugin = plugin
+        self.source = source
+        self.generation = generation
+        self.status = "starting"
+        self.problem: str | None = None
+        self.events: list[str] = []
+        self.views: list[type[View[Any]]] = []
+        self.rows: list[Row] = []
+        self.services: ServiceRegistry = plugins.router.services
+        self.logger = logging.getLogger(f"ksi.plugins.{plugin.name}")
+        self.home: Path | None = plugins.home
+        self._plugins = plugins
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self.plugin.name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self._plugins.settings.get(self.name, {})
+
+    async def request(self, name: str, data: Any = b"{}") -> Any:
+        return await self._plugins.router.call(name, data)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, context=self._plugins.router.fresh_context())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.logger.error("task of plugin %s failed", self.name, exc_info=task.exception())
+
+    async def stop(self) -> None:
+        """Shut the plugin down and end its tasks. What it raises is logged."""
+        try:
+            await self.plugin.shutdown()
+        except Exception:
+            self.logger.exception("shutdown of plugin %s failed", self.name)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def info(self) -> PluginInfo:
+        return PluginInfo(
+            name=self.name,
+            generation=self.generation,
+            status=self.status,
+            source=str(self.source),
+            events=sorted(self.events),
+            requires=[interface.__name__ for interface in self.plugin.requires],
+            provides=[interface.__name__ for interface in self.plugin.provides],
+            problem=self.problem,
+        )
+
+
+class Plugins:
+    """All plugins of a router, in the order in which they started."""
+
+    def __init__(
+        self,
+        router: Router,
+        registry: EventRegistry,
+        middleware: EventMiddleware,
+        *,
+        home: Path | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.router = router
+        self.registry = registry
+        self.middleware = middleware
+        self.home = home
+        self.settings = settings or {}
+        self.observers = Observers(router)
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(Hooks)
+        self._loaded: dict[str, Loaded] = {}
+        self._failed: dict[str, PluginInfo] = {}
+        self._draining: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+
+    # ── the start ────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def start(self, sources: Sequence[Source]) -> None:
+        """Load all, those that others need first. One that fails is reported; the daemon runs without it.
+
+        Raises:
+            PluginFailedError: It failed and is required.
+        """
+        async with self._changing:
+            waiting = {plugin.name: (plugin, source) for source in sources for plugin in self._make(source)}
+            for name in self._order(waiting):
+                plugin, source = waiting[name]
+                await self._start_or_report(plugin, source)
+            self.rebuild()
+
+    def _make(self, source: Source) -> list[AsyncPlugin]:
+        try:
+            return [kind() for kind in source.classes(1)]
+        except Exception as error:  # noqa: BLE001  # the door of plugin start: reported, the daemon runs on
+            self._report(str(source), source, error)
+            return []
+
+    def _order(self, waiting: Mapping[str, tuple[AsyncPlugin, Source]]) -> list[str]:
+        provides = {interface: name for name, (plugin, _) in waiting.items() for interface in plugin.provides}
+        needs = {
+            name: [provides[interface] for interface in plugin.requires if interface in provides]
+            for name, (plugin, _) in waiting.items()
+        }
+        try:
+            return start_order(needs)
+        except DependencyCycleError as error:
+            for name in set(error.cycle):
+                self._report(name, waiting[name][1], error)
+            return self._order({name: held for name, held in waiting.items() if name not in error.cycle})
+
+    async def _start_or_report(self, plugin: AsyncPlugin, source: Source) -> None:
+        try:
+            await self._start(plugin, source, 1)
+        except Exception as error:
+            self._report(plugin.name, source, error)
+            if plugin.is_required:
+                raise PluginFailedError(plugin.name, str(error)) from error
+
+    def _report(self, name: str, source: Source, error: Exception) -> None:
+        _log.error("plugin %s does not run: %s", name, error, exc_info=None if isinstance(error, KSIError) else error)
+        problem = "".join(traceback.format_exception(error)).strip()
+        self._failed[name] = PluginInfo(name=name, generation=0, status="failed", source=str(source), problem=problem)
+
+    # ── at run time ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def load(self, target: str) -> list[PluginInfo]:
+        """Load ``module:Class`` or a file. Raises what is wrong with it; nothing changes then."""
+        async with self._changing:
+            source = Source(target)
+            plugins = [kind() for kind in source.classes(1)]
+            for plugin in plugins:
+                if plugin.name in self._loaded:
+                    raise ConflictError(f"plugin {plugin.name!r} is loaded already: reload it", plugin=plugin.name)
+            started = [await self._started(plugin, source, 1) for plugin in plugins]
+            self.rebuild()
+            return [loaded.info() for loaded in started]
+
+    async def unload(self, name: str) -> None:
+        """Take the plugin out, and let what it has begun end.
+
+        Raises:
+            ConflictError: Others need it, or the daemon does.
+        """
+        async with self._changing:
+            loaded = self._get(name)
+            followers = dependents(name, self._needs())
+            if followers or loaded.plugin.is_required:
+                needed_by = ", ".join(followers) or "the daemon"
+                raise ConflictError(f"plugin {name!r} is needed by {needed_by}", plugin=name, needed_by=followers)
+            self._withdraw(loaded)
+            del self._loaded[name]
+            self.rebuild()
+            self._drain(loaded)
+
+    async def reload(self, name: str) -> list[PluginInfo]:
+        """Load the plugin's code afresh and swap it in; those that need it follow. Old requests end in the old code.
+
+        Raises what is wrong with the new code; the old one runs on then.
+        """
+        async with self._changing:
+            self._get(name)
+            return [await self._reload(each) for each in [name, *dependents(name, self._needs())]]
+
+    async def _reload(self, name: str) -> PluginInfo:
+        old = self._get(name)
+        generation = old.generation + 1
+        kinds = [kind for kind in old.source.classes(generation) if kind.name == name]
+        if not kinds:
+            raise NotFoundError("plugin class", name)
+        self._withdraw(old)
+        try:
+            fresh = await self._started(kinds[0](), old.source, generation)
+        except Exception:
+            self._take_in(old)
+            raise
+        finally:
+            self.rebuild()
+        self._drain(old)
+        return fresh.info()
+
+    async def _started(self, plugin: AsyncPlugin, source: Source, generation: int) -> Loaded:
+        """The same as :meth:`_start`; what is no KSIError becomes one that names the plugin."""
+        try:
+            return await self._start(plugin, source, generation)
+        except KSIError:
+            raise
+        except Exception as error:
+            raise PluginFailedError(plugin.name, f"{type(error).__name__}: {error}") from error
+
+    async def _start(self, plugin: AsyncPlugin, source: Source, generation: int) -> Loaded:
+        loaded = Loaded(plugin, source, generation, self)
+        plugin.host = loaded
+        for interface in plugin.requires:
+            if self.router.services.provider_of(interface) is None:
+                raise MissingServiceError(interface.__name__, needed_by=plugin.name)
+        self._manager.register(plugin)
+        try:
+            await plugin.initialize()
+            self._take_in(loaded)
+        except BaseException:
+            self._withdraw(loaded)
+            await loaded.stop()
+            raise
+        return loaded
+
+    def _take_in(self, loaded: Loaded) -> None:
+        plugin, name = loaded.plugin, loaded.name
+        if not self._manager.is_registered(plugin):
+            self._manager.register(plugin)
+        for services in self.hooks(plugin, "ksi_services"):
+            for interface, implementation in services.items():
+                self.router.services.register(interface, implementation, owner=name)
+        for pieces in self.hooks(plugin, "ksi_middleware"):
+            for piece in pieces:
+                self.middleware.use(piece, owner=name)
+        for views in self.hooks(plugin, "ksi_views"):
+            for view in views:
+                self.router.journal.register(view)
+                loaded.views.append(view)
+        handlers = [
+            EventHandler(function, declaration, name, plugin.supports_concurrent_execution)
+            for found in self.hooks(plugin, "ksi_handlers")
+            for function, declaration in found
+        ]
+        loaded.events = self.registry.register(handlers)
+        loaded.status = "running"
+        self._loaded[name] = loaded
+        self._failed.pop(name, None)
+
+    def _withdraw(self, loaded: Loaded) -> None:
+        name = loaded.name
+        loaded.rows = [row for row in self.router.table.values() if row.owner == name]
+        self.registry.withdraw(name)
+        self.middleware.withdraw(name)
+        self.router.services.withdraw(name)
+        for view in loaded.views:
+            self.router.journal.unregister(view)
+        loaded.views = []
+        if self._manager.is_registered(loaded.plugin):
+            self._manager.unregister(loaded.plugin)
+
+    def _drain(self, loaded: Loaded) -> None:
+        loaded.status = "draining"
+        task = asyncio.get_running_loop().create_task(self._drained(loaded), context=self.router.fresh_context())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def _drained(self, loaded: Loaded) -> None:
+        """Wait until nothing runs in this generation, then shut it down and forget its modules."""
+        ended = asyncio.Event()
+        for row in loaded.rows:
+            row.on_drained = lambda: ended.set() if not any(row.active for row in loaded.rows) else None
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT):
+                while any(row.active for row in loaded.rows):
+                    ended.clear()
+                    await ended.wait()
+        except TimeoutError:
+            _log.warning("plugin %s: generation %d is cancelled after its drain", loaded.name, loaded.generation)
+            for execution in list(self.router.running.values()):
+                if execution.row in loaded.rows:
+                    execution.cancel()
+        await loaded.stop()
+        forget([type(loaded.plugin)])
+
+    # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def rebuild(self) -> None:
+        """Build the table anew and swap it in; what is under way, and the counts, go on."""
+        old = self.router.table
+        table = {}
+        for name, spec in self.registry.events.items():
+            row = Row(self.router, spec, self.middleware.compose(spec))
+            held = old.get(name)
+            if held is not None:
+                row.calls, row.errors = held.calls, held.errors
+                if held.spec is spec:
+                    row = self._same_generation(held, row)
+            table[name] = row
+        self.router.table = table
+        self.observers.set_handlers(self.registry.observers)
+
+    @staticmethod
+    def _same_generation(held: Row, row: Row) -> Row:
+        """``held`` with the middleware of ``row``: what is under way is counted in one place."""
+        held.stack = row.stack
+        held.can_wait = row.can_wait
+        held.compile()
+        return held
+
+    # ── lookups ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def list_plugins(self) -> list[PluginInfo]:
+        return [loaded.info() for loaded in self._loaded.values()] + list(self._failed.values())
+
+    def hooks(self, plugin: Any, name: str) -> list[Any]:
+        """What this plugin's own implementations of a hook return."""
+        caller: Any = getattr(self._manager.hook, name)
+        return [
+            implementation.function() for implementation in caller.get_hookimpls() if implementation.plugin is plugin
+        ]
+
+    def _needs(self) -> dict[str, list[str]]:
+        provider_of: Callable[[type], str | None] = self.router.services.provider_of
+        return {
+            name: [provider for interface in loaded.plugin.requires if (provider := provider_of(interface))]
+            for name, loaded in self._loaded.items()
+        }
+
+    def _get(self, name: str) -> Loaded:
+        loaded = self._loaded.get(name)
+        if loaded is None:
+            raise NotFoundError("plugin", name)
+        return loaded
+
+    async def stop(self) -> None:
+        """Stop observers and all plugins, the last started first."""
+        await self.observers.stop()
+        for task in list(self._draining):
+            task.cancel()
+        for loaded in reversed(list(self._loaded.values())):
+            await loaded.stop()

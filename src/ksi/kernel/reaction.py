@@ -1,0 +1,47 @@
+"""What an observer may do: the same context as a handler's, in the name of the fact that it saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ksi.core.envelope import EventEnvelope
+from ksi.core.ports import Unit
+from ksi.kernel.context import EventContext
+from ksi.kernel.door import Session
+from ksi.kernel.execution import Execution, gather
+
+if TYPE_CHECKING:
+    from ksi.kernel.router import Router
+
+
+class ObserverRow(msgspec.Struct, frozen=True):
+    """The row of something that nobody requests: what an execution asks of its row, and no more."""
+
+    owner: str
+    is_query: bool = False
+    is_recorded: bool = True
+    is_before: bool = True
+
+
+class Reaction(Execution):
+    """One fact seen by one observer.
+
+    Its id comes out of the fact's, so what it requests happens once, however often the fact is shown to it.
+    """
+
+    __slots__ = ("context",)
+
+    def __init__(self, router: Router, envelope: EventEnvelope, owner: str) -> None:
+        session = Session(principal=envelope.principal, source=envelope.source)
+        row: Any = ObserverRow(owner)
+        super().__init__(router, row, envelope, session, None, lambda *_: None, None)
+        self.opened = self.is_rerun = True
+        self.context = EventContext(self)
+
+    def unit(self) -> Unit:
+        """What was buffered."""
+        unit = Unit(origin=self.envelope)
+        gather(unit, self.context)
+        return unit

@@ -1,0 +1,137 @@
+"""Reading a stream that somebody else started: the chunks after an address, then live, then the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ksi.core import canonical, ids
+from ksi.core.errors import InvalidFrameError, KSIError, NotFoundError, from_wire
+from ksi.core.events import RecordedEvent
+from ksi.core.ports import Known, Outcome
+from ksi.kernel.door import Session, Sink
+
+if TYPE_CHECKING:
+    from ksi.kernel.router import Router
+
+PAGE = 64
+
+
+class LiveStreams:
+    """Who waits for news of which stream."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    def watch(self, stream: str) -> asyncio.Event:
+        """An event that is set whenever the stream grew or ended."""
+        news = asyncio.Event()
+        self._waiting.setdefault(stream, set()).add(news)
+        return news
+
+    def unwatch(self, stream: str, news: asyncio.Event) -> None:
+        watchers = self._waiting.get(stream, set())
+        watchers.discard(news)
+        if not watchers:
+            self._waiting.pop(stream, None)
+
+    def progressed(self, stream: str) -> None:
+        for news in self._waiting.get(stream, ()):
+            news.set()
+
+    ended = progressed
+
+
+class Resumed:
+    """One reader of a recorded stream. It follows the log at its own pace; the work does not wait for it."""
+
+    def __init__(self, router: Router, address: str, session: Session, sink: Sink, credit: int) -> None:
+        self._router = router
+        self._address = address
+        self._session = session
+        self._sink = sink
+        self._credit = credit
+        self._news = asyncio.Event()
+        self._task = router.loop.create_task(self._run(), context=router.fresh_context())
+        router.readers.add(self._task)
+        self._task.add_done_callback(router.readers.discard)
+
+    def grant(self, credit: int) -> None:
+        self._credit += credit
+        self._news.set()
+
+    def cancel(self) -> None:
+        """Stop reading; the stream itself goes on."""
+        self._task.cancel()
+
+    def disconnected(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            stream, version = parse_address(self._address)
+            known = await self._router.known_stream(stream, self._session)
+            raw, error = ended(await self._follow(stream, version, known))
+        except asyncio.CancelledError:
+            self._sink.end(b"null", None)
+            return
+        except KSIError as refused:
+            raw, error = None, refused
+        self._sink.end(raw, error)
+
+    async def _follow(self, stream: str, version: int, known: Known) -> Outcome:
+        """Deliver what is there and what comes; the answer is how the stream ended."""
+        news = self._news = self._router.streams.watch(stream)
+        try:
+            while True:
+                news.clear()
+                outcome = known.outcome
+                version, is_caught_up = await self._deliver(stream, version)
+                if outcome is not None and is_caught_up:
+                    return outcome
+                if is_caught_up or self._credit <= 0:
+                    await news.wait()
+                known = await self._router.known_request(known.request.event_id)
+        finally:
+            self._router.streams.unwatch(stream, news)
+
+    async def _deliver(self, stream: str, version: int) -> tuple[int, bool]:
+        """Deliver as many chunks as there is credit for; the last version looked at, and whether that was all."""
+        limit = min(self._credit, PAGE)
+        if limit <= 0:
+            return version, False
+        seen = 0
+        async for event in self._router.journal.read_stream(stream, from_version=version + 1, limit=limit):
+            seen += 1
+            version = event.version
+            self._pass_on(event)
+        return version, seen < limit
+
+    def _pass_on(self, event: RecordedEvent) -> None:
+        if event.kind == "chunk":
+            self._credit -= 1
+            self._sink.chunk(event.address, event.raw)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """``stream@version``. Raises InvalidFrameError."""
+    stream, at, version = address.rpartition("@")
+    if not at or not stream or not version.isdecimal():
+        raise InvalidFrameError(f"{address!r} is no address: write stream@version", address=address)
+    return stream, int(version)
+
+
+def request_of(stream: str) -> bytes:
+    """The request whose chunks a stream holds: its id is the last part of the name. Raises NotFoundError."""
+    try:
+        return ids.parse(stream.rpartition("/")[2])
+    except KSIError:
+        raise NotFoundError("stream", stream) from None
+
+
+def ended(outcome: Outcome) -> tuple[bytes | None, KSIError | None]:
+    """The answer, or the error, that an outcome stands for."""
+    if outcome.ok:
+        return outcome.data, None
+    error = canonical.decode(outcome.data)
+    return None, from_wire(error["code"], error["message"], error["details"])

@@ -1,0 +1,225 @@
+"""Streams: one pump for each, chunks on disk before anybody sees them, credit instead of buffers.
+
+The pump asks the handler for the next chunk only while its reader has credit left, so a reader that stops stops the
+work. All chunks of one loop turn are one commit; after it they are delivered with their durable addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from ksi.core import ids
+from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, StreamStalledError
+from ksi.core.ports import Committed, Entry, Unit
+from ksi.kernel.declare import Addressed, End, Gap
+from ksi.kernel.door import Done, Session, Sink
+from ksi.kernel.execution import Execution, gather
+
+if TYPE_CHECKING:
+    from ksi.core.envelope import EventEnvelope
+    from ksi.kernel.context import EventContext
+    from ksi.kernel.router import Router
+    from ksi.kernel.table import Row
+
+UNLIMITED = 1 << 62
+
+
+class EndOnly:
+    """The sink of a stream that was requested, not streamed: the answer is its end value."""
+
+    def __init__(self, done: Done, token: Any) -> None:
+        self._done = done
+        self._token = token
+
+    def chunk(self, at: str | None, raw: bytes) -> None: ...
+    def gap(self, info: Any) -> None: ...
+
+    def end(self, raw: bytes | None, error: KSIError | None) -> None:
+        self._done(self._token, raw, error)
+
+
+class Streaming(Execution):
+    """A stream under way."""
+
+    __slots__ = ("_credit", "_flush_due", "_pending", "_sink", "_wakeup", "stream")
+
+    def __init__(
+        self,
+        router: Router,
+        row: Row,
+        envelope: EventEnvelope,
+        session: Session,
+        payload: Any,
+        sink: Sink,
+        credit: int,
+        parent: Execution | None = None,
+    ) -> None:
+        super().__init__(router, row, envelope, session, payload, self._end, None, parent)
+        self._sink: Sink | None = sink
+        self._credit = credit
+        self._pending: deque[bytes] = deque()
+        self._flush_due = False
+        self._wakeup: asyncio.Future[None] | None = None
+        self.stream = f"{row.category}/{ids.text(envelope.event_id)}" if row.is_recorded else ""
+
+    # ── the reader ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def grant(self, credit: int) -> None:
+        self._credit += credit
+        self._wake()
+
+    def disconnected(self) -> None:
+        self._sink = None
+        if self.row.declaration.on_disconnect == "detach":
+            self.grant(UNLIMITED)
+        else:
+            self.cancel()
+
+    def _end(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
+        if self._sink is not None:
+            self._sink.end(raw, error)
+        self.router.streams.ended(self.stream)
+
+    # ── the handler ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def _handle(self) -> None:
+        handler = self.row.handlers[0]
+        context = self.new_context()
+        self._spawn(self._pump(handler.invoke(self.payload, context), context))
+
+    async def _pump(self, chunks: AsyncGenerator[Any, None], context: EventContext) -> None:
+        """Owns the generator from its first chunk to its end."""
+        end: bytes | None = None
+        error: KSIError | None = None
+        try:
+            async for chunk in chunks:
+                end = self._take(chunk, end)
+                if self.cancelled:
+                    break
+                if end is None and self._credit <= 0:
+                    end = await self._wait_for_credit(chunks)
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # the router's door
+            error = self.row.explain(raised)
+        finally:
+            await self._close(chunks)
+        self._pumped(end, error, context)
+
+    def _take(self, chunk: Any, end: bytes | None) -> bytes | None:
+        """Put a chunk on its way; the answer is the end value once it came."""
+        if end is not None:
+            raise InvalidResponseError(self.row.name, "a chunk after the End")
+        match chunk:
+            case End(answer):
+                return self.row.encode_answer(answer) if self.row.spec.answer.hint is not None else b"{}"
+            case Addressed(at, data) if not self.is_recorded:
+                self._credit -= 1
+                self._deliver(at, self.row.encode_chunk(data))
+            case Gap(info) if not self.is_recorded:
+                if self._sink is not None:
+                    self._sink.gap(info)
+            case _:
+                self._credit -= 1
+                self._put(self.row.encode_chunk(chunk))
+        return None
+
+    async def _wait_for_credit(self, chunks: AsyncGenerator[Any, None]) -> bytes | None:
+        """Sleep until the reader wants more. One that never does is cancelled, or left behind, with an end frame.
+
+        Cancelled here, the handler is told where it stands, so that it can still yield what it has.
+        """
+        self._wakeup = self.router.loop.create_future()
+        stalled = self.router.loop.call_later(self.router.limits.stall_timeout, self._stalled)
+        try:
+            await self._wakeup
+            return None
+        except asyncio.CancelledError as cancelled:
+            return self._take(await chunks.athrow(cancelled), None)
+        finally:
+            stalled.cancel()
+            self._wakeup = None
+
+    def _stalled(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.end(None, StreamStalledError(seconds=self.router.limits.stall_timeout))
+        self.disconnected()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    async def _close(self, chunks: AsyncGenerator[Any, None]) -> None:
+        try:
+            await chunks.aclose()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the stream's end stands already
+            self.router.log_failure(self.row, error)
+
+    def _pumped(self, end: bytes | None, error: KSIError | None, context: EventContext) -> None:
+        if self.cancelled:
+            partial = None if end is None else self.router.decode(end)
+            self._conclude(None, CancelledError(self.row.name, partial=partial), (context,))
+        elif error is not None:
+            self._conclude(None, error, (context,))
+        else:
+            self._conclude(end or b"null", None, (context,))
+
+    def _closing(self, raw: bytes | None, error: KSIError | None, contexts: Any) -> Unit:
+        """Unlike a command's, the facts of a stream that failed stand: its chunks were seen."""
+        self._flush_due = False
+        unit = Unit(origin=self.envelope, entries=self._entries(), outcome=self.outcome(raw, error))
+        for context in contexts:
+            gather(unit, context)
+        return unit
+
+    def _concluded(self, raw: bytes | None, error: KSIError | None) -> Any:
+        chunks = list(self._pending)
+        written = super()._concluded(raw, error)
+
+        def concluded(committed: Committed | None, refused: KSIError | None) -> None:
+            if committed is not None:
+                self._deliver_all(chunks, committed)
+            written(committed, refused)
+
+        return concluded
+
+    # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _put(self, raw: bytes) -> None:
+        if not self.is_recorded:
+            self._deliver(None, raw)
+            return
+        self._pending.append(raw)
+        if not self._flush_due:
+            self._flush_due = True
+            self.router.loop.call_soon(self._flush)
+
+    def _entries(self) -> list[Entry]:
+        return [Entry(stream=self.stream, name=self.row.chunk_name, data=raw, kind="chunk") for raw in self._pending]
+
+    def _flush(self) -> None:
+        if not self._flush_due or self.committing:
+            return
+        self._flush_due = False
+        chunks = list(self._pending)
+        unit = Unit(origin=self.envelope, entries=self._entries())
+        for context in self.contexts:
+            gather(unit, context)
+        self._pending.clear()
+        self._write(unit, lambda committed, error: self._flushed(chunks, committed, error))
+
+    def _flushed(self, chunks: list[bytes], committed: Committed | None, error: KSIError | None) -> None:
+        if committed is not None:
+            self._deliver_all(chunks, committed)
+        elif error is not None and not self.answered:
+            self._answer(None, error)
+            if self.task is not None:
+                self.task.cancel()
+
+    def _deliver_all(self, chunks: list[bytes], committed: Committed) -> None:
+        for raw, version in zip(chunks, committed.versions, strict=False):
+            self._deliver(f"{self.stream}@{version}", raw)
+        self.router.streams.progressed(self.stream)
+
+    def _deliver(self, at: str | None, raw: bytes) -> None:
+        if self._sink is not None:
+            self._sink.chunk(at, raw)

@@ -1,0 +1,401 @@
+"""Rows of the router's table: everything about one event that can be decided when it is registered.
+
+The hot path looks a row up and calls it. A query whose one handler never waits is answered right there, without a task,
+a future or an :class:`~ksi.kernel.execution.Execution`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ksi.core import canonical
+from ksi.core.context import current
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import (
+    CancelledError,
+    EventTimeoutError,
+    HandlersFailedError,
+    InternalError,
+    InvalidResponseError,
+    KSIError,
+    NoAnswerError,
+    NoHandlerError,
+    ValidationError,
+)
+from ksi.kernel.context import EventContext
+from ksi.kernel.door import Call, Done, Session
+from ksi.kernel.execution import Execution
+from ksi.kernel.middleware import Stack, wrap
+from ksi.kernel.schema import invalid
+from ksi.kernel.spec import EventSpec, HandlerSpec
+
+if TYPE_CHECKING:
+    from ksi.kernel.router import Router
+
+REFUSALS = (ValidationError, msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoders of both kinds raise; pydantic's is a ValueError."""
+
+
+class Row:
+    """One event, ready to be called."""
+
+    def __init__(self, router: Router, spec: EventSpec, stack: Stack) -> None:
+        declaration = spec.declaration
+        self.router = router
+        self.spec = spec
+        self.name = spec.name
+        self.declaration = declaration
+        self.handlers = spec.handlers
+        self.owner = spec.handlers[0].owner if spec.handlers else "nobody"
+        self.stack = stack
+        self.is_query = declaration.durability == "none"
+        self.is_recorded = not self.is_query
+        self.is_before = declaration.durability == "before"
+        self.is_stream = declaration.kind == "stream"
+        self.timeout = declaration.timeout
+        self.has_locks = declaration.key is not None or declaration.concurrent is not None
+        self.can_wait = any(handler.mode != "inline" for handler in spec.handlers) or bool(stack.onions)
+        self.decode = self._decoder()
+        self.category = declaration.category or spec.name.partition(":")[0]
+        self.chunk_name = spec.name
+        self.active = 0
+        self.on_drained: Callable[[], None] | None = None
+        self.calls = 0
+        self.errors: dict[str, int] = {}
+        self.dispatch: Callable[..., Call | None]
+        self.compile()
+
+    # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _decoder(self) -> Callable[[bytes], Any]:
+        decode = self.spec.payload.decode
+        if not self.spec.payload.is_deep:
+            return decode
+
+        def decode_deep(raw: bytes) -> Any:
+            canonical.refuse_depth(raw)
+            return decode(raw)
+
+        return decode_deep
+
+    def payload(self, envelope: EventEnvelope) -> Any:
+        """The typed payload; what is recorded of it is the canonical form. Raises ValidationError."""
+        try:
+            payload = self.decode(envelope.raw)
+            if self.is_recorded:
+                envelope.raw = self.spec.payload.encode(payload)
+        except REFUSALS as error:
+            raise invalid(self.name, error) from None
+        return payload
+
+    def encode_answer(self, answer: Any) -> bytes:
+        """JSON of a handler's answer. Raises NoAnswerError or InvalidResponseError."""
+        codec = self.spec.answer
+        if answer is None and codec.hint is not None:
+            raise NoAnswerError(self.name)
+        return self._encode(codec, answer)
+
+    def encode_chunk(self, chunk: Any) -> bytes:
+        return self._encode(self.spec.chunk, chunk)
+
+    def _encode(self, codec: Any, value: Any) -> bytes:
+        try:
+            return codec.encode(value)  # type: ignore[no-any-return]  # a Codec
+        except (TypeError, *REFUSALS) as error:
+            raise InvalidResponseError(self.name, str(error)) from None
+
+    def locks(self, payload: Any) -> Sequence[tuple[str, int]]:
+        """Key and slot that a request needs, with their capacities. Raises InternalError where the key does."""
+        if not self.has_locks:
+            return ()
+        locks = []
+        if self.declaration.key is not None:
+            try:
+                locks.append((self.declaration.key(payload), 1))
+            except Exception as error:  # noqa: BLE001  # the router's door: the key function is the plugin's
+                raise self.explain(error) from None
+        if self.declaration.concurrent is not None:
+            locks.append((f"slot of {self.name}", self.declaration.concurrent))
+        return locks
+
+    def left(self) -> None:
+        """A request of this row is over."""
+        self.active -= 1
+        if self.active == 0 and self.on_drained is not None:
+            self.on_drained()
+
+    def count(self, error: KSIError | None) -> None:
+        self.calls += 1
+        if error is not None:
+            self.errors[error.code] = self.errors.get(error.code, 0) + 1
+
+    # ── permission and the like ──────────────────────────────────────────────────────────────────────────────────────
+    def check(self, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> Any:
+        """Run the checks that come before decoding; the answer is None, or Parked. Raises what they raise."""
+        if self.stack.permission is not None:
+            envelope.rule = self.stack.permission(envelope, session)
+        for check in self.stack.inner if is_nested else self.stack.door:
+            parked = check(envelope, session)
+            if parked is not None:
+                return parked
+        return None
+
+    # ── compiled ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def compile(self) -> None:
+        """Choose the way of this event's requests; again when its middleware has changed."""
+        self.dispatch = self._shortest_way()
+
+    def _shortest_way(self) -> Callable[..., Call | None]:
+        if not self.handlers:
+            return self._unhandled
+        single = self.handlers[0] if len(self.handlers) == 1 else None
+        if self.is_query and single is not None and not self.stack.onions and self.declaration.concurrent is None:
+            if single.mode == "inline":
+                return self._compile_inline(single)
+            if single.mode == "async" and not single.wants_context:
+                return self._compile_async(single)
+        return self.router.dispatch_row_for(self)
+
+    def _unhandled(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
+        done(token, None, NoHandlerError(self.name))
+
+    def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
+        """The shortest way: nothing waits, nothing is recorded."""
+        door, permission, after = self.stack.door, self.stack.permission, self.stack.after
+        invoke, encode, decode = handler.invoke, self.encode_answer, self.decode
+        wants_context, set_current, reset = handler.wants_context, current.set, current.reset
+        general = self.router.dispatch_row_for(self)
+
+        def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
+            if wants_context:
+                return general(envelope, session, done, token)
+            self.calls += 1
+            try:
+                if permission is not None:
+                    permission(envelope, session)
+                for check in door:
+                    if check(envelope, session) is not None:
+                        return general(envelope, session, done, token)
+                payload = decode(envelope.raw)
+            except Exception as raised:  # noqa: BLE001  # the router's door: whatever is raised is answered
+                self._refused(self.explain_refusal(raised), envelope, session, done, token)
+                return None
+            scope = set_current(envelope)
+            try:
+                raw = encode(invoke(payload, None))
+            except Exception as raised:  # noqa: BLE001  # the router's door
+                self._refused(self.explain(raised), envelope, session, done, token)
+            else:
+                done(token, raw, None)
+                for look in after:
+                    look(envelope, None)
+            finally:
+                reset(scope)
+            return None
+
+        return dispatch
+
+    def _compile_async(self, handler: HandlerSpec) -> Callable[..., Call | None]:
+        """A query that may wait: one task, no commit. The limit stands in the wheel."""
+        door, permission = self.stack.door, self.stack.permission
+        invoke, decode = handler.invoke, self.decode
+        router, timeout = self.router, self.timeout
+        general = router.dispatch_row_for(self)
+
+        def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
+            if envelope.deadline_us is not None:
+                return general(envelope, session, done, token)
+            try:
+                if permission is not None:
+                    permission(envelope, session)
+                for check in door:
+                    if check(envelope, session) is not None:
+                        return general(envelope, session, done, token)
+                payload = decode(envelope.raw)
+            except Exception as raised:  # noqa: BLE001  # the router's door
+                self.calls += 1
+                self._refused(self.explain_refusal(raised), envelope, session, done, token)
+                return None
+            return AsyncQuery(self, envelope, invoke(payload, None), done, token).start(router, timeout)
+
+        return dispatch
+
+    def _refused(self, error: KSIError, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
+        self.errors[error.code] = self.errors.get(error.code, 0) + 1
+        self.router.refuse(error, envelope, session, done, token)
+
+    def explain_refusal(self, raised: Exception) -> KSIError:
+        """What the caller is told of something that was raised before the handler began."""
+        if isinstance(raised, KSIError) and raised.code != ValidationError.code:
+            return raised
+        return invalid(self.name, raised) if isinstance(raised, REFUSALS) else self.explain(raised)
+
+    def explain(self, raised: BaseException) -> KSIError:
+        """What the caller is told of something that a handler raised."""
+        if isinstance(raised, KSIError):
+            return raised
+        if isinstance(raised, asyncio.CancelledError):
+            return CancelledError(self.name)
+        self.router.log_failure(self, raised)
+        return InternalError(f"handler of {self.name!r}", f"{type(raised).__name__}: {raised}")
+
+    # ── several handlers ─────────────────────────────────────────────────────────────────────────────────────────────
+    async def handle_many(self, execution: Execution) -> None:
+        """Run all handlers, or a single one inside its onions, as the event's rule of answers says."""
+        try:
+            if self.declaration.answers == "all":
+                await self._all(execution)
+            else:
+                await self._first(execution)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
+            execution.failed(error)
+
+    async def _all(self, execution: Execution) -> None:
+        together = [handler for handler in self.handlers if handler.is_concurrent]
+        tasks = {handler: asyncio.ensure_future(self._one(execution, handler)) for handler in together}
+        ends: dict[HandlerSpec, tuple[Any, EventContext] | KSIError] = {}
+        try:
+            for handler in self.handlers:
+                ends[handler] = await (tasks[handler] if handler in tasks else self._one(execution, handler))
+        finally:
+            await _stop(tasks.values())
+        answers = [end for end in ends.values() if not isinstance(end, KSIError) and end[0] is not None]
+        self._conclude_many(execution, answers, [end for end in ends.values() if isinstance(end, KSIError)])
+
+    def _conclude_many(
+        self, execution: Execution, answers: list[tuple[Any, EventContext]], errors: list[KSIError]
+    ) -> None:
+        if not answers:
+            raise self._nobody(errors)
+        raws = [self.encode_answer(answer) for answer, _ in answers]
+        execution.conclude(b"[" + b",".join(raws) + b"]", [context for _, context in answers])
+
+    async def _first(self, execution: Execution) -> None:
+        errors: list[KSIError] = []
+        together = [handler for handler in self.handlers if handler.is_concurrent]
+        found = await self._race(execution, together, errors)
+        for handler in self.handlers:
+            if found is None and not handler.is_concurrent:
+                end = await self._one(execution, handler)
+                found = self._answer_of(end, errors)
+        if found is None:
+            raise self._nobody(errors)
+        execution.conclude(self.encode_answer(found[0]), [found[1]])
+
+    async def _race(
+        self, execution: Execution, handlers: list[HandlerSpec], errors: list[KSIError]
+    ) -> tuple[Any, EventContext] | None:
+        """The first answer in order of completion; the losers are cancelled and what they buffered is dropped."""
+        tasks = [asyncio.ensure_future(self._one(execution, handler)) for handler in handlers]
+        try:
+            for done in asyncio.as_completed(tasks):
+                found = self._answer_of(await done, errors)
+                if found is not None:
+                    return found
+            return None
+        finally:
+            await _stop(tasks)
+
+    @staticmethod
+    def _answer_of(end: tuple[Any, EventContext] | KSIError, errors: list[KSIError]) -> tuple[Any, EventContext] | None:
+        if isinstance(end, KSIError):
+            errors.append(end)
+            return None
+        return None if end[0] is None else end
+
+    def _nobody(self, errors: list[KSIError]) -> KSIError:
+        if not errors:
+            return NoAnswerError(self.name)
+        if len(errors) == 1:
+            return errors[0]
+        return HandlersFailedError(self.name, [{"code": error.code, "message": error.message} for error in errors])
+
+    async def _one(self, execution: Execution, handler: HandlerSpec) -> tuple[Any, EventContext] | KSIError:
+        """One handler's answer with its own buffer, or its error."""
+        context = execution.new_context()
+
+        async def innermost(envelope: EventEnvelope) -> Any:
+            return await self._call(execution, handler, context)
+
+        try:
+            return await wrap(self.stack.onions, innermost)(execution.envelope), context
+        except Exception as error:  # noqa: BLE001  # the router's door
+            return self.explain(error)
+
+    async def _call(self, execution: Execution, handler: HandlerSpec, context: EventContext) -> Any:
+        match handler.mode:
+            case "inline":
+                return handler.invoke(execution.payload, context)
+            case "blocking":
+                job = lambda: handler.invoke(execution.payload, context)  # noqa: E731  # one expression, one use
+                return await self.router.threads.run("blocking", job)
+            case _:
+                return await handler.invoke(execution.payload, context)
+
+
+class AsyncQuery:
+    """A query under way in a task of its own."""
+
+    __slots__ = ("_answered", "_coroutine", "_done", "_envelope", "_row", "_task", "_tick", "_token")
+
+    def __init__(self, row: Row, envelope: EventEnvelope, coroutine: Any, done: Done, token: Any) -> None:
+        self._row = row
+        self._envelope = envelope
+        self._coroutine = coroutine
+        self._done = done
+        self._token = token
+        self._answered = False
+        self._tick: int | None = None
+
+    def start(self, router: Router, timeout: float | None) -> AsyncQuery:
+        scope = router.fresh_context()
+        scope.run(current.set, self._envelope)
+        if timeout is not None:
+            self._tick = router.wheel.add(self, timeout)
+        router.queries.add(self)
+        self._row.active += 1
+        self._task = router.loop.create_task(self._run(), context=scope)
+        return self
+
+    async def _run(self) -> None:
+        row = self._row
+        try:
+            answer = await self._coroutine
+            self._answer(row.encode_answer(answer), None)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
+            self._answer(None, row.explain(error))
+        finally:
+            row.router.queries.discard(self)
+            row.left()
+            row.router.look_idle()
+
+    def _answer(self, raw: bytes | None, error: KSIError | None) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        if self._tick is not None:
+            self._row.router.wheel.remove(self, self._tick)
+        self._row.count(error)
+        self._done(self._token, raw, error)
+        for look in self._row.stack.after:
+            look(self._envelope, error)
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    def expire(self) -> None:
+        self._tick = None
+        self._answer(None, EventTimeoutError(self._row.name, seconds=self._row.timeout or 0.0))
+        self._task.cancel()
+
+
+async def _stop(tasks: Any) -> None:
+    """Cancel what still runs and wait for its end."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.gather(*running, return_exceptions=True)
