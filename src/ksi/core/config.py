@@ -1,0 +1,318 @@
+"""The configuration: what can be set, and where each value came from.
+
+Later sources win: defaults, ``ksi.toml`` of the home, environment (``KSI_STORE__DURABILITY=normal``), flags. Nothing
+unknown is passed over: a typing error in a name would otherwise be a default that nobody wanted.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core.errors import ConfigError
+from ksi.core.home import Home
+
+DEFAULT = "default"
+OPEN_PROFILE = "open"
+_PREFIX, _SEPARATOR = "KSI_", "__"
+
+Count = Annotated[int, Meta(gt=0)]
+Rate = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+_Path = tuple[str, ...]
+
+
+class Secret:
+    """A text that is shown nowhere: not by ``print``, not in a log, not by ``ksi config show``."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for the one who must send it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not pickled")
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of ``ksi.toml``."""
+
+
+class StoreSection(Section, frozen=True):
+    """``full`` waits for the disk at each commit, ``normal`` may lose the last ones with the power, ``off`` more."""
+
+    durability: Literal["full", "normal", "off"] = "full"
+
+
+class LimitsSection(Section, frozen=True):
+    """Bounds; ``rate_per_second`` and ``burst`` are for each principal, at the door."""
+
+    frame_bytes_max: Count = 1 << 20
+    in_flight_per_connection: Count = 16_384
+    in_flight: Count = 65_536
+    inbound_bytes_max: Count = 256 << 20
+    rate_per_second: Rate = 500_000.0
+    burst: Count = 1_000_000
+    request_timeout: Seconds = 30.0
+    stall_timeout: Seconds = 60.0
+    drain_timeout: Seconds = 600.0
+
+
+class LogSection(Section, frozen=True):
+    """What the daemon says of itself, in ``logs/`` or on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json: bool = False
+
+
+class PluginsSection(Section, frozen=True):
+    """``load`` names classes as ``module:Class``; ``disable`` names plugins that are found and not wanted."""
+
+    load: tuple[Annotated[str, Meta(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    disable: tuple[str, ...] = ()
+
+
+class OpenAISection(Section, frozen=True):
+    """A server that speaks OpenAI's protocol. Without ``api_key`` the variable that ``api_key_env`` names is asked."""
+
+    base_url: str | None = None
+    api_key: Secret | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    models: tuple[str, ...] = ()
+
+
+class LocalSection(Section, frozen=True):
+    """The embedded model: threads that compute, and answers at the same time."""
+
+    threads: Count = 1
+    slots: Count = 2
+
+
+class ProvidersSection(Section, frozen=True):
+    """Who completes; ``default`` is used where a request names nobody."""
+
+    default: str = "local"
+    openai: OpenAISection = OpenAISection()
+    local: LocalSection = LocalSection()
+
+
+class ProfileSection(Section, frozen=True):
+    """Event patterns that a profile allows; ``deny`` wins, and what no pattern names is denied."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+class PermissionSection(Section, frozen=True):
+    """``principals`` gives profiles to principals, as in ``"uid:1000" = "reader"``; all others have the default one."""
+
+    default_profile: str = OPEN_PROFILE
+    profiles: dict[str, ProfileSection] = {}
+    principals: dict[str, str] = {}
+
+
+class CompletionSection(Section, frozen=True):
+    """``per_provider`` completions run at the same time, ``queue_size_max`` more wait; limits are in seconds."""
+
+    per_provider: Count = 4
+    queue_size_max: Count = 256
+    first_token_timeout: Seconds = 120.0
+    between_tokens_timeout: Seconds = 30.0
+
+
+class Settings(Section, frozen=True):
+    """All tables."""
+
+    store: StoreSection = StoreSection()
+    limits: LimitsSection = LimitsSection()
+    log: LogSection = LogSection()
+    plugins: PluginsSection = PluginsSection()
+    providers: ProvidersSection = ProvidersSection()
+    permission: PermissionSection = PermissionSection()
+    completion: CompletionSection = CompletionSection()
+
+
+class Config(Settings, frozen=True, kw_only=True):
+    """The settings of the daemon in ``home``; ``sources`` says of each that is not a default where it came from."""
+
+    home: Home
+    sources: Mapping[str, str] = {}
+
+    def values(self) -> Iterator[tuple[str, Any, str]]:
+        """Each value with its name (``limits.in_flight``) and its source, in declared order."""
+        for table in Settings.__struct_fields__:
+            for path, value in _leaves(getattr(self, table), (table,)):
+                name = ".".join(path)
+                yield name, value, self.sources.get(name, DEFAULT)
+
+
+def load(home: Home, environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of ``home``.
+
+    Args:
+        flags: Values by dotted name, as text or as they are. Lists among them add to what other sources say.
+
+    Raises:
+        ConfigError: A file, a variable or a flag is wrong; ``where`` names it.
+    """
+    collected = _Collected(str(home.config_file))
+    collected.put(("permission", "profiles", OPEN_PROFILE, "allow"), ["*"], DEFAULT)
+    for path, value in _file(home):
+        collected.put(path, value, collected.file)
+    for variable, path in _variables(environ):
+        collected.put(path, _from_text(environ[variable], path, variable), variable)
+    for name, value in (flags or {}).items():
+        collected.add(name, value)
+    _take_provider_variables(collected, environ)
+    return collected.config(home)
+
+
+class _Collected:
+    """Raw values of all sources, laid over each other."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.tables: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+
+    def put(self, path: _Path, value: Any, source: str) -> None:
+        table = self.tables
+        for name in path[:-1]:
+            below = table.setdefault(name, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"{name} is no table", where=source)
+            table = below
+        if value == {}:
+            table.setdefault(path[-1], {})  # a table that says nothing leaves what is there
+            return
+        table[path[-1]] = value
+        self.sources[".".join(path)] = source
+
+    def add(self, name: str, value: Any) -> None:
+        """A flag."""
+        path, where = tuple(name.split(".")), f"flag {name}"
+        if isinstance(value, str):
+            value = _from_text(value, path, where)
+        before = self.get(path)
+        if isinstance(before, list) and isinstance(value, list | tuple):
+            value, where = [*before, *value], f"{self.sources[name]}, {where}"
+        self.put(path, value, where)
+
+    def get(self, path: _Path) -> Any:
+        """The raw value; None where no source gives one."""
+        value: Any = self.tables
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    def config(self, home: Home) -> Config:
+        try:
+            settings = msgspec.convert(self.tables, Settings, dec_hook=_secret)
+        except msgspec.ValidationError as error:
+            raise self._located(str(error)) from None
+        self._check_profiles(settings.permission)
+        tables = {name: getattr(settings, name) for name in Settings.__struct_fields__}
+        return Config(home=home, sources=self.sources, **tables)
+
+    def _located(self, said: str) -> ConfigError:
+        """From what msgspec says: "Expected `int`, got `str` - at `$.limits.in_flight`"."""
+        message, _, place = said.partition(" - at `$.")
+        name = place.rstrip("`").partition("[")[0]
+        if "unknown field" in message:
+            name = ".".join(filter(None, (name, message.split("`")[1])))
+        source = next((where for path, where in self.sources.items() if f"{path}.".startswith(f"{name}.")), self.file)
+        return ConfigError(f"{name}: {message}", where=source)
+
+    def _check_profiles(self, permission: PermissionSection) -> None:
+        used = {"default_profile": permission.default_profile}
+        used |= {f"principals.{principal}": profile for principal, profile in permission.principals.items()}
+        for place, profile in used.items():
+            if profile not in permission.profiles:
+                name = f"permission.{place}"
+                raise ConfigError(f"{name}: no profile {profile!r} is defined", where=self.sources.get(name, DEFAULT))
+
+
+def _file(home: Home) -> Iterator[tuple[_Path, Any]]:
+    try:
+        text = home.config_file.read_text()
+        tables = tomllib.loads(text)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error), where=str(home.config_file)) from None
+    for name, table in tables.items():
+        yield from _leaves(table, (name,))
+
+
+def _leaves(value: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:
+    """What stands in tables, in structs and in dicts, with its way there; an empty table too."""
+    if isinstance(value, Section):
+        value = {name: getattr(value, name) for name in value.__struct_fields__}
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for name, below in value.items():
+        yield from _leaves(below, (*path, name))
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, _Path]]:
+    """``KSI_STORE__DURABILITY`` is ``store.durability``; names without the double line belong to somebody else."""
+    for variable in sorted(environ):
+        if variable.startswith(_PREFIX) and _SEPARATOR in variable:
+            yield variable, tuple(variable.removeprefix(_PREFIX).lower().split(_SEPARATOR))
+
+
+def _from_text(text: str, path: _Path, where: str) -> Any:
+    """The value that ``text`` stands for; lists are separated by commas."""
+    kind = _type_at(path, where)
+    if get_origin(kind) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return msgspec.convert(text, kind, strict=False, dec_hook=_secret)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{'.'.join(path)}: {error}", where=where) from None
+
+
+def _type_at(path: Sequence[str], where: str) -> Any:
+    kind: Any = Settings
+    for name in path:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            continue
+        fields = msgspec.structs.fields(kind) if isinstance(kind, type) and issubclass(kind, Section) else ()
+        kind = next((field.type for field in fields if field.name == name), None)
+        if kind is None:
+            raise ConfigError(f"there is no setting {'.'.join(path)}", where=where)
+    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Section)):
+        raise ConfigError(f"{'.'.join(path)} is a table: name a value in it", where=where)
+    return kind
+
+
+def _take_provider_variables(collected: _Collected, environ: Mapping[str, str]) -> None:
+    """``OPENAI_BASE_URL`` and the key's variable, as every program reads them, where nothing of ours says more."""
+    key_variable = collected.get(("providers", "openai", "api_key_env")) or OpenAISection().api_key_env
+    for name, variable in (("base_url", "OPENAI_BASE_URL"), ("api_key", key_variable)):
+        path = ("providers", "openai", name)
+        if collected.get(path) is None and isinstance(variable, str) and environ.get(variable):
+            collected.put(path, environ[variable], variable)
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    if isinstance(value, kind):
+        return value
+    raise ValueError(f"expected a text, got {type(value).__name__}")

@@ -1,0 +1,53 @@
+"""The home: the one directory that holds all of a daemon. Apart from ``config``, for a client needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+
+class Home(msgspec.Struct, frozen=True):
+    """Where the parts of a daemon are."""
+
+    path: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.path / "daemon.sock"
+
+    @property
+    def data(self) -> Path:
+        """The log."""
+        return self.path / "data"
+
+    @property
+    def logs(self) -> Path:
+        """What the daemon and its children say of themselves."""
+        return self.path / "logs"
+
+    @property
+    def plugins(self) -> Path:
+        return self.path / "plugins"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "ksi.toml"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.path / "daemon.pid"
+
+    @property
+    def event_list(self) -> Path:
+        """The events that the daemon had when it was last asked, for the shell's completion."""
+        return self.path / "events.json"
+
+    @classmethod
+    def choose(cls, given: str | Path | None, environ: Mapping[str, str]) -> Home:
+        """``given``, else ``KSI_HOME``, else ``ksi`` in the XDG data directory; absolute, for the daemon moves away."""
+        if chosen := given or environ.get("KSI_HOME"):
+            return cls(Path(chosen).expanduser().absolute())
+        data = environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return cls(Path(data).expanduser().absolute() / "ksi")
