@@ -1,9 +1,8 @@
 """Loading, unloading and reloading of plugins at run time.
 
 Each load is a generation of its own: fresh module objects, never ``importlib.reload``, so that a suspended stream goes
-on in
-the code in which it began. A reload swaps the rows of the table in one step; the old generation answers what it has
-begun and is shut down when the last of it has ended.
+on in the code in which it began. A reload swaps the rows of the table in one step; the old generation answers what it
+has begun and is shut down when the last of it has ended.
 """
 
 from __future__ import annotations
