@@ -145,9 +145,9 @@ async def test_a_prompt_longer_than_the_window_is_refused_at_once(provider: Loca
 
 async def test_without_the_key_the_child_answers_nobody(provider: LocalProvider) -> None:
     await provider.start()
-    assert provider._process is not None
+    assert provider._child is not None
     async with httpx.AsyncClient(trust_env=False) as stranger:
-        answer = await stranger.post(f"{provider._process.address}/v1/chat/completions", json={"messages": []})
+        answer = await stranger.post(f"{provider._child.process.address}/v1/chat/completions", json={"messages": []})
     assert answer.status_code == 401
 
 
@@ -266,9 +266,9 @@ async def test_the_child_ends_with_its_stdin(store: ModelStore) -> None:
     provider = LocalProvider(store)
     await provider.start()
     assert provider.pid is not None
-    assert provider._process is not None
+    assert provider._child is not None
     with watched(provider.pid) as child:
-        stdin = provider._process._process.stdin
+        stdin = provider._child.process._process.stdin
         assert stdin is not None
         stdin.close()
         assert await ended(child, within=5)

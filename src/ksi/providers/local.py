@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from ksi.core.errors import ModelUnavailableError, NotFoundError, ProviderOverloadedError, StreamInterruptedError
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo
@@ -52,13 +53,12 @@ class LocalProvider:
         self._free_slots = asyncio.Semaphore(slots)
         self._log_path = log_path
         self._starting = asyncio.Lock()
-        self._process: ModelProcess | None = None
-        self._server: OpenAIProvider | None = None
+        self._child: _Child | None = None
 
     @property
     def pid(self) -> int | None:
         """The child's process id, while it runs."""
-        return self._process.pid if self._process and self._process.is_running else None
+        return self._child.process.pid if self._child and self._child.process.is_running else None
 
     async def start(self) -> None:
         """Start the child if it does not run (1 s).
@@ -69,11 +69,13 @@ class LocalProvider:
         await self._running()
 
     async def aclose(self) -> None:
+        """Stop the child, and give its memory back; another use starts it again."""
         async with self._starting:
             await self._stop()
 
     async def models(self) -> list[ModelInfo]:
-        return [info for info in self._store.list_models() if info.name == self._model.name]
+        infos = [info for info in self._store.list_models() if info.name == self._model.name]
+        return [msgspec.structs.replace(info, context_window=CONTEXT_WINDOW) for info in infos]
 
     def stream(
         self, request: CompletionRequest, *, timeouts: Timeouts = DEFAULT_TIMEOUTS
@@ -82,41 +84,36 @@ class LocalProvider:
 
     async def is_idle(self) -> bool:
         """Whether the child neither computes nor queues anything; True when there is none."""
-        process = self._process
-        if process is None or not process.is_running:
+        if self._child is None or not self._child.process.is_running:
             return True
-        headers = {"authorization": f"Bearer {process.api_key}"}
-        response = await self._http.get(f"{process.address}/metrics", headers=headers, timeout=IDLE_TIMEOUT)
-        return _BUSY.search(response.raise_for_status().text) is None
+        return await self._child.is_idle()
 
     async def _chunks(self, request: CompletionRequest, timeouts: Timeouts) -> AsyncGenerator[AnyChunk, None]:
         if request.model != self._model.name:
             raise NotFoundError(f"model of {self.name}", request.model)
         # The queue is here: the child would not see that one who waits in its own queue has gone.
         async with self._free_slots:
-            server = await self._running()
+            child = await self._running()
             try:
-                async with aclosing(server.stream(request, timeouts=timeouts)) as chunks:
+                async with aclosing(child.server.stream(request, timeouts=timeouts)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             except (StreamInterruptedError, ProviderOverloadedError):
-                if self._process is not None:
-                    await self._process.settle()
+                await child.process.settle()
                 raise
 
-    async def _running(self) -> OpenAIProvider:
+    async def _running(self) -> _Child:
         async with self._starting:
-            if self._server is None or self.pid is None:
+            if self._child is None or not self._child.process.is_running:
                 await self._stop()
-                await self._spawn()
-            assert self._server is not None
-            return self._server
+                self._child = await self._spawn()
+            return self._child
 
-    async def _spawn(self) -> None:
+    async def _spawn(self) -> _Child:
         if importlib.util.find_spec("xllamacpp") is None:
             raise ModelUnavailableError("its runtime is missing; run: pip install 'ksi[local]'", provider=self.name)
         path = await asyncio.to_thread(self._store.verify, self._model)
-        self._process = await ModelProcess.spawn(
+        process = await ModelProcess.spawn(
             path,
             self._model.name,
             provider=self.name,
@@ -124,26 +121,45 @@ class LocalProvider:
             context_window=CONTEXT_WINDOW,
             log_path=self._log_path,
         )
+        return _Child(process, self.capabilities)
+
+    async def _stop(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            await child.aclose()
+
+
+class _Child:
+    """A running process and what speaks to it."""
+
+    def __init__(self, process: ModelProcess, capabilities: Capabilities) -> None:
+        self.process = process
         self._http = _loopback_client()
-        self._server = OpenAIProvider(
-            base_url=f"{self._process.address}/v1",
-            api_key=self._process.api_key,
-            name=self.name,
-            capabilities=self.capabilities,
+        self.server = OpenAIProvider(
+            base_url=f"{process.address}/v1",
+            api_key=process.api_key,
+            name=PROVIDER,
+            capabilities=capabilities,
             # A word for each batch of the prompt: only as it writes does the child see that the reader has gone.
             extra_body={"return_progress": True},
             http=self._http,
         )
 
-    async def _stop(self) -> None:
-        server, process = self._server, self._process
-        self._server = self._process = None
+    async def is_idle(self) -> bool:
+        headers = {"authorization": f"Bearer {self.process.api_key}"}
         try:
-            if server is not None:
-                await server.aclose()
+            response = await self._http.get(f"{self.process.address}/metrics", headers=headers, timeout=IDLE_TIMEOUT)
+        except httpx.TimeoutException:
+            return False  # too busy to say
+        except httpx.TransportError:
+            return True  # it has just ended
+        return _BUSY.search(response.text) is None
+
+    async def aclose(self) -> None:
+        try:
+            await self.server.aclose()
         finally:
-            if process is not None:
-                await process.stop()
+            await self.process.stop()
 
 
 def _loopback_client() -> httpx.AsyncClient:
