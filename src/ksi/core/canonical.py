@@ -6,6 +6,7 @@ refused: NaN, infinities, lone surrogates, nesting deeper than :data:`DEPTH_MAX`
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from typing import Any
@@ -27,10 +28,10 @@ def encode(value: Any) -> bytes:
     """
     try:
         raw = _encoder.encode(value)
+        if b"null" in raw:  # msgspec writes NaN as null; looked at only where a null came out
+            refuse_inexact(value)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ValidationError(f"not JSON: {error}") from None
-    if b"null" in raw:  # msgspec writes NaN as null; looked at only where a null came out
-        refuse_inexact(value)
     return raw
 
 
@@ -65,6 +66,9 @@ def refuse_inexact(value: Any) -> None:
         case msgspec.Struct():
             for name in value.__struct_fields__:
                 refuse_inexact(getattr(value, name))
+        case _ if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                refuse_inexact(getattr(value, field.name))
 
 
 def refuse_depth(raw: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -29,7 +29,7 @@ class SystemClock:
 
 def utc(time_us: int) -> datetime:
     """The UTC-aware moment that ``time_us`` (microseconds since 1970) stands for."""
-    return datetime.fromtimestamp(time_us / 1_000_000, UTC)
+    return _EPOCH + timedelta(microseconds=time_us)  # a float of seconds has no room for microseconds after 2242
 
 
 def microseconds(when: datetime) -> int:

@@ -6,10 +6,12 @@ that nobody records never pays for an id.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from os import urandom
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
 import msgspec
 
@@ -20,6 +22,8 @@ from ksi.core.events import MAIN
 
 HOPS_MAX = 64
 _CLOCK = SystemClock()
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class EventMetadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,36 +179,54 @@ class EventEnvelope(msgspec.Struct, kw_only=True, dict=True):
         """The envelope that a structured CloudEvent stands for.
 
         Raises:
-            ValidationError: A required attribute is missing, or the version is not 1.0.
+            ValidationError: An attribute is missing or of a wrong type, or the version is not 1.0.
         """
-        missing = [name for name in ("specversion", "id", "type", "source") if not isinstance(event.get(name), str)]
-        if missing or event["specversion"] != "1.0":
-            raise ValidationError(f"no CloudEvent 1.0: {', '.join(missing) or 'specversion'} is missing or wrong")
         try:
-            time_us = microseconds(datetime.fromisoformat(event["time"])) if "time" in event else 0
-            deadline = event.get("ksideadline")
-            deadline_us = None if deadline is None else microseconds(datetime.fromisoformat(deadline))
-        except (TypeError, ValueError) as error:
+            given = msgspec.convert(event, _CloudEvent)
+        except msgspec.ValidationError as error:
             raise ValidationError(f"no CloudEvent 1.0: {error}") from None
         return cls(
-            name=event["type"],
-            raw=canonical.encode(event.get("data", {})),
-            source=event["source"],
-            id=ids.parse(event["id"]),
-            time_us=time_us,
-            deadline_us=deadline_us,
-            correlation=event.get("ksicorrelation"),
-            cause=ids.parse(event["ksicause"]) if "ksicause" in event else None,
-            principal=event.get("ksiprincipal", "local"),
-            branch=event.get("ksibranch", MAIN),
-            hops=event.get("ksihops", 0),
-            subject=event.get("ksisubject"),
-            rule=event.get("ksirule"),
-            path=event.get("ksipath", ""),
-            priority=event.get("ksipriority", 0),
-            schema_version=event.get("ksischemaversion", 1),
-            traceparent=event.get("traceparent"),
+            name=given.type,
+            raw=canonical.encode(given.data),
+            source=given.source,
+            id=given.id.bytes,
+            time_us=0 if given.time is None else microseconds(given.time),
+            deadline_us=None if given.ksideadline is None else microseconds(given.ksideadline),
+            correlation=given.ksicorrelation,
+            cause=None if given.ksicause is None else given.ksicause.bytes,
+            principal=given.ksiprincipal,
+            branch=given.ksibranch,
+            hops=given.ksihops,
+            subject=given.ksisubject,
+            rule=given.ksirule,
+            path=given.ksipath,
+            priority=given.ksipriority,
+            schema_version=given.ksischemaversion,
+            traceparent=given.traceparent,
         )
+
+
+class _CloudEvent(msgspec.Struct, kw_only=True):
+    """What :meth:`EventEnvelope.from_cloudevent` reads; other extensions are passed over."""
+
+    specversion: Literal["1.0"]
+    id: UUID
+    type: str
+    source: str
+    time: _Moment | None = None
+    data: Any = {}
+    ksicorrelation: str | None = None
+    ksicause: UUID | None = None
+    ksiprincipal: str = "local"
+    ksibranch: str = MAIN
+    ksihops: int = 0
+    ksisubject: str | None = None
+    ksirule: str | None = None
+    ksipath: str = ""
+    ksipriority: int = 0
+    ksideadline: _Moment | None = None
+    ksischemaversion: int = 1
+    traceparent: str | None = None
 
 
 def min_deadline(one: int | None, other: int | None) -> int | None:
@@ -227,7 +249,5 @@ def child_span(traceparent: str | None) -> str:
 
 def trace_of(traceparent: str | None) -> tuple[str | None, str | None]:
     """Trace and span id of a W3C ``traceparent``; (None, None) where it is none."""
-    parts = (traceparent or "").split("-")
-    if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16:
-        return None, None
-    return parts[1], parts[2]
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    return (None, None) if match is None else (match[1], match[2])

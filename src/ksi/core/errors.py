@@ -70,7 +70,8 @@ def from_wire(code: str, message: str, details: Mapping[str, Any] | None = None)
         return RemoteError(code, message, dict(details or {}))
     error = kind.__new__(kind)
     error.args = (message,)
-    vars(error).update(details or {})
+    # A peer's fact must not hide a method or the code.
+    vars(error).update({name: fact for name, fact in (details or {}).items() if not hasattr(KSIError, name)})
     return error
 
 

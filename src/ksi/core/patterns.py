@@ -18,8 +18,6 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     glob = expand(pattern)
     if "*" not in glob and "?" not in glob:
         return glob.__eq__
-    if glob == "*":
-        return bool
     if glob.endswith("*") and glob.count("*") == 1 and "?" not in glob:
         prefix = glob[:-1]
         return lambda name: name.startswith(prefix)
