@@ -34,6 +34,11 @@ class Cursor:
         return self._exhausted and not self._left
 
     @property
+    def low(self) -> int:
+        """Forwards: rows up to here have been looked at. Backwards: none up to here will be."""
+        return self._low
+
+    @property
     def position(self) -> int:
         """All wanted events up to here have been given (forwards only)."""
         if self._left:
@@ -42,9 +47,9 @@ class Cursor:
 
     def page(self, source: RowSource, count: int) -> list[RecordedEvent]:
         """At most ``count`` further events; fewer, or none, says nothing about the end: see :attr:`at_end`."""
-        self._start(source)
         found, self._left = self._left[:count], self._left[count:]
         if len(found) < count and not self._exhausted:
+            self._start(source)
             found += self._read(source, count - len(found))
         return found
 

@@ -23,6 +23,7 @@ from ksi.core.errors import (
 )
 from ksi.core.events import AppendCondition, ExpectedVersion, Position, RecordedEvent, StreamState
 from ksi.core.ports import Committed, Done, Entry, Outcome, Unit
+from ksi.store.chain import sealed
 from ksi.store.cursor import Cursor
 from ksi.store.query import Compiled
 from ksi.store.row import CODES, Closing, Line, Row, events_of, pack, request_of
@@ -87,6 +88,18 @@ class Decider:
         self.pending: deque[Decided] = deque()
         self.visible = 0
         self.last = 0
+
+    def start(self, head: int, checkpoints: Mapping[str, Position]) -> None:
+        """The log is there already, up to ``head``."""
+        self.visible = head
+        self.reset(checkpoints)
+
+    def trim(self) -> None:
+        """Forget the versions of streams that can be asked for."""
+        self.heads = self._shelves.stored_heads()
+        for decided in self.pending:
+            if decided.row is not None:
+                self.heads.update((line.stream, line.version) for line in decided.row.lines)
 
     # ── the decision ─────────────────────────────────────────────────────────────────────────────────────────────────
     def decide(self, unit: Unit, at: int, done: Done) -> Decided:
@@ -174,7 +187,7 @@ class Decider:
 
     def _decided(self, unit: Unit, row: Row, done: Done) -> Decided:
         try:
-            body = pack(row)
+            body = sealed(pack(row))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValidationError(f"can not be recorded: {error}") from None
         first = self.last + 1 + len(row.ancestors) + row.recorded

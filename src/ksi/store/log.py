@@ -313,10 +313,14 @@ class LoopLog(ABC):
         while not cursor.at_end:
             for change in kept.apply(cursor.page(self.stored_source(), PAGE)):
                 kept.show(change)
+            self._folded(kept, cursor.position)
         for decided in self._decider.pending:
             if decided.row is not None:
                 events = [event for event in events_of(decided.row) if kept.query.matches(event)]
                 decided.changes = [*decided.changes, *kept.apply(events)]
+
+    def _folded(self, kept: KeptView, position: int) -> None:  # noqa: B027  # not every backend writes it down
+        """``kept`` stands at ``position``, on its way to the head."""
 
     def unregister(self, view: type[View[Any]]) -> None:
         self._views.remove(view.name)
@@ -340,9 +344,9 @@ class LoopLog(ABC):
         branch: str = MAIN,
     ) -> LogSubscription:
         only_main(branch)
-        return LogSubscription(self, Compiled(query), self._start(after, subscriber), subscriber, buffer, overflow)
+        return LogSubscription(self, Compiled(query), self._place(after, subscriber), subscriber, buffer, overflow)
 
-    def _start(self, after: Start, subscriber: str | None) -> int:
+    def _place(self, after: Start, subscriber: str | None) -> int:
         match after:
             case "start":
                 return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,7 +19,7 @@ from ksi.store.views import Key, Place, Shelf, Span
 
 
 class InMemoryEventStore(LoopLog):
-    """A complete log that lives as long as the process. A batch is acknowledged at the end of its loop turn."""
+    """A complete log that lives as long as the process. A batch is acknowledged in the loop turn after its own."""
 
     durable: Durable = "memory"
 
@@ -41,7 +42,8 @@ class InMemoryEventStore(LoopLog):
             if decided.row is not None:
                 self._tail.add(decided.row)
                 self._commits[-1:] = _joined(self._commits[-1:], batch.at, decided.row.last)
-        self._kept(batch)
+        # Not at once: what the ends of its units write is the next turn's batch, not a deeper call.
+        asyncio.get_running_loop().call_soon(self._kept, batch)
 
     def stored_version(self, stream: str) -> int:
         return 0  # all that is stored is among the heads that the decider knows

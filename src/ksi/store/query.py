@@ -12,7 +12,7 @@ from typing import Protocol
 from ksi.core import ids
 from ksi.core.events import Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand
-from ksi.store.row import CODES, KINDS, REQUESTS, Line, Request, Row, correlation_of
+from ksi.store.row import CODES, KINDS, REQUESTS, Line, Row, correlation_of
 
 FACT, CHUNK = CODES["fact"], CODES["chunk"]
 Predicate = Callable[[RecordedEvent], bool]
@@ -139,22 +139,26 @@ def _is_category(glob: str) -> bool:
 
 
 # ── what a row is found by ───────────────────────────────────────────────────────────────────────────────────────────
+def own_of(row: Row) -> list[bytes]:
+    """Requests that the row records or closes. The index of ids leads from them to the row: no key is needed."""
+    found = [request.id for request in (*row.ancestors, *row.emits)]
+    if row.recorded or row.closing is not None:
+        found.append(row.origin.id)
+    return found
+
+
 def keys_of(row: Row) -> set[str]:
-    """All keys of ``row``: facts have every one, requests, outcomes and effects run and cause, chunks the stream."""
+    """Keys of ``row``: facts have every one, requests, outcomes and effects run and cause, chunks the stream."""
     found: set[str] = set()
     origin = row.origin
-    recorded = (*row.ancestors, *row.emits, origin) if row.recorded else (*row.ancestors, *row.emits)
-    for request in recorded:
-        found.add("r:" + correlation_of(request))
-        if request.cause is not None:
-            found.add("e:" + ids.text(request.cause))
-    if row.closing is not None:
-        found.add("r:" + correlation_of(origin))
-        found.add("e:" + ids.text(origin.id))
+    if row.recorded or row.closing is not None:
+        _add_links(origin.correlation, origin.cause if row.recorded else None, found)
+    for request in (*row.ancestors, *row.emits):
+        _add_links(request.correlation, request.cause, found)
     for line in row.lines:
         found.add("s:" + line.stream)
         if line.kind != CHUNK:
-            _add_links(line, origin, found)
+            _add_links_of_line(line, row, found)
         if line.kind == FACT:
             found.add("n:" + line.name)
             found.add("c:" + line.stream.partition("/")[0])
@@ -162,10 +166,16 @@ def keys_of(row: Row) -> set[str]:
     return found
 
 
-def _add_links(line: Line, origin: Request, found: set[str]) -> None:
-    correlation = correlation_of(origin) if line.correlation is None else line.correlation
-    cause = origin.id if line.cause is None else line.cause
+def _add_links(correlation: str | None, cause: bytes | None, found: set[str]) -> None:
     if correlation:
         found.add("r:" + correlation)
     if cause:
         found.add("e:" + ids.text(cause))
+
+
+def _add_links_of_line(line: Line, row: Row, found: set[str]) -> None:
+    origin = row.origin
+    if line.correlation is None and line.cause is None and (row.recorded or row.closing is not None):
+        return  # the origin's own, see own_of
+    correlation = correlation_of(origin) if line.correlation is None else line.correlation
+    _add_links(correlation, origin.id if line.cause is None else line.cause, found)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from threading import Lock
 from typing import Protocol
+from uuid import UUID
 
-from ksi.store.query import keys_of
+from ksi.store.query import keys_of, own_of
 from ksi.store.row import Row
 
 
@@ -36,6 +37,7 @@ class Tail:
         self._rows: list[Row] = list(rows)
         self._lasts: list[int] = [row.last for row in self._rows]
         self._postings: dict[str, list[int]] = {}
+        self._own: dict[bytes, list[int]] = {}
         self._indexed = 0
         self._lock = Lock()
 
@@ -46,6 +48,10 @@ class Tail:
         self._rows.append(row)
         self._lasts.append(row.last)
 
+    def lasts(self) -> list[int]:
+        """Positions of the rows, by place."""
+        return self._lasts
+
     def after(self, position: int) -> list[Row]:
         """The rows that end after ``position``."""
         return self._rows[bisect_right(self._lasts, position) :]
@@ -54,8 +60,11 @@ class Tail:
         """Places of rows (0 is the first) by key, as of now. The caller may read it while nobody else asks for it."""
         with self._lock:
             for place in range(self._indexed, len(self._lasts)):
-                for key in keys_of(self._rows[place]):
+                row = self._rows[place]
+                for key in keys_of(row):
                     self._postings.setdefault(key, []).append(place)
+                for raw in own_of(row):
+                    self._own.setdefault(raw, []).append(place)
                 self._indexed = place + 1
             return self._postings
 
@@ -74,6 +83,7 @@ class Tail:
     def _places(self, keys: Sequence[str], low: int, high: int) -> list[int]:
         postings = self.postings()
         parts = [_between(postings.get(key, []), low, high) for key in keys]
+        parts += [_between(self._own.get(raw, []), low, high) for key in keys if (raw := linked(key)) is not None]
         return parts[0] if len(parts) == 1 else sorted(set(chain.from_iterable(parts)))
 
     def row_at(self, position: int) -> Row | None:
@@ -103,6 +113,16 @@ class Tail:
 
 def _between(places: list[int], low: int, high: int) -> list[int]:
     return places[bisect_left(places, low) : bisect_left(places, high)]
+
+
+def linked(key: str) -> bytes | None:
+    """The request that a key of a run or cause names."""
+    if not key.startswith(("r:", "e:")):
+        return None
+    try:
+        return UUID(key[2:]).bytes
+    except ValueError:
+        return None
 
 
 def last_version(row: Row, stream: str) -> int:

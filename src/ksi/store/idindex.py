@@ -1,0 +1,85 @@
+"""Ids on disk, with the newest in memory, so that a new request's id costs no question to the disk.
+
+Ids are ordered in time. Of the range from ``low`` to ``high`` (a day ahead) all that exist are in memory: an id in it
+that is not there is new. Ids out of that range (retries after months, random UUIDv4) are asked for on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import apsw
+
+IDS_MAX = 65_536
+"""Ids in memory."""
+AHEAD_US = 86_400_000_000
+
+
+def id_floor(time_us: int) -> bytes:
+    """The smallest UUIDv7 of that time."""
+    return (time_us // 1000).to_bytes(6, "big") + bytes(10)
+
+
+class SqliteIds:
+    """See :class:`ksi.store.decide.IdIndex`."""
+
+    def __init__(self, connection: apsw.Connection, now_us: int) -> None:
+        self._connection = connection
+        self._positions: dict[bytes, int] = {}
+        self._closings: dict[bytes, int] = {}
+        self._high = id_floor(now_us + AHEAD_US)
+        newest = list(connection.execute(_NEWEST, (self._high, IDS_MAX // 2)))
+        self._enter(newest)
+        self._low = newest[-1][0] if len(newest) == IDS_MAX // 2 else b""
+
+    def _enter(self, known: Iterable[tuple[bytes, int, int | None]]) -> None:
+        for raw, position, done in known:
+            self._positions[raw] = position
+            if done is not None:
+                self._closings[raw] = done
+
+    def find(self, raw: bytes) -> int | None:
+        position = self._positions.get(raw)
+        if position is None and not self._low <= raw < self._high:
+            position = self._connection.execute("SELECT pos FROM ids WHERE id = ?", (raw,)).get
+        return position
+
+    def closing(self, raw: bytes) -> int | None:
+        closing = self._closings.get(raw)
+        if closing is None and raw not in self._positions:
+            closing = self._connection.execute("SELECT done FROM ids WHERE id = ?", (raw,)).get
+        return closing
+
+    def add(self, raw: bytes, position: int) -> None:
+        self._positions[raw] = position
+
+    def close(self, raw: bytes, position: int) -> None:
+        self._closings[raw] = position
+
+    def forget_after(self, position: int) -> None:
+        self._positions = {raw: place for raw, place in self._positions.items() if place <= position}
+        self._closings = {raw: place for raw, place in self._closings.items() if place <= position}
+
+    def trim(self, visible: int, now_us: int) -> None:
+        """Keep the newer half of what is acknowledged (up to ``visible``), and all that is under way."""
+        high = id_floor(now_us + AHEAD_US)
+        if high > self._high:
+            self._enter(self._connection.execute(_BETWEEN, (self._high, high)))
+            self._high = high
+        if len(self._positions) <= IDS_MAX:
+            return
+        inside = sorted(raw for raw in self._positions if self._low <= raw < self._high)
+        self._low = inside[len(inside) // 2] if inside else self._low
+        self._keep(lambda raw, position: position > visible or self._low <= raw < self._high)
+
+    def _keep(self, wanted: Callable[[bytes, int], bool]) -> None:
+        self._closings = {
+            raw: place
+            for raw, place in self._closings.items()
+            if wanted(raw, place) or wanted(raw, self._positions.get(raw, 0))
+        }
+        self._positions = {raw: place for raw, place in self._positions.items() if wanted(raw, place)}
+
+
+_NEWEST = "SELECT id, pos, done FROM ids WHERE id < ? ORDER BY id DESC LIMIT ?"
+_BETWEEN = "SELECT id, pos, done FROM ids WHERE id >= ? AND id < ?"

@@ -1,0 +1,96 @@
+"""What a log must prove when it is opened, and what is read into memory then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import apsw
+import msgspec
+
+from ksi.core.errors import LogDamagedError
+from ksi.core.events import Position
+from ksi.store.chain import GENESIS, Link, Witness, next_link, opened
+from ksi.store.row import Row, unpack
+from ksi.store.tail import Tail
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """``flushed``: every row up to there has its keys on disk. ``tail``: the rows behind it."""
+
+    head: Link
+    flushed: int
+    tail: Tail
+    open: dict[bytes, int]
+    checkpoints: dict[str, Position]
+
+
+def recover(connection: apsw.Connection, witness: Witness) -> Recovered:
+    """Check the witness, and the chain from the last commit that is known to be whole.
+
+    Raises:
+        LogDamagedError: What was acknowledged is not there, or not as it was written.
+    """
+    head = stored_head(connection)
+    check_witness(connection, head, witness.read())
+    flushed, verified = meta(connection, "flushed") or 0, meta(connection, "verified") or 0
+    start = link_at(connection, verified) if verified else GENESIS
+    rows = [row for row in checked_rows(connection, start) if row.last > flushed]
+    return Recovered(head, flushed, Tail(rows), stored_open(connection), stored_checkpoints(connection))
+
+
+def check_witness(connection: apsw.Connection, head: Link, seen: Link) -> None:
+    """The head is where the witness saw it, or further: a crash between commit and witness leaves it behind."""
+    if seen.last > head.last or seen.at > head.at:
+        reason = f"@{seen.last} was acknowledged, but the log ends at @{head.last}"
+        raise LogDamagedError(reason, position=head.last)
+    if seen.at and link_at(connection, seen.at) != seen:
+        raise LogDamagedError(f"the commit that ends at @{seen.last} is not the one that was acknowledged", position=0)
+
+
+def checked_rows(connection: apsw.Connection, start: Link) -> Iterator[Row]:
+    """The rows after ``start``; each commit's are given when its digests and its link are found right."""
+    previous = start
+    for at, last, link_hash in connection.execute("SELECT * FROM commits WHERE at > ? ORDER BY at", (start.at,)):
+        bodies = [stored for (stored,) in connection.execute(_BODIES, (previous.last, last))]
+        rows = [_checked(stored, previous) for stored in bodies]
+        if next_link(previous, at, last, bodies) != (at, last, link_hash) or not rows or rows[-1].last != last:
+            raise LogDamagedError(f"the commit that ends at @{last} does not fit its link", position=previous.last)
+        yield from rows
+        previous = Link(at, last, link_hash)
+    beyond = connection.execute("SELECT max(pos) FROM log").get or 0
+    if beyond > previous.last:
+        raise LogDamagedError(f"rows up to @{beyond} belong to no commit", position=previous.last)
+
+
+_BODIES = "SELECT body FROM log WHERE pos > ? AND pos <= ? ORDER BY pos"
+
+
+def _checked(stored: bytes, previous: Link) -> Row:
+    body = opened(stored)
+    if body is None:
+        raise LogDamagedError("a row's digest does not fit it", position=previous.last)
+    return unpack(body)
+
+
+def stored_head(connection: apsw.Connection) -> Link:
+    found = connection.execute("SELECT * FROM commits ORDER BY at DESC LIMIT 1").get
+    return GENESIS if found is None else Link(*found)
+
+
+def link_at(connection: apsw.Connection, at: int) -> Link:
+    """The commit of that moment; :data:`GENESIS` where there is none."""
+    found = connection.execute("SELECT * FROM commits WHERE at = ?", (at,)).get
+    return GENESIS if found is None else Link(*found)
+
+
+def meta(connection: apsw.Connection, key: str) -> int | None:
+    value: int | None = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).get
+    return value
+
+
+def stored_open(connection: apsw.Connection) -> dict[bytes, int]:
+    return dict(connection.execute("SELECT id, pos FROM open ORDER BY pos"))
+
+
+def stored_checkpoints(connection: apsw.Connection) -> dict[str, Position]:
+    return dict(connection.execute("SELECT subscriber, pos FROM checkpoints WHERE branch = 0"))

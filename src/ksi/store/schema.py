@@ -1,0 +1,92 @@
+"""The file of the SQLite log: its tables, and connections to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import apsw
+
+from ksi.core.errors import LogDamagedError
+
+Durability = Literal["full", "normal"]
+APPLICATION = 0x4B_53_49_31  # "KSI1"
+VERSION = 1
+TABLES = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
+-- Ids of streams, given when a stream's keys are first written.
+CREATE TABLE streams(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE names(name TEXT PRIMARY KEY) WITHOUT ROWID;
+-- The truth. pos is the position of the row's last event; body is packed, its last 16 bytes are the digest of the rest.
+CREATE TABLE log(pos INTEGER PRIMARY KEY, branch INTEGER NOT NULL, body BLOB NOT NULL);
+-- Ids that can not be derived; done is the row that closed the request, when it came later.
+CREATE TABLE ids(id BLOB PRIMARY KEY, pos INTEGER NOT NULL, done INTEGER) WITHOUT ROWID;
+CREATE TABLE open(pos INTEGER PRIMARY KEY, id BLOB NOT NULL);
+-- A link for each commit; at strictly increases.
+CREATE TABLE commits(at INTEGER PRIMARY KEY, last INTEGER NOT NULL, hash BLOB NOT NULL);
+-- at: the first position of the posting, which is a msgpack array of the differences of rows' positions.
+CREATE TABLE keys(key INTEGER, branch INTEGER, at INTEGER, posting BLOB NOT NULL, PRIMARY KEY (key, branch, at))
+  WITHOUT ROWID;
+CREATE TABLE views(name TEXT PRIMARY KEY, version INTEGER NOT NULL, shape TEXT NOT NULL, pos INTEGER NOT NULL)
+  WITHOUT ROWID;
+CREATE TABLE checkpoints(subscriber TEXT, branch INTEGER, pos INTEGER NOT NULL, PRIMARY KEY (subscriber, branch))
+  WITHOUT ROWID;
+"""
+
+
+def connect_writer(path: Path, durability: Durability, vfs: str | None) -> apsw.Connection:
+    """The one connection that writes and checkpoints; the file and its tables are made where there are none.
+
+    Raises:
+        LogDamagedError: The file is not a log of this version.
+    """
+    connection = apsw.Connection(str(path), vfs=vfs)
+    try:
+        _prepare(connection, durability)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: apsw.Connection, durability: Durability) -> None:
+    try:
+        application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+        new = not application and not version and not _pragma(connection, "schema_version")
+        if not new and (application, version) != (APPLICATION, VERSION):
+            raise LogDamagedError(f"application {application:#x}, schema {version}: not this log's", position=0)
+        set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-16_384)
+        if new:
+            _create(connection)
+    except apsw.NotADBError as error:
+        raise LogDamagedError(str(error), position=0) from None
+
+
+def _create(connection: apsw.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(TABLES)
+    connection.execute(f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
+
+
+def connect_reader(path: Path, vfs: str | None) -> apsw.Connection:
+    """A connection that can not write."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
+    connection.execute("PRAGMA query_only=1; PRAGMA cache_size=-4096")
+    return connection
+
+
+_SYNCHRONOUS = {"normal": 1, "full": 2}
+
+
+def set_pragmas(connection: apsw.Connection, **wanted: Any) -> None:
+    """Set each and read it back: a pragma that did not take says nothing."""
+    for name, value in wanted.items():
+        connection.execute(f"PRAGMA {name}={value}").get  # noqa: B018  # runs the statement to its end
+        actual = _pragma(connection, name)
+        if actual != _SYNCHRONOUS.get(value, value):
+            raise LogDamagedError(f"SQLite has {name}={actual}, not {value}", position=0)
+
+
+def _pragma(connection: apsw.Connection, name: str) -> Any:
+    return connection.execute(f"PRAGMA {name}").get

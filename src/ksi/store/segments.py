@@ -1,0 +1,97 @@
+"""The whole log as readers see it: the table up to ``flushed``, behind it the rows whose keys are in memory only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ksi.store.keys import Table
+from ksi.store.row import Row
+from ksi.store.tail import Tail
+
+
+class Segments:
+    """One state of the log. What is flushed later does not disturb it: the tails that it holds stay as they are."""
+
+    def __init__(self, table: Table, flushed: int, tails: Sequence[Tail]) -> None:
+        self._table = table
+        self._flushed = flushed
+        self._tails = tails
+
+    def rows(self, keys: Sequence[str] | None, after: int, upto: int, backwards: bool, count: int) -> list[Row]:
+        found: list[Row] = []
+        parts: list[Table | Tail] = [*self._tails] if after >= self._flushed else [self._table, *self._tails]
+        for part in reversed(parts) if backwards else parts:
+            found += part.rows(keys, after, upto, backwards, count - len(found))
+            if len(found) >= count:
+                break
+        return found
+
+    def row_at(self, position: int) -> Row | None:
+        if position <= self._flushed:
+            return self._table.row_at(position)
+        return next((row for tail in self._tails if (row := tail.row_at(position)) is not None), None)
+
+    def names(self) -> Sequence[str]:
+        return self._united([self._table.names(), *(tail.names() for tail in self._tails)])
+
+    def streams(self) -> Sequence[str]:
+        return self._united([self._table.streams(), *(tail.streams() for tail in self._tails)])
+
+    def _united(self, parts: Sequence[Sequence[str]]) -> list[str]:
+        return list(dict.fromkeys(name for part in parts for name in part))
+
+    def start_of(self, stream: str, version: int) -> int:
+        """A position after which all of the stream's events from ``version`` on follow, and few others."""
+        if self._table.last_version(stream) >= version:
+            return self._table.start_of(stream, version)
+        return max(self._flushed, *(tail.start_of(stream, version) for tail in self._tails))
+
+
+class Generations:
+    """The rows whose keys are in memory: the newest generation grows; an older one is being written, or none is."""
+
+    def __init__(self, flushed: int, newest: Tail) -> None:
+        self.flushed = flushed
+        self._old: Tail | None = None
+        self._newest = newest
+        self._bytes = 0
+
+    def add(self, row: Row, size: int) -> None:
+        self._newest.add(row)
+        self._bytes += size
+
+    @property
+    def is_full(self) -> bool:
+        """The newest generation should be written, and can be."""
+        full = len(self._newest) >= ROWS_MAX or self._bytes >= BYTES_MAX
+        return full and self._old is None
+
+    def begin(self) -> Tail:
+        """The generation to be written; a new one begins."""
+        assert self._old is None
+        self._old, self._newest, self._bytes = self._newest, Tail(), 0
+        return self._old
+
+    def written(self) -> None:
+        """What was begun is on disk."""
+        assert self._old is not None
+        self.flushed = self._old.lasts()[-1]
+        self._old = None
+
+    def failed(self) -> None:
+        """What was begun is not on disk: it is a part of the newest again."""
+        assert self._old is not None
+        self._newest = Tail([*self._old.after(0), *self._newest.after(0)])
+        self._old = None
+
+    def tails(self) -> tuple[Tail, ...]:
+        return (self._newest,) if self._old is None else (self._old, self._newest)
+
+    def heads(self) -> dict[str, int]:
+        """Versions of the streams whose keys are in memory."""
+        return {line.stream: line.version for tail in self.tails() for row in tail.after(0) for line in row.lines}
+
+
+ROWS_MAX = 16_384
+BYTES_MAX = 16 * 1024 * 1024
+"""Rows, and bytes of their bodies, of a generation."""

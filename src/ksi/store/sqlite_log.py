@@ -1,0 +1,261 @@
+"""The log on SQLite: what is decided on the loop goes to one writing thread, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import apsw
+
+from ksi.core.clock import Clock, SystemClock, microseconds
+from ksi.core.errors import KSIError, StoreClosedError, UnavailableError
+from ksi.core.events import MAIN, Durable, Position, RecordedEvent
+from ksi.core.threads import SystemThreads, Threads
+from ksi.core.views import View
+from ksi.store.cursor import Cursor
+from ksi.store.idindex import SqliteIds
+from ksi.store.keys import Table
+from ksi.store.lock import LockFile
+from ksi.store.log import Batch, LoopLog, only_main
+from ksi.store.opening import Recovered, recover, stored_open
+from ksi.store.schema import Durability, connect_reader
+from ksi.store.segments import Generations, Segments
+from ksi.store.shelf import SqliteShelf
+from ksi.store.upkeep import CHANGES_MAX, Upkeep
+from ksi.store.verify import verify
+from ksi.store.views import KeptView, Place, Shelf
+from ksi.store.writer import Writer
+
+T = TypeVar("T")
+HEADS_MAX = 65_536
+"""Versions of streams in memory."""
+PROBE_PAUSE = 1.0
+"""Seconds between two tries of a disk that did not take a write."""
+
+
+class SqliteEventStore(LoopLog):
+    """A log in one file. Beside it lie ``-wal`` and ``-shm`` (SQLite's), ``-head`` (the witness) and ``-lock``."""
+
+    ids: SqliteIds
+
+    def __init__(self, path: Path, clock: Clock, threads: Threads, durability: Durability, vfs: str | None) -> None:
+        super().__init__(clock)
+        self.durable: Durable = "disk" if durability == "full" else "process"
+        self._path, self._vfs, self._threads = path, vfs, threads
+        self._broken: KSIError | None = None
+        self._probing = False
+        self._probed = 0.0
+        self._readers: list[apsw.Connection] = []
+        self._shelves: dict[str, SqliteShelf] = {}
+        self._lock = LockFile(path.with_name(path.name + "-lock"))
+        try:
+            self._writer = Writer(path, durability, vfs)
+            self._point = connect_reader(path, vfs)  # for what is asked on the loop
+            self._start(recover(self._point, self._writer.witness))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _start(self, found: Recovered) -> None:
+        self.ids = SqliteIds(self._point, self._clock.time_us())
+        self._generations = Generations(found.flushed, found.tail)
+        self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
+        self._at = found.head.at
+        self._checkpoints = found.checkpoints
+        self._decider.start(found.head.last, found.checkpoints)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        threads: Threads | None = None,
+        durability: Durability = "full",
+        vfs: str | None = None,
+    ) -> AsyncIterator[Self]:
+        """The log at ``path``, made where there is none; closed at the end of the block.
+
+        Args:
+            durability: "full": what is acknowledged survives power loss. "normal": only a crash of the process.
+            vfs: Name of the SQLite VFS; None is the system's.
+
+        Raises:
+            LogLockedError: Another process has it.
+            LogDamagedError: What was acknowledged is not there, or not as it was written.
+        """
+        own = SystemThreads() if threads is None else None
+        try:
+            store = cls(path, clock or SystemClock(), threads or own or SystemThreads(), durability, vfs)
+            try:
+                yield store
+            finally:
+                await store.close()
+        finally:
+            if own is not None:
+                own.close()
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _keep(self, batch: Batch) -> None:
+        self._threads.submit("writer", partial(self._writer.commit, batch.at, batch), partial(self._committed, batch))
+
+    def _committed(self, batch: Batch, _: None, error: BaseException | None) -> None:
+        if error is not None:
+            self.failed(error)
+            return
+        for decided in batch:
+            if decided.row is not None:
+                self._generations.add(decided.row, len(decided.body))
+        self._kept(batch)
+        self._upkeep.look()
+
+    def failed(self, error: BaseException) -> None:
+        """A write failed: nothing that is under way will be stored, and nothing new until a probe succeeds."""
+        if self._broken is None:
+            self._probed = self._clock.monotonic()
+        self._broken = error if isinstance(error, UnavailableError) else UnavailableError("the log", repr(error))
+        self._lost(self._broken)
+
+    def _refusal(self) -> KSIError | None:
+        if self._broken is not None:
+            self._probe()
+        return super()._refusal() or self._broken
+
+    def _probe(self) -> None:
+        """See, in the writer's lane, whether the disk takes something again; at most once in :data:`PROBE_PAUSE`."""
+        if self._probing or self.closed or self._clock.monotonic() - self._probed < PROBE_PAUSE:
+            return
+        self._probing = True
+        self._threads.submit("writer", self._writer.reopen, self._probe_ended)
+
+    def _probe_ended(self, _: None, error: BaseException | None) -> None:
+        self._probing = False
+        self._probed = self._clock.monotonic()
+        if error is None and self._writer.link.last == self.visible_head():
+            self._broken = None
+
+    async def close(self) -> None:
+        """Write what is in memory, and give the log back. What is under way gets its end first."""
+        if self.closed:
+            return
+        self.closed = True
+        await self._drained()
+        await self._threads.run("writer", _nothing)
+        self._upkeep.stop()
+        if self._broken is None:
+            await self._settle()
+        for connection in (*self._readers, self._point):
+            connection.close()
+        await self._threads.run("writer", self._writer.close)
+        self._lock.release()
+        self.bell.ring()
+
+    async def _settle(self) -> None:
+        self._upkeep.flush_views()
+        if len(self._generations.tails()[0]):
+            self._upkeep.flush_keys()
+        await self._threads.run("writer", partial(self._writer.checkpoint, apsw.SQLITE_CHECKPOINT_TRUNCATE))
+
+    # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────
+    def stored_source(self) -> Segments:
+        if self.closed and not self._decider.pending:
+            raise StoreClosedError
+        return self._segments(self._point)
+
+    def _segments(self, connection: apsw.Connection) -> Segments:
+        flushed = self._generations.flushed
+        return Segments(Table(connection, flushed), flushed, self._generations.tails())
+
+    def stored_version(self, stream: str) -> int:
+        return Table(self._point, self._generations.flushed).last_version(stream)
+
+    def stored_heads(self) -> dict[str, int]:
+        return self._generations.heads()
+
+    def stored_open(self) -> dict[bytes, int]:
+        return stored_open(self._point)
+
+    def keys_flushed(self) -> None:
+        """Heads of streams and ids that can be asked for on disk now need not stay in memory."""
+        self.ids.trim(self.visible_head(), self._clock.time_us())
+        if len(self._decider.heads) > HEADS_MAX:
+            self._decider.trim()
+
+    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
+        if cursor.low >= self._generations.flushed:
+            return cursor.page(self.stored_source(), count)  # all of it is in memory
+        return await self._in_reader(lambda source: cursor.page(source, count))
+
+    async def _in_reader(self, job: Callable[[Segments], T]) -> T:
+        if self.closed:
+            raise StoreClosedError
+        flushed, tails = self._generations.flushed, self._generations.tails()
+
+        def work() -> T:
+            with self._reader() as connection:
+                return job(Segments(Table(connection, flushed), flushed, tails))
+
+        return await self._threads.run("reader", work)
+
+    @contextmanager
+    def _reader(self) -> Any:
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = connect_reader(self._path, self._vfs)
+        try:
+            yield connection
+        finally:
+            if self.closed:
+                connection.close()
+            else:
+                self._readers.append(connection)
+
+    def _stream_names(self) -> Sequence[str]:
+        return self.stored_source().streams()
+
+    def _start_of(self, stream: str, version: int) -> int:
+        return self.stored_source().start_of(stream, version)
+
+    async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
+        only_main(branch)
+        last = self._point.execute(_LAST_AT, (microseconds(when),)).get
+        return None if last is None else Position(min(last, self.visible_head()))
+
+    async def verify(self) -> Sequence[str]:
+        """Digests, links, versions without a gap, ids, open requests, checkpoints and the witness."""
+        await self._drained()
+        seen = self._writer.witness.read()
+
+        def work() -> Sequence[str]:
+            with self._reader() as connection:
+                return verify(connection, seen)
+
+        return await self._threads.run("reader", work)
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
+        shelf = self._shelves[view.name] = SqliteShelf(self._point, view, place_of)
+        return shelf, shelf.position or 0
+
+    def _folded(self, kept: KeptView, position: int) -> None:
+        shelf = self._shelves[kept.view.name]
+        if shelf.changes >= CHANGES_MAX:
+            shelf.begin()
+            self._writer.flush_views([shelf], position)
+            shelf.written()
+
+    def shelves(self) -> list[SqliteShelf]:
+        return [self._shelves[name] for name in self._views.kept]
+
+
+_LAST_AT = "SELECT last FROM commits WHERE at <= ? ORDER BY at DESC LIMIT 1"
+
+
+def _nothing() -> None:
+    """The jobs of the writer's lane in front of this one have ended, and so have their ends on the loop."""
