@@ -262,3 +262,10 @@ class ReplyChannel(Protocol):
 
     def push(self, frame: Mapping[str, Any]) -> None:
         """Send ``frame`` to it, behind the reply; bounded; dropped silently when the connection is gone."""
+
+
+class Shutdown(Protocol):
+    """Ends the daemon."""
+
+    def request(self, reason: str) -> None:
+        """Begin the drain; returns at once. Asking again changes nothing."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 import pluggy
 
-from ksi.core.views import View
+from ksi.core.views import EntityFold, View
 from ksi.kernel.declare import Declaration, declarations
 from ksi.kernel.middleware import Middleware
 from ksi.kernel.services import ServiceRegistry
@@ -44,6 +44,10 @@ class Hooks:
     @hookspec
     def ksi_views(self) -> Iterable[type[View[Any]]]:  # type: ignore[empty-body]  # a specification
         """Read models to keep."""
+
+    @hookspec
+    def ksi_folds(self) -> Iterable[EntityFold[Any]]:  # type: ignore[empty-body]  # a specification
+        """What entities are, out of their facts."""
 
     @hookspec
     def ksi_requires(self) -> Iterable[type]:  # type: ignore[empty-body]  # a specification
@@ -88,6 +92,7 @@ class AsyncPlugin:
     requires: ClassVar[tuple[type, ...]] = ()  #: interfaces of services that must be there first
     provides: ClassVar[tuple[type, ...]] = ()  #: interfaces that :meth:`services` will hold: they decide the order
     views: ClassVar[tuple[type[View[Any]], ...]] = ()  #: read models it keeps
+    folds: ClassVar[tuple[EntityFold[Any], ...]] = ()  #: how to fold the entities of its categories
     is_required: ClassVar[bool] = False  #: the daemon does not run without it
     host: Host
 
@@ -126,6 +131,10 @@ class AsyncPlugin:
     @hookimpl
     def ksi_views(self) -> Iterable[type[View[Any]]]:
         return self.views
+
+    @hookimpl
+    def ksi_folds(self) -> Iterable[EntityFold[Any]]:
+        return self.folds
 
     @hookimpl
     def ksi_requires(self) -> Iterable[type]:

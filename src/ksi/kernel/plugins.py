@@ -19,7 +19,7 @@ from ksi.core.errors import (
     NotFoundError,
     PluginFailedError,
 )
-from ksi.core.views import View
+from ksi.core.views import EntityFold, View
 from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.loader import Source, forget
 from ksi.kernel.middleware import EventMiddleware
@@ -339,6 +339,13 @@ class Plugins:
     # ── lookups ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def list_plugins(self) -> list[PluginInfo]:
         return [loaded.info() for loaded in self._loaded.values()] + list(self._failed.values())
+
+    def fold_of(self, category: str) -> EntityFold[Any] | None:
+        """How entities of ``category`` are folded, where a plugin says so."""
+        folds = (
+            fold for one in self._loaded.values() for found in self.hooks(one.plugin, "ksi_folds") for fold in found
+        )
+        return next((fold for fold in folds if fold.category == category), None)
 
     def hooks(self, plugin: Any, name: str) -> list[Any]:
         """What this plugin's own implementations of a hook return."""
