@@ -134,6 +134,10 @@ class EventLog(Protocol):
 
     durable: Durable
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it takes nothing now: its disk is full, or it is closed. Reading goes on."""
+
     async def append(
         self,
         stream: str,

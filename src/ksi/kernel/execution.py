@@ -27,7 +27,6 @@ from ksi.core.errors import (
     StoreError,
 )
 from ksi.core.ports import Committed, Outcome, Unit
-from ksi.core.result import Failure, Success
 from ksi.core.views import View
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Done, Session
@@ -56,6 +55,7 @@ class Execution:
         "committing",
         "contexts",
         "done",
+        "ended",
         "envelope",
         "held",
         "is_rerun",
@@ -101,7 +101,7 @@ class Execution:
         self.held = 0
         self.task: asyncio.Task[None] | None = None
         self._tick: int | None = None
-        self.began = self.answered = self.cancelled = self.committing = False
+        self.began = self.answered = self.cancelled = self.committing = self.ended = False
         self.opened = self.is_rerun = False
         self.ordinal = 1
         self.ordinals: dict[str, int] | None = None
@@ -258,12 +258,6 @@ class Execution:
 
     def returned(self, answer: Any, context: EventContext | None) -> None:
         """The handler ended with ``answer``."""
-        match answer:
-            case Success(value):
-                answer = value
-            case Failure(error):
-                self.failed(error)
-                return
         try:
             raw = self.row.encode_answer(answer)
         except (NoAnswerError, InvalidResponseError) as error:
@@ -287,6 +281,7 @@ class Execution:
     # ── conclude ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _conclude(self, raw: bytes | None, error: KSIError | None, contexts: Sequence[EventContext]) -> None:
         """The handler has really ended; what remains is to record and to answer."""
+        self.ended = True
         for context in self.contexts:
             context.is_closed = True
         if self.answered or self.committing:
@@ -464,7 +459,7 @@ class Execution:
         if self._tick is not None:
             self.router.wheel.remove(self, self._tick)
         self._tick = self.router.wheel.add(self, CANCEL_GRACE)
-        self.task.cancel()
+        self._stop_task()
 
     def _give_up(self, error: KSIError) -> None:
         if not self.began:
@@ -473,14 +468,23 @@ class Execution:
             return
         for context in self.contexts:
             context.is_closed = True
-        if self.task is not None:
-            self.task.cancel()
+        self._stop_task()
         if self.is_recorded and self.opened:
             self.committing = True
             unit = Unit(origin=self.envelope, outcome=self.outcome(None, error))
             self._write(unit, lambda committed, refused: self._answer(None, refused or error))
         else:
             self._answer(None, error)
+
+    def _stop_task(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            self.task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step never runs: then nobody but this says that it ended."""
+        if not self.ended:
+            self.failed(asyncio.CancelledError())
 
     def _stop_waiting(self) -> None:
         if self.held < len(self.locks):

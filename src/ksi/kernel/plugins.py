@@ -298,10 +298,10 @@ class Plugins:
         """Wait until nothing runs in this generation, then shut it down and forget its modules."""
         ended = asyncio.Event()
         for row in loaded.rows:
-            row.on_drained = lambda: ended.set() if not any(row.active for row in loaded.rows) else None
+            row.on_end = ended.set
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
-                while any(row.active for row in loaded.rows):
+                while self.router.is_busy(loaded.rows):
                     ended.clear()
                     await ended.wait()
         except TimeoutError:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import difflib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Any
 from uuid import UUID
 
@@ -369,17 +369,30 @@ class Router:
     # ── under way ────────────────────────────────────────────────────────────────────────────────────────────────────
     def enter(self, execution: Execution) -> None:
         self.running[execution.envelope.event_id] = execution
-        execution.row.active += 1
 
     def leave(self, execution: Execution) -> None:
         event_id = execution.envelope.event_id
         if self.running.get(event_id) is execution:
             del self.running[event_id]
         self.recorded_effects.pop(event_id, None)
-        execution.row.left()
-        self.look_idle()
+        self._ended(execution.row)
 
-    def look_idle(self) -> None:
+    def query_ended(self, query: AsyncQuery) -> None:
+        self.queries.discard(query)
+        if self._idle is not None or query.row.on_end is not None:
+            self._ended(query.row)
+
+    def is_busy(self, rows: Collection[Row]) -> bool:
+        """Whether a request of one of ``rows`` is under way."""
+        calls: list[Execution | AsyncQuery] = [*self.running.values(), *self.queries]
+        return any(call.row in rows for call in calls)
+
+    def _ended(self, row: Row) -> None:
+        if row.on_end is not None:
+            row.on_end()
+        self._look_idle()
+
+    def _look_idle(self) -> None:
         if self._idle is not None and not self.running and not self.queries:
             self._idle.set()
 
@@ -396,7 +409,7 @@ class Router:
 
     async def _wait_idle(self, seconds: float) -> bool:
         self._idle = asyncio.Event()
-        self.look_idle()
+        self._look_idle()
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()

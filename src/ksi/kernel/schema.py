@@ -109,10 +109,10 @@ def invalid(event_name: str, error: Exception) -> ValidationError:
 
 def _struct_codec(hint: Any) -> Codec:
     decoder = msgspec.json.Decoder(hint)
-    encode = canonical.encode
+    encode = canonical.encoder_for(set(_parts(hint, set())))
 
     def encode_struct(value: Any) -> bytes:
-        if type(value) is hint or isinstance(value, hint):
+        if value.__class__ is hint or isinstance(value, hint):
             return encode(value)
         return encode(msgspec.convert(value, hint))
 
@@ -122,13 +122,19 @@ def _struct_codec(hint: Any) -> Codec:
 def _value_codec(hint: Any) -> Codec:
     decoder = msgspec.json.Decoder(hint)
     if hint in (Any, object):
-        return Codec(hint, decoder.decode, canonical.encode, dict)
+        return Codec(hint, decoder.decode, _encode_anything, dict)
     return Codec(
         hint,
         decoder.decode,
         lambda value: canonical.encode(msgspec.convert(value, hint)),
         lambda: msgspec.json.schema(hint),
     )
+
+
+def _encode_anything(value: Any) -> bytes:
+    if value is None:
+        raise TypeError("None is no answer")
+    return canonical.encode(value)
 
 
 def _model_codec(hint: Any) -> Codec:

@@ -69,6 +69,8 @@ def build(function: Callable[..., Any], declaration: Declaration, *, owner: str,
     mode = _mode(function, declaration, where)
     payload, invoke, wants_context = _binding(function, hints, declaration, where)
     answer, chunk = _answers(hints, mode, where)
+    if _is_result(hints["return"]):
+        invoke = _unwrapping(invoke, mode)
     _check_answer(answer, where)
     handler = HandlerSpec(owner, where, mode, invoke, wants_context, is_concurrent, declaration)
     doc = inspect.cleandoc(function.__doc__ or "")
@@ -184,12 +186,26 @@ def _answers(hints: dict[str, Any], mode: Mode, where: str) -> tuple[Codec, Code
     return answer_codec(answer, where=where), answer_codec(chunk, where=where)
 
 
+def _is_result(hint: Any) -> bool:
+    return {get_origin(part) for part in get_args(hint)} == {Success, Failure}
+
+
 def _without_result(hint: Any) -> Any:
     """``Result[T, E]`` answers a T."""
-    parts = get_args(hint)
-    if {get_origin(part) for part in parts} == {Success, Failure}:
-        return get_args(next(part for part in parts if get_origin(part) is Success))[0]
-    return hint
+    if not _is_result(hint):
+        return hint
+    return get_args(next(part for part in get_args(hint) if get_origin(part) is Success))[0]
+
+
+def _unwrapping(invoke: Invoke, mode: Mode) -> Invoke:
+    """The same handler, raising what its Failure holds: to the router there is one way to fail."""
+    if mode != "async":
+        return lambda payload, context: invoke(payload, context).unwrap()
+
+    async def unwrapped(payload: Any, context: EventContext | None) -> Any:
+        return (await invoke(payload, context)).unwrap()
+
+    return unwrapped
 
 
 def _without_none(hint: Any) -> Any:

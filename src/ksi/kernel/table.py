@@ -7,7 +7,7 @@ a future or an :class:`~ksi.kernel.execution.Execution`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,6 +36,7 @@ from ksi.kernel.spec import EventSpec, HandlerSpec
 if TYPE_CHECKING:
     from ksi.kernel.router import Router
 
+REFUSED_ANSWERS = (ValidationError, msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 REFUSALS = (ValidationError, msgspec.MsgspecError, ValueError, RecursionError)
 """What decoders of both kinds raise; pydantic's is a ValueError."""
 
@@ -62,8 +63,8 @@ class Row:
         self.decode = self._decoder()
         self.category = declaration.category or spec.name.partition(":")[0]
         self.chunk_name = spec.name
-        self.active = 0
-        self.on_drained: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        """Called after each of its requests, while a generation that was replaced drains."""
         self.calls = 0
         self.errors: dict[str, int] = {}
         self.dispatch: Callable[..., Call | None]
@@ -92,20 +93,24 @@ class Row:
         return payload
 
     def encode_answer(self, answer: Any) -> bytes:
-        """JSON of a handler's answer. Raises NoAnswerError or InvalidResponseError."""
-        codec = self.spec.answer
-        if answer is None and codec.hint is not None:
-            raise NoAnswerError(self.name)
-        return self._encode(codec, answer)
+        """JSON of a handler's answer. Raises what :meth:`explain_answer` says."""
+        try:
+            return self.spec.answer.encode(answer)
+        except REFUSED_ANSWERS as error:
+            raise self.explain_answer(answer, error) from None
 
     def encode_chunk(self, chunk: Any) -> bytes:
-        return self._encode(self.spec.chunk, chunk)
-
-    def _encode(self, codec: Any, value: Any) -> bytes:
+        """Raises InvalidResponseError."""
         try:
-            return codec.encode(value)  # type: ignore[no-any-return]  # a Codec
-        except (TypeError, *REFUSALS) as error:
+            return self.spec.chunk.encode(chunk)  # type: ignore[union-attr]  # a stream's row has one
+        except REFUSED_ANSWERS as error:
             raise InvalidResponseError(self.name, str(error)) from None
+
+    def explain_answer(self, answer: Any, refused: Exception) -> KSIError:
+        """What an answer that can not be encoded means: "not mine", or one outside its schema."""
+        if answer is None:
+            return NoAnswerError(self.name)
+        return InvalidResponseError(self.name, str(refused))
 
     def locks(self, payload: Any) -> Sequence[tuple[str, int]]:
         """Key and slot that a request needs, with their capacities. Raises InternalError where the key does."""
@@ -120,12 +125,6 @@ class Row:
         if self.declaration.concurrent is not None:
             locks.append((f"slot of {self.name}", self.declaration.concurrent))
         return locks
-
-    def left(self) -> None:
-        """A request of this row is over."""
-        self.active -= 1
-        if self.active == 0 and self.on_drained is not None:
-            self.on_drained()
 
     def count(self, error: KSIError | None) -> None:
         self.calls += 1
@@ -165,7 +164,7 @@ class Row:
     def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """The shortest way: nothing waits, nothing is recorded."""
         door, permission, after = self.stack.door, self.stack.permission, self.stack.after
-        invoke, encode, decode = handler.invoke, self.encode_answer, self.decode
+        invoke, encode, decode = handler.invoke, self.spec.answer.encode, self.decode
         wants_context, set_current, reset = handler.wants_context, current.set, current.reset
         general = self.router.dispatch_row_for(self)
 
@@ -185,15 +184,20 @@ class Row:
                 return None
             scope = set_current(envelope)
             try:
-                raw = encode(invoke(payload, None))
+                answer = invoke(payload, None)
             except Exception as raised:  # noqa: BLE001  # the router's door
                 self._refused(self.explain(raised), envelope, session, done, token)
-            else:
-                done(token, raw, None)
-                for look in after:
-                    look(envelope, None)
+                return None
             finally:
                 reset(scope)
+            try:
+                raw = encode(answer)
+            except REFUSED_ANSWERS as raised:
+                self._refused(self.explain_answer(answer, raised), envelope, session, done, token)
+                return None
+            done(token, raw, None)
+            for look in after:
+                look(envelope, None)
             return None
 
         return dispatch
@@ -204,6 +208,8 @@ class Row:
         invoke, decode = handler.invoke, self.decode
         router, timeout = self.router, self.timeout
         general = router.dispatch_row_for(self)
+        create_task, fresh_context, set_current = router.loop.create_task, router.fresh_context, current.set
+        limit, under_way = router.wheel.add, router.queries.add
 
         def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
             if envelope.deadline_us is not None:
@@ -219,7 +225,14 @@ class Row:
                 self.calls += 1
                 self._refused(self.explain_refusal(raised), envelope, session, done, token)
                 return None
-            return AsyncQuery(self, envelope, invoke(payload, None), done, token).start(router, timeout)
+            query = AsyncQuery(self, envelope, done, token)
+            scope = fresh_context()
+            scope.run(set_current, envelope)
+            if timeout is not None:
+                query.tick = limit(query, timeout)
+            under_way(query)
+            query.task = create_task(query.run(invoke(payload, None)), context=scope)
+            return query
 
         return dispatch
 
@@ -339,57 +352,54 @@ class Row:
 class AsyncQuery:
     """A query under way in a task of its own."""
 
-    __slots__ = ("_answered", "_coroutine", "_done", "_envelope", "_row", "_task", "_tick", "_token")
+    __slots__ = ("_done", "_envelope", "_is_answered", "_row", "_token", "task", "tick")
+    task: asyncio.Task[None]
 
-    def __init__(self, row: Row, envelope: EventEnvelope, coroutine: Any, done: Done, token: Any) -> None:
+    def __init__(self, row: Row, envelope: EventEnvelope, done: Done, token: Any) -> None:
         self._row = row
         self._envelope = envelope
-        self._coroutine = coroutine
         self._done = done
         self._token = token
-        self._answered = False
-        self._tick: int | None = None
+        self._is_answered = False
+        self.tick: int | None = None
 
-    def start(self, router: Router, timeout: float | None) -> AsyncQuery:
-        scope = router.fresh_context()
-        scope.run(current.set, self._envelope)
-        if timeout is not None:
-            self._tick = router.wheel.add(self, timeout)
-        router.queries.add(self)
-        self._row.active += 1
-        self._task = router.loop.create_task(self._run(), context=scope)
-        return self
+    @property
+    def row(self) -> Row:
+        return self._row
 
-    async def _run(self) -> None:
+    async def run(self, handling: Awaitable[Any]) -> None:
         row = self._row
         try:
-            answer = await self._coroutine
-            self._answer(row.encode_answer(answer), None)
+            raw = row.encode_answer(await handling)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
             self._answer(None, row.explain(error))
-        finally:
-            row.router.queries.discard(self)
-            row.left()
-            row.router.look_idle()
+        else:
+            self._answer(raw, None)
+        row.router.query_ended(self)
 
     def _answer(self, raw: bytes | None, error: KSIError | None) -> None:
-        if self._answered:
+        if self._is_answered:
             return
-        self._answered = True
-        if self._tick is not None:
-            self._row.router.wheel.remove(self, self._tick)
-        self._row.count(error)
+        self._is_answered = True
+        row = self._row
+        if self.tick is not None:
+            row.router.wheel.remove(self, self.tick)
+        row.count(error)
         self._done(self._token, raw, error)
-        for look in self._row.stack.after:
+        for look in row.stack.after:
             look(self._envelope, error)
 
     def cancel(self) -> None:
-        self._task.cancel()
+        self._stop(CancelledError(self._row.name))
 
     def expire(self) -> None:
-        self._tick = None
-        self._answer(None, EventTimeoutError(self._row.name, seconds=self._row.timeout or 0.0))
-        self._task.cancel()
+        self.tick = None
+        self._stop(EventTimeoutError(self._row.name, seconds=self._row.timeout or 0.0))
+
+    def _stop(self, error: KSIError) -> None:
+        self._answer(None, error)
+        self.task.cancel()
+        self.task.add_done_callback(lambda task: self._row.router.query_ended(self))  # it may never have begun
 
 
 async def _stop(tasks: Any) -> None:
