@@ -59,7 +59,8 @@ def test_a_variable_separates_a_list_by_commas(home: Home) -> None:
         ("[store]\ndurability = 'fully'\n", "store.durability"),
         ("[limits]\nin_flight = 'many'\n", "limits.in_flight"),
         ("[limits]\nin_flight = 0\n", "limits.in_flight"),
-        ("[plugins]\nload = ['a:A', 'b']\n", "plugins.load"),
+        ("[plugins]\nload = ['a:A', 1]\n", "plugins.load"),
+        ("[plugin]\ngreeter = 1\n", "plugin"),
         ("[permission]\ndefault_profile = 'nobody'\n", "permission.default_profile"),
         ("store = 1\n", "store"),
     ],
@@ -121,7 +122,13 @@ def test_profiles_of_the_file_stand_beside_the_open_one(home: Home) -> None:
     assert permission.principals == {"uid:7": "reader"}
 
 
-NAMES = [name for name, _, _ in Config(home=Home(Path())).values()]
+def test_a_plugins_own_table_takes_any_json(home: Home) -> None:
+    write(home, '[plugin.greeter]\nwords = ["hello"]\n')
+    config = load(home, {"KSI_PLUGIN__GREETER__TIMES": "3", "KSI_PLUGIN__GREETER__TONE": "warm"})
+    assert config.plugin == {"greeter": {"words": ["hello"], "times": 3, "tone": "warm"}}
+
+
+NAMES = [name for name, _, _ in Config(home=Home(Path())).values() if "." in name]
 
 
 @given(name=st.sampled_from(NAMES), text=st.text(alphabet="01.-aflrtuenox,: ", max_size=8))

@@ -68,7 +68,8 @@ class LimitsSection(Section, frozen=True):
     burst: Count = 1_000_000
     request_timeout: Seconds = 30.0
     stall_timeout: Seconds = 60.0
-    drain_timeout: Seconds = 600.0
+    drain_timeout: Seconds = 600.0  #: for the old generation of a plugin that is loaded again
+    stop_timeout: Seconds = 10.0  #: for what runs when the daemon stops
 
 
 class LogSection(Section, frozen=True):
@@ -79,9 +80,9 @@ class LogSection(Section, frozen=True):
 
 
 class PluginsSection(Section, frozen=True):
-    """``load`` names classes as ``module:Class``; ``disable`` names plugins that are found and not wanted."""
+    """``load`` names ``module:Class`` or files; ``disable`` names plugins that are found and not wanted."""
 
-    load: tuple[Annotated[str, Meta(pattern=r"^[\w.]+:\w+$")], ...] = ()
+    load: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
 
 
@@ -134,7 +135,7 @@ class CompletionSection(Section, frozen=True):
 
 
 class Settings(Section, frozen=True):
-    """All tables."""
+    """All tables; ``[plugin.NAME]`` belongs to the plugin of that name."""
 
     store: StoreSection = StoreSection()
     limits: LimitsSection = LimitsSection()
@@ -143,6 +144,7 @@ class Settings(Section, frozen=True):
     providers: ProvidersSection = ProvidersSection()
     permission: PermissionSection = PermissionSection()
     completion: CompletionSection = CompletionSection()
+    plugin: dict[str, dict[str, Any]] = {}
 
 
 class Config(Settings, frozen=True, kw_only=True):
@@ -280,10 +282,20 @@ def _from_text(text: str, path: _Path, where: str) -> Any:
     kind = _type_at(path, where)
     if get_origin(kind) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is Any:
+        return _json_or_text(text)
     try:
         return msgspec.convert(text, kind, strict=False, dec_hook=_secret)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{'.'.join(path)}: {error}", where=where) from None
+
+
+def _json_or_text(text: str) -> Any:
+    """For plugins' own settings, whose types are not known here."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _type_at(path: Sequence[str], where: str) -> Any:
