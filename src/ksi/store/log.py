@@ -36,10 +36,11 @@ from ksi.core.patterns import matches
 from ksi.core.ports import Committed, Done, Entry, Known, Overflow, Start, Unit
 from ksi.core.threads import settle
 from ksi.core.views import View, ViewReader
+from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decided, Decider, IdIndex, move
 from ksi.store.query import Compiled, StreamRange, Wanted
-from ksi.store.row import NOBODY, REQUESTS, envelope_of, events_of, outcome_of, requests_of
+from ksi.store.row import REQUESTS, envelope_of, events_of, outcome_of, requests_of
 from ksi.store.subscribe import Bell, LogSubscription
 from ksi.store.tail import RowSource
 from ksi.store.views import KeptView, KeptViewReader, Place, Shelf, ViewBook
@@ -118,6 +119,10 @@ class LoopLog(ABC):
                 refusal = error
         if refusal is not None:
             done(None, refusal)
+
+    @property
+    def is_read_only(self) -> bool:
+        return self._refusal() is not None
 
     def _refusal(self) -> KSIError | None:
         """Why nothing can be written now."""
@@ -415,10 +420,6 @@ def _entry(stream: str, event: NewEvent) -> Entry:
         subject=event.subject,
         occurred_us=None if event.occurred_at is None else microseconds(event.occurred_at),
         metadata=event.metadata,
-        correlation=event.correlation_id or NOTHING,
-        cause=NOBODY if event.causation_id is None else event.causation_id.bytes,
+        correlation=event.correlation_id or NO_RUN,
+        cause=NO_CAUSE if event.causation_id is None else event.causation_id.bytes,
     )
-
-
-NOTHING = ""
-"""As ``correlation``: the line has none, not even the origin's."""
