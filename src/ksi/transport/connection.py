@@ -1,0 +1,286 @@
+"""One connection: frames go to the door, answers come back under the same id and in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from ksi.core.clock import Clock
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError
+from ksi.kernel.door import Call, Door, Session, StreamCall
+from ksi.transport.budget import Budget, Limits
+from ksi.transport.envelopes import envelope_of
+from ksi.transport.flat import FlatLane
+from ksi.transport.intake import Intake
+from ksi.transport.outbox import Outbox
+from ksi.transport.streams import FrameSink
+from ksi.wire import answers
+from ksi.wire.frames import Frame, FrameId, Kind, Shape, decode
+from ksi.wire.splitter import Line
+
+CREDIT_DEFAULT = 16
+
+
+class Common(msgspec.Struct, kw_only=True, eq=False):
+    """What the connections of one server share."""
+
+    door: Door
+    limits: Limits
+    budget: Budget
+    clock: Clock
+    server: str
+    connections: set[Connection]
+    drained: asyncio.Event | None = None
+    """Set when the last connection is gone."""
+    late_frames: int = 0
+    """Credits and cancels that came after their request had ended."""
+
+    def leave(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if self.drained is not None and not self.connections:
+            self.drained.set()
+
+
+class Running(msgspec.Struct, eq=False):
+    """A request without an answer yet. ``call`` is None where it was only accepted: nothing here can stop it."""
+
+    size: int
+    call: Call | None = None
+    envelope: EventEnvelope | None = None
+    stream: StreamCall | None = None
+
+
+class Connection(asyncio.Protocol):
+    """A client on the Unix socket."""
+
+    def __init__(self, common: Common, principal_of: Callable[[asyncio.Transport], str]) -> None:
+        self._common = common
+        self._door = common.door
+        self._limits = common.limits
+        self._budget = common.budget
+        self._principal_of = principal_of
+        self._running: dict[FrameId, Running] = {}
+        self._shape = Shape.PROTOCOL
+        self._is_finishing = False
+        self._outbox = Outbox(common.limits, self._awaited)
+        self._send = self._outbox.send
+        self._intake = Intake(common.limits, common.budget, self._take, self._served)
+        self._session = Session(principal="", source="unix", reply_channel=self._outbox)
+        self._flat = FlatLane(common.door, self._session, self._send, budget=common.budget, clock=common.clock)
+        self._transport: asyncio.Transport | None = None
+
+    # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = transport
+        self._outbox.open(transport)
+        self._intake.open(transport)
+        if len(self._common.connections) >= self._limits.connections_max:
+            self._send(answers.failure(None, OverloadedError("connections", limit=self._limits.connections_max)))
+            self.finish()
+        self._common.connections.add(self)
+        self._session.principal = self._principal_of(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._outbox.hold()
+        self._intake.feed(data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more. Where it still reads its answers go out; streams, which it can not steer, end."""
+        if self._transport is None or _is_gone(self._transport):
+            return False
+        if self._intake.has_rest:
+            self.data_received(b"\n")
+        self._disconnect_streams()
+        self.finish()
+        return True
+
+    def pause_writing(self) -> None:
+        self._outbox.is_paused = True
+        self._intake.pause("write")
+
+    def resume_writing(self) -> None:
+        self._outbox.is_paused = False
+        self._intake.resume("write")
+        self._outbox.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._common.leave(self)
+        self._intake.close()
+        self._outbox.close()
+        self._flat.clear()
+        self._disconnect_streams()
+
+    # ── closing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def finish(self) -> None:
+        """Close once all is answered and written. Till then cancels and credit still come through."""
+        self._is_finishing = True
+        self._close_if_idle()
+
+    def abort(self) -> None:
+        """Close now; what is not written is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close_if_idle(self) -> None:
+        if self._transport is None or self._running or len(self._flat) or not self._intake.is_empty:
+            return
+        self._outbox.flush()
+        self._transport.close()
+
+    def _close_later(self) -> None:
+        """Behind the dispatch that this may have come out of, whose own request is not in flight yet."""
+        asyncio.get_running_loop().call_soon(self._close_if_idle)
+
+    def _disconnect_streams(self) -> None:
+        for frame_id, running in list(self._running.items()):
+            if running.stream is not None:
+                self._release(frame_id)
+                running.stream.disconnected()
+
+    # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _take(self, line: Line) -> None:
+        frame = None
+        try:
+            if isinstance(line, PayloadTooLargeError):
+                raise line
+            frame = decode(line)
+            if frame.event is not None and frame.id is not None and not frame.stream:  # nearly all of them
+                self._request(frame, frame.id)
+            else:
+                self._other(frame)
+        except KSIError as error:
+            if frame is not None or not isinstance(line, bytes) or line.strip():
+                self._refuse(frame, error)
+
+    def _served(self) -> None:
+        """The end of a turn."""
+        self._outbox.flush()
+        if self._is_finishing:
+            self._close_if_idle()
+
+    def _refuse(self, frame: Frame | None, error: KSIError) -> None:
+        """Answer in the shape that the client reads: its last frame's, where this one could not be read."""
+        if frame is not None and frame.id is not None:
+            in_use = isinstance(error, InvalidFrameError) and frame.id in self._running
+            self._send(answers.failure(None if in_use else frame.id, error))
+        elif self._shape is Shape.PROTOCOL:
+            self._send(answers.failure(None, error))
+        else:
+            self._flat.refuse(error)
+
+    def _other(self, frame: Frame) -> None:
+        kind = frame.kind
+        self._shape = frame.shape
+        match kind:
+            case Kind.FLAT:
+                self._flat.take(frame)
+            case Kind.STREAM | Kind.RESUME:
+                self._open_stream(frame, kind)
+            case Kind.CREDIT | Kind.CANCEL:
+                self._steer(frame)
+            case _:
+                self._hello(frame)
+
+    def _hello(self, frame: Frame) -> None:
+        self._session.source = frame.client or self._session.source
+        self._send(
+            answers.hello(server=self._common.server, principal=self._session.principal, pid=os.getpid()),
+        )
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _request(self, frame: Frame, frame_id: FrameId) -> None:
+        self._shape = Shape.PROTOCOL
+        if self._running or self._budget.is_tight:
+            self._admit(frame_id)
+        envelope = envelope_of(frame, self._session, self._common.clock)
+        if not frame.reply:
+            self._hold(frame_id, Running(len(envelope.raw), envelope=envelope))
+            self._door.accept(envelope, self._session, self._done, frame_id)
+            return
+        call = self._door.dispatch(envelope, self._session, self._done, frame_id)
+        if call is not None:
+            self._hold(frame_id, Running(len(envelope.raw), call, envelope))
+
+    def _admit(self, frame_id: FrameId) -> None:
+        if frame_id in self._running:
+            raise InvalidFrameError(f"a request with the id {frame_id!r} is in flight", id=frame_id)
+        if len(self._running) >= self._limits.in_flight_max:
+            raise OverloadedError("requests in flight of the connection", limit=self._limits.in_flight_max)
+        refusal = self._budget.refusal()
+        if refusal is not None:
+            raise refusal
+
+    def _hold(self, frame_id: FrameId, running: Running) -> None:
+        self._running[frame_id] = running
+        self._budget.hold(running.size)
+
+    def _release(self, frame_id: FrameId) -> None:
+        running = self._running.pop(frame_id, None)
+        if running is not None:
+            self._budget.release(running.size)
+
+    def _done(self, frame_id: FrameId, raw: bytes | None, error: KSIError | None) -> None:
+        if self._running:
+            self._release(frame_id)
+        if error is not None or raw is None:
+            self._send(answers.failure(frame_id, error or InvalidFrameError("no answer")))
+        elif len(raw) > self._limits.frame_bytes_max:
+            too_large = PayloadTooLargeError("answer", size=len(raw), limit=self._limits.frame_bytes_max)
+            self._send(answers.failure(frame_id, too_large))
+        else:
+            self._send(answers.answer(frame_id, raw))
+        if self._is_finishing:
+            self._close_later()
+
+    def _awaited(self) -> set[str]:
+        """The runs whose answers are still to come; a stream is its own answer."""
+        waiting = [running.envelope for running in self._running.values() if running.envelope is not None]
+        if self._flat.current is not None:
+            waiting.append(self._flat.current)
+        return {envelope.correlation_id for envelope in waiting}
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _open_stream(self, frame: Frame, kind: Kind) -> None:
+        assert frame.id is not None
+        self._admit(frame.id)
+        credit = CREDIT_DEFAULT if frame.credit is None else frame.credit
+        sink = FrameSink(frame.id, self._send, self._ended, frame_bytes_max=self._limits.frame_bytes_max)
+        size = len(frame.raw)
+        if kind is Kind.RESUME:
+            call = self._door.resume(frame.resume or "", self._session, sink, credit)
+        else:
+            envelope = envelope_of(frame, self._session, self._common.clock)
+            call = self._door.open_stream(envelope, self._session, sink, credit)
+        if not sink.is_ended:
+            sink.call = call
+            self._hold(frame.id, Running(size, call, stream=call))
+
+    def _ended(self, frame_id: FrameId) -> None:
+        self._release(frame_id)
+        if self._is_finishing:
+            self._close_later()
+
+    def _steer(self, frame: Frame) -> None:
+        running = None if frame.id is None else self._running.get(frame.id)
+        if running is None:
+            self._common.late_frames += 1
+        elif frame.cancel:
+            if running.call is not None:
+                running.call.cancel()
+        elif running.stream is not None and frame.credit:
+            running.stream.grant(frame.credit)
+
+
+def _is_gone(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed altogether, and not only its writing side: both look the same to a reader."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
