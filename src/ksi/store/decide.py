@@ -22,11 +22,12 @@ from ksi.core.errors import (
     WrongExpectedVersionError,
 )
 from ksi.core.events import AppendCondition, ExpectedVersion, Position, RecordedEvent, StreamState
-from ksi.core.ports import Committed, Done, Entry, Outcome, Unit
+from ksi.core.ports import Committed, Done, Entry, Unit
+from ksi.store.build import build, entered_ids
 from ksi.store.chain import sealed
 from ksi.store.cursor import Cursor
 from ksi.store.query import Compiled
-from ksi.store.row import CODES, Closing, Line, Row, events_of, pack, request_of
+from ksi.store.row import Row, events_of, pack
 from ksi.store.tail import RowSource
 from ksi.store.views import Change, ViewBook
 
@@ -70,8 +71,7 @@ class Decided(msgspec.Struct, gc=False):
     body: bytes = b""
     entered: Sequence[tuple[bytes, int]] = ()
     opened: Sequence[tuple[bytes, int]] = ()
-    closed: bytes | None = None
-    later: bool = False  #: the outcome comes later than the request
+    closed: bytes | None = None  #: a request that an earlier row opened
     checkpoint: Moved | None = None
     changes: Sequence[Change] = ()
 
@@ -143,16 +143,18 @@ class Decider:
 
     def _check_ids(self, unit: Unit) -> None:
         """Every id is new, and an outcome closes what is open."""
-        find = self._shelves.ids.find
-        given = [entry.event_id for entry in unit.entries if entry.event_id is not None]
-        given += [envelope.event_id for envelope in (*unit.ancestors, *unit.emits)]
+        find, raw = self._shelves.ids.find, unit.origin.event_id
         if unit.request:
-            given.append(unit.origin.event_id)
-        elif unit.outcome is not None and unit.origin.event_id not in self.open:
-            raise EventIdConflictError(ids.text(unit.origin.event_id))
-        for place, raw in enumerate(given):
-            if find(raw) is not None or (len(given) > 1 and raw in given[:place]):
+            if find(raw) is not None:
                 raise EventIdConflictError(ids.text(raw))
+        elif unit.outcome is not None and raw not in self.open:
+            raise EventIdConflictError(ids.text(raw))
+        given = [entry.event_id for entry in unit.entries if entry.event_id is not None]
+        if unit.ancestors or unit.emits:
+            given += [envelope.event_id for envelope in (*unit.ancestors, *unit.emits)]
+        for place, other in enumerate(given):
+            if find(other) is not None or other in given[:place] or (unit.request and other == raw):
+                raise EventIdConflictError(ids.text(other))
 
     def version(self, stream: str) -> int:
         """Of the last event, units under way included."""
@@ -163,40 +165,34 @@ class Decider:
 
     def _row(self, unit: Unit, at: int) -> tuple[Row, dict[str, int]]:
         heads: dict[str, int] = {}
-        lines = []
+        versions = []
         for entry in unit.entries:
-            version = heads.get(entry.stream)
-            version = (self.version(entry.stream) if version is None else version) + 1
-            heads[entry.stream] = version
-            lines.append(_line(entry, version))
-        size = len(lines) + len(unit.emits) + len(unit.ancestors) + unit.request + (unit.outcome is not None)
-        last = self.last + size
-        origin = request_of(unit.origin, None if unit.request else b"")
-        row = Row(
-            last,
-            at,
-            _bases(unit, origin.id, last),
-            tuple([request_of(envelope) for envelope in unit.ancestors]) if unit.ancestors else (),
-            origin,
-            unit.request,
-            tuple(lines),
-            tuple([request_of(envelope) for envelope in unit.emits]) if unit.emits else (),
-            None if unit.outcome is None else _closing(unit.outcome),
-        )
-        return row, heads
+            stream = entry.stream
+            version = heads.get(stream)
+            heads[stream] = version = (self.version(stream) if version is None else version) + 1
+            versions.append(version)
+        return build(unit, self.last, at, versions), heads
 
     def _decided(self, unit: Unit, row: Row, done: Done) -> Decided:
         try:
             body = sealed(pack(row))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValidationError(f"can not be recorded: {error}") from None
-        first = self.last + 1 + len(row.ancestors) + row.recorded
-        positions = tuple(range(first, first + len(row.lines)))
-        committed = Committed(Position(row.last), positions, tuple([line.version for line in row.lines]))  # type: ignore[arg-type]  # ints are positions
-        entered, opened = _entered(row)
-        closed = row.origin.id if row.closing is not None else None
-        later = closed is not None and not row.recorded
-        return Decided(done, committed, row, body, entered, opened, closed, later, unit.checkpoint)
+        lines = row.lines
+        committed = Committed(
+            Position(row.last), tuple([line.position for line in lines]), tuple([line.version for line in lines])
+        )
+        entered, opened = entered_ids(unit, row, self.last)
+        return Decided(
+            done=done,
+            committed=committed,
+            row=row,
+            body=body,
+            entered=entered,
+            opened=opened,
+            closed=row.origin.id if row.closing is not None and not row.recorded else None,
+            checkpoint=unit.checkpoint,
+        )
 
     def _apply(self, decided: Decided) -> None:
         """Change the pending views and the indexes; the last step, for a view's code may raise."""
@@ -210,8 +206,7 @@ class Decider:
         for raw, position in decided.entered:
             index.add(raw, position)
         self.open.update(decided.opened)
-        if decided.later:
-            assert decided.closed is not None
+        if decided.closed is not None:
             self.open.pop(decided.closed, None)
             index.close(decided.closed, row.last)
         self.last = row.last
@@ -220,6 +215,8 @@ class Decider:
     def _duplicate(self, unit: Unit, done: Done) -> Decided | None:
         """The unit's entries, when all of them are there with the same content; raises where only some are."""
         given = [entry for entry in unit.entries if entry.event_id is not None]
+        if not given:
+            return None
         found = [self.event(entry.event_id) for entry in given]  # type: ignore[arg-type]  # filtered above
         known = [event for event in found if event is not None]
         if not known:
@@ -233,11 +230,11 @@ class Decider:
 
     def event(self, raw: bytes) -> RecordedEvent | None:
         """The event with this id, units under way included."""
-        base = ids.base_of(raw)
+        base, number = ids.base_of(raw), int.from_bytes(raw, "big")
         for known in (raw,) if base is None else (raw, base[0]):
             for row in self.rows_of(known):
                 for event in events_of(row):
-                    if event.event_id.bytes == raw:
+                    if event.event_id.int == number:
                         return event
         return None
 
@@ -316,67 +313,6 @@ def check_version(stream: str, expected: ExpectedVersion, actual: int) -> None:
             return
     wanted = expected.value if isinstance(expected, StreamState) else expected
     raise WrongExpectedVersionError(stream, expected=wanted, actual=actual)
-
-
-def _line(entry: Entry, version: int) -> Line:
-    tags, metadata = entry.tags, entry.metadata
-    return Line(
-        entry.stream,
-        version,
-        entry.name,
-        entry.data,
-        CODES[entry.kind],
-        entry.event_id,
-        tuple(sorted(tags)) if tags else (),
-        entry.schema_version,
-        entry.subject,
-        entry.occurred_us,
-        dict(metadata) if metadata else None,
-        entry.correlation,
-        entry.cause,
-    )
-
-
-def _closing(outcome: Outcome) -> Closing:
-    return Closing(outcome.ok, outcome.data, dict(outcome.metadata) if outcome.metadata else None)
-
-
-def _bases(unit: Unit, origin: bytes, last: int) -> tuple[bytes, ...]:
-    """What the ids of the unit's events are derived from; empty: from the origin's."""
-    closes = unit.outcome is not None
-    derived = int(closes)
-    for entry in unit.entries:
-        derived += entry.event_id is None
-    if not derived or (closes and derived <= ids.ENTRIES_MAX and ids.has_room(origin)):
-        return ()
-    return tuple(_base(origin, last, block) for block in range((derived + ids.ENTRIES_MAX - 1) // ids.ENTRIES_MAX))
-
-
-def _base(origin: bytes, last: int, block: int) -> bytes:
-    raw = ids.derived(origin, "row", last, block)
-    return bytes([raw[0] & 0x07]) + raw[1:]  # room for the ordinals, also below a random UUIDv4
-
-
-def _entered(row: Row) -> tuple[list[tuple[bytes, int]], list[tuple[bytes, int]]]:
-    """Ids of the row that are entered with their positions, and those of them that are open requests."""
-    position = row.first
-    opened: list[tuple[bytes, int]] = []
-    entered: list[tuple[bytes, int]] = []
-    for request in row.ancestors:
-        opened.append((request.id, position))
-        position += 1
-    if row.recorded:
-        (opened if row.closing is None else entered).append((row.origin.id, position))
-        position += 1
-    for line in row.lines:
-        if line.id is not None:
-            entered.append((line.id, position))
-        position += 1
-    for request in row.emits:
-        opened.append((request.id, position))
-        position += 1
-    entered += [(base, row.last) for base in row.bases]
-    return entered + opened, opened
 
 
 def _same(entry: Entry, event: RecordedEvent) -> bool:

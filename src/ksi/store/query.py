@@ -7,14 +7,15 @@ rows, not events: the predicate decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from ksi.core import ids
 from ksi.core.events import Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand
-from ksi.store.row import CODES, KINDS, REQUESTS, Line, Row, correlation_of
+from ksi.store.row import REQUESTS, Line, Request, Row, correlation_of
 
-FACT, CHUNK = CODES["fact"], CODES["chunk"]
+KINDS: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
 Predicate = Callable[[RecordedEvent], bool]
 ALL_FACTS = Filter()
 
@@ -36,6 +37,7 @@ class Compiled:
         self.filters = tuple(query) or (ALL_FACTS,)
         self.kinds = frozenset(kind for one in self.filters for kind in one.kinds)
         self.lines_only = self.kinds <= {"fact", "chunk"}
+        self.names_only = all(one == Filter(names=one.names) for one in self.filters)
         predicates = [_predicate(one) for one in self.filters]
         self.matches = predicates[0] if len(predicates) == 1 else _any(predicates)
 
@@ -141,41 +143,44 @@ def _is_category(glob: str) -> bool:
 # ── what a row is found by ───────────────────────────────────────────────────────────────────────────────────────────
 def own_of(row: Row) -> list[bytes]:
     """Requests that the row records or closes. The index of ids leads from them to the row: no key is needed."""
-    found = [request.id for request in (*row.ancestors, *row.emits)]
-    if row.recorded or row.closing is not None:
-        found.append(row.origin.id)
+    found = [row.origin.id] if row.recorded or row.closing is not None else []
+    if row.ancestors or row.emits:
+        found += [request.id for request in (*row.ancestors, *row.emits)]
     return found
 
 
-def keys_of(row: Row) -> set[str]:
+def keys_of(row: Row) -> list[str]:
     """Keys of ``row``: facts have every one, requests, outcomes and effects run and cause, chunks the stream."""
-    found: set[str] = set()
+    found: list[str] = []
     origin = row.origin
-    if row.recorded or row.closing is not None:
-        _add_links(origin.correlation, origin.cause if row.recorded else None, found)
-    for request in (*row.ancestors, *row.emits):
-        _add_links(request.correlation, request.cause, found)
+    own = row.recorded or row.closing is not None
+    if own and (origin.correlation or origin.cause):
+        found += _links(origin.correlation, origin.cause)
+    for request in (*row.ancestors, *row.emits) if row.ancestors or row.emits else ():
+        found += _links(request.correlation, request.cause)
     for line in row.lines:
-        found.add("s:" + line.stream)
-        if line.kind != CHUNK:
-            _add_links_of_line(line, row, found)
-        if line.kind == FACT:
-            found.add("n:" + line.name)
-            found.add("c:" + line.stream.partition("/")[0])
-            found.update(["t:" + tag for tag in line.tags])
-    return found
+        found += _keys_of_line(line.stream, line.name, line.kind)
+        if line.tags:
+            found += ["t:" + tag for tag in line.tags]
+        if line.kind != "chunk" and not (own and _follows(line, origin)):
+            cause = line.causation_id
+            found += _links(line.correlation_id, None if cause is None else cause.bytes)
+    return found if len(row.lines) == 1 and len(found) <= 3 else list(dict.fromkeys(found))
 
 
-def _add_links(correlation: str | None, cause: bytes | None, found: set[str]) -> None:
-    if correlation:
-        found.add("r:" + correlation)
-    if cause:
-        found.add("e:" + ids.text(cause))
+@lru_cache(maxsize=4096)
+def _keys_of_line(stream: str, name: str, kind: Kind) -> tuple[str, ...]:
+    return ("s:" + stream, "n:" + name, "c:" + stream.partition("/")[0]) if kind == "fact" else ("s:" + stream,)
 
 
-def _add_links_of_line(line: Line, row: Row, found: set[str]) -> None:
-    origin = row.origin
-    if line.correlation is None and line.cause is None and (row.recorded or row.closing is not None):
-        return  # the origin's own, see own_of
-    correlation = correlation_of(origin) if line.correlation is None else line.correlation
-    _add_links(correlation, origin.id if line.cause is None else line.cause, found)
+def _follows(line: Line, origin: Request) -> bool:
+    """Whether run and cause of ``line`` are those that ``origin`` stands for."""
+    cause = line.causation_id
+    if cause is None or cause.int != int.from_bytes(origin.id, "big"):
+        return False
+    return line.correlation_id == correlation_of(origin)
+
+
+def _links(correlation: str | None, cause: bytes | None) -> list[str]:
+    found = ["r:" + correlation] if correlation else []
+    return found if cause is None else [*found, "e:" + ids.text(cause)]

@@ -4,14 +4,14 @@ The events of a row have consecutive positions, the last of which is the row's o
 
     ancestors … | the request itself, where recorded | lines (facts, chunks, effects) … | emitted requests … | outcome
 
-Ids of lines and of the outcome are derived, not stored, unless somebody gave one: the j-th of them is
-``ids.nth_of(base, k)`` with k = 1..31. The base of a row that closes its request is the request's id; every other row
-(and every further 31 events) has a base of its own, which is entered in the index of ids like a request's.
+Ids of lines and of the outcome are derived unless somebody gave one: the j-th of them is ``ids.nth_of(base, k)`` with
+k = 1..31. The base of a row that closes its request is the request's id; every other row (and every further 31 events)
+has a base of its own, which is entered in the index of ids like a request's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, SafeUUID
@@ -21,15 +21,11 @@ import msgspec
 from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
-from ksi.core.events import Kind, Position, RecordedEvent
+from ksi.core.events import Position, RecordedEvent
 from ksi.core.ports import Outcome
 
 REQUESTS = "$requests"
 """Stream of requests and outcomes. Their version is their position: a counter of their own would order nothing more."""
-KINDS: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
-CODES: dict[Kind, int] = {kind: code for code, kind in enumerate(KINDS)}
-NOBODY = b""
-"""As ``cause``: the line has none, not even the origin."""
 
 
 class Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -53,29 +49,19 @@ class Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
     path: str
 
 
-class Line(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A fact, chunk or effect. ``correlation`` and ``cause`` None: those of the origin."""
+class Line(RecordedEvent, array_like=True, frozen=True, kw_only=True):
+    """A fact, chunk or effect. It is stored as the event that readers get: replay is one call of the decoder.
 
-    stream: str
-    version: int
-    name: str
-    raw: bytes
-    kind: int
-    id: bytes | None
-    tags: tuple[str, ...]
-    schema_version: int
-    subject: str | None
-    occurred_us: int | None
-    metadata: dict[str, Any] | None
-    correlation: str | None
-    cause: bytes | None
+    So the order of :class:`RecordedEvent`'s fields is a part of the format; new ones go to its end, with a default.
+    """
 
 
 class Closing(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The outcome of the origin."""
+    """The outcome of the origin. ``nth``: how many derived ids of the row come before its own."""
 
     ok: bool
     raw: bytes
+    nth: int
     metadata: dict[str, Any] | None
 
 
@@ -104,7 +90,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return self.last - self.size + 1
 
 
-pack = msgspec.msgpack.Encoder().encode
+pack = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 unpack = msgspec.msgpack.Decoder(Row).decode
 
 
@@ -199,62 +185,26 @@ def moment(time_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=time_us)
 
 
-def derived_id(row: Row, nth: int) -> UUID:
-    """Id of the ``nth`` event (from 0) without an id of its own."""
-    block, k = divmod(nth, ids.ENTRIES_MAX)
-    base = row.bases[block] if row.bases else row.origin.id
-    return _uuid(int.from_bytes(base, "big") + (k + 1) * _K + _VERSION)
+def derived_id(base: bytes, nth: int) -> UUID:
+    """Id of a row's ``nth`` event (from 0) that has no id of its own: ``ids.nth_of``, without its copies of bytes."""
+    return _uuid(int.from_bytes(base, "big") + (nth % ids.ENTRIES_MAX + 1) * _K + _VERSION)
 
 
-def events_of(row: Row) -> Iterator[RecordedEvent]:
+def events_of(row: Row) -> list[RecordedEvent]:
     """All events of the row, in position order."""
     position = row.first
-    for request in (*row.ancestors, row.origin) if row.recorded else row.ancestors:
-        yield request_event(row, request, position)
-        position += 1
-    for line in lines_of(row):
-        yield line
-        position += 1
-    for request in row.emits:
-        yield request_event(row, request, position)
-        position += 1
+    opened = (*row.ancestors, row.origin) if row.recorded else row.ancestors
+    found = [request_event(row, request, place) for place, request in enumerate(opened, position)]
+    found += row.lines
+    found += [request_event(row, request, place) for place, request in enumerate(row.emits, position + len(found))]
     if row.closing is not None:
-        yield _outcome_event(row, row.closing)
+        found.append(_outcome_event(row, row.closing))
+    return found
 
 
-def lines_of(row: Row) -> Iterator[RecordedEvent]:
+def lines_of(row: Row) -> Sequence[RecordedEvent]:
     """Only the facts, chunks and effects: what a default query can match."""
-    if not row.lines:
-        return
-    origin = row.origin
-    position = row.last - len(row.emits) - len(row.lines) - (row.closing is not None) + 1
-    at, shared = moment(row.at), metadata_of(origin)
-    nth = 0
-    for line in row.lines:
-        if line.id is None:
-            event_id = derived_id(row, nth)
-            nth += 1
-        else:
-            event_id = uuid_of(line.id)
-        correlation, cause = line.correlation, line.cause
-        yield RecordedEvent(
-            position=Position(position),
-            stream=line.stream,
-            version=line.version,
-            name=line.name,
-            raw=line.raw,
-            event_id=event_id,
-            kind=KINDS[line.kind],
-            tags=frozenset(line.tags),
-            schema_version=line.schema_version,
-            correlation_id=correlation_of(origin) if correlation is None else correlation or None,
-            causation_id=uuid_of(origin.id if cause is None else cause) if cause != NOBODY else None,
-            subject=line.subject,
-            occurred_at=None if line.occurred_us is None else moment(line.occurred_us),
-            recorded_at=at,
-            metadata=shared if line.metadata is None else {**shared, **line.metadata},
-        )
-        position += 1
+    return row.lines
 
 
 def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
@@ -278,14 +228,13 @@ def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
 
 def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
     origin = row.origin
-    derived = sum(line.id is None for line in row.lines)
     return RecordedEvent(
         position=Position(row.last),
         stream=REQUESTS,
         version=row.last,
         name=origin.name,
         raw=(b'{"data":%b,"ok":true}' if closing.ok else b'{"error":%b,"ok":false}') % closing.raw,
-        event_id=derived_id(row, derived),
+        event_id=derived_id(row.bases[-1] if row.bases else origin.id, closing.nth),
         kind="outcome",
         schema_version=origin.schema_version,
         correlation_id=correlation_of(origin),
@@ -296,18 +245,19 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
     )
 
 
-_RARE = ("rule", "traceparent", "hops", "path", "deadline_us", "priority")
-
-
-def metadata_of(request: Request) -> Mapping[str, Any]:
+def metadata_of(request: Request | EventEnvelope) -> dict[str, Any]:
     """What is known of a request and its consequences beside their payloads; only what is set."""
-    found: dict[str, Any] = {}
-    if request.principal:
-        found["principal"] = request.principal
-    if request.source:
-        found["source"] = request.source
-    for name in _RARE:
-        value = getattr(request, name)
-        if value:
-            found[name] = value
+    found: dict[str, Any] = {"principal": request.principal, "source": request.source} if request.principal else {}
+    if request.rule is not None:
+        found["rule"] = request.rule
+    if request.traceparent is not None:
+        found["traceparent"] = request.traceparent
+    if request.hops:
+        found["hops"] = request.hops
+    if request.path:
+        found["path"] = request.path
+    if request.deadline_us is not None:
+        found["deadline_us"] = request.deadline_us
+    if request.priority:
+        found["priority"] = request.priority
     return found

@@ -74,10 +74,6 @@ class _Found:
         for position, request in requests_of(row):
             self._open[request.id] = position
             yield from self._entered(request.id, position)
-        first = row.last - len(row.emits) - len(row.lines) - (row.closing is not None) + 1
-        for place, line in enumerate(row.lines, first):
-            if line.id is not None:
-                yield from self._entered(line.id, place)
         for base in row.bases:
             yield from self._entered(base, row.last)
         if row.closing is not None and self._open.pop(row.origin.id, None) is None:

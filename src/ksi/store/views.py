@@ -14,7 +14,7 @@ from ksi.core.events import RecordedEvent
 from ksi.core.views import Page, View
 from ksi.store.order import AFTER_ALL, sort_key
 from ksi.store.query import Compiled
-from ksi.store.row import Row, lines_of
+from ksi.store.row import Row
 
 R = TypeVar("R")
 Key = tuple[Any, ...]
@@ -88,6 +88,11 @@ class KeptView:
             self.undo()
             raise
         return self._unit
+
+    def chosen(self, facts: Sequence[RecordedEvent]) -> Sequence[RecordedEvent]:
+        """Those of ``facts`` that the view's query asks for."""
+        matches = self.query.matches
+        return [fact for fact in facts if matches(fact)]
 
     def undo(self) -> None:
         """Forget the changes of the last :meth:`apply`."""
@@ -188,13 +193,13 @@ class ViewBook:
         concerned = self._concerned(row)
         if not concerned:
             return []
-        events = [event for event in lines_of(row) if event.kind == "fact"]
+        events = [line for line in row.lines if line.kind == "fact"]
         changes: list[Change] = []
         done: list[KeptView] = []
         try:
             for kept in concerned:
-                matching = kept.query.matches
-                changes += kept.apply([event for event in events if matching(event)])
+                known = kept.query.names_only and len(row.lines) == 1  # by that name it was found
+                changes += kept.apply(events if known else kept.chosen(events))
                 done.append(kept)
         except BaseException:
             for kept in done:

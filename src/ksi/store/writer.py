@@ -142,7 +142,7 @@ def _insert(connection: apsw.Connection, written: Sequence[Decided], link: Link)
     _many(connection, "ids(id, pos)", "(?, ?)", sorted(entered for one in written for entered in one.entered))
     _many(connection, "open(id, pos)", "(?, ?)", [opened for one in written for opened in one.opened])
     for one in written:
-        if one.later:
+        if one.closed is not None:
             _close(connection, one)
     connection.execute("INSERT INTO commits VALUES (?, ?, ?)", link)
 
