@@ -18,7 +18,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "PermissionDeniedError": (("a:b",), {"principal": "agent/7", "rule": "deny a:*"}),
     "PayloadTooLargeError": (("the frame",), {"size": 12, "limit": 10}),
     "InvalidFrameError": (("not JSON",), {"id": 7}),
-    "NotFoundError": (("run", "7f3a"), {}),
+    "NotFoundError": (("run", "7f3a"), {"suggestions": ["7f3b"]}),
     "AmbiguousError": (("run", "7f", ["7f3a", "7f4b"]), {}),
     "ConflictError": (("used before",), {"event_id": "x"}),
     "HopLimitError": (("a:b",), {"limit": 64}),

@@ -171,14 +171,16 @@ class InvalidFrameError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """Nothing has this name or id."""
+    """Nothing has this name or id. ``suggestions`` are the names that look like it, where they were looked for."""
 
     code = "not_found"
 
-    def __init__(self, what: str, name: str) -> None:
-        super().__init__(f"no {what} {name!r}")
+    def __init__(self, what: str, name: str, *, suggestions: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        super().__init__(f"no {what} {name!r}{hint}")
         self.what = what
         self.name = name
+        self.suggestions = list(suggestions)
 
 
 class AmbiguousError(RequestError):
