@@ -14,6 +14,7 @@ import msgspec
 
 from ksi.core.errors import ModelUnavailableError, NotFoundError, ProviderOverloadedError, StreamInterruptedError
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo
+from ksi.providers.local_child import Serving
 from ksi.providers.model import PROVIDER, SMOLLM2, ModelFile, ModelStore
 from ksi.providers.model_process import ModelProcess
 from ksi.providers.openai import OpenAIProvider
@@ -33,6 +34,7 @@ class LocalProvider:
     Args:
         store: Where the model's file is.
         slots: Answers at the same time; more wait here, in order.
+        threads: Threads that compute; on a busy machine one is the fastest.
         log_path: Where the child's own words go; None: nowhere.
     """
 
@@ -44,12 +46,14 @@ class LocalProvider:
         *,
         model: ModelFile = SMOLLM2,
         slots: int = SLOTS,
+        threads: int = 1,
         log_path: Path | None = None,
     ) -> None:
         self.capabilities = Capabilities(continues=True, structured=True, context_window=CONTEXT_WINDOW)
         self._store = store or ModelStore()
         self._model = model
         self._slots = slots
+        self._threads = threads
         self._free_slots = asyncio.Semaphore(slots)
         self._log_path = log_path
         self._starting = asyncio.Lock()
@@ -113,14 +117,14 @@ class LocalProvider:
         if importlib.util.find_spec("xllamacpp") is None:
             raise ModelUnavailableError("its runtime is missing; run: pip install 'ksi[local]'", provider=self.name)
         path = await asyncio.to_thread(self._store.verify, self._model)
-        process = await ModelProcess.spawn(
-            path,
-            self._model.name,
-            provider=self.name,
+        serving = Serving(
+            model_path=str(path),
+            model_name=self._model.name,
             slots=self._slots,
+            threads=self._threads,
             context_window=CONTEXT_WINDOW,
-            log_path=self._log_path,
         )
+        process = await ModelProcess.spawn(serving, provider=self.name, log_path=self._log_path)
         return _Child(process, self.capabilities)
 
     async def _stop(self) -> None:

@@ -17,15 +17,22 @@ import msgspec
 PR_SET_PDEATHSIG = 1
 
 
-class Orders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to serve; ``context_window`` is that of each of the ``slots`` (answers at the same time), in tokens."""
+class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to serve and how; ``context_window`` (tokens) is that of each of the ``slots``, answers at the same time."""
 
-    parent: int
     model_path: str
     model_name: str
-    api_key: str
     slots: int
+    threads: int
     context_window: int
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``parent`` is the process to die with; who does not know ``api_key`` gets no answer."""
+
+    parent: int
+    api_key: str
+    serving: Serving
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,19 +78,20 @@ def _die_with(parent: int) -> None:
 def _serve(orders: Orders) -> Any:
     import xllamacpp  # the extra `local`; needed in this process only
 
-    return xllamacpp.Server(_params(xllamacpp.CommonParams(), orders))
-
-
-def _params(params: Any, orders: Orders) -> Any:
-    params.model.path = orders.model_path
-    params.model_alias = {orders.model_name}
+    params = xllamacpp.CommonParams()
     params.api_keys = [orders.api_key]
+    return xllamacpp.Server(_serving(params, orders.serving))
+
+
+def _serving(params: Any, serving: Serving) -> Any:
+    params.model.path = serving.model_path
+    params.model_alias = {serving.model_name}
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.ui, params.cors_origins, params.endpoint_metrics = False, "", True
-    params.n_parallel, params.n_ctx = orders.slots, orders.slots * orders.context_window
-    for threads in (params.cpuparams, params.cpuparams_batch):
-        # With more threads, or polling, another busy process on the machine cuts the speed to a tenth.
-        threads.n_threads, threads.poll = 1, 0
+    params.n_parallel, params.n_ctx = serving.slots, serving.slots * serving.context_window
+    for pool in (params.cpuparams, params.cpuparams_batch):
+        # Threads that poll cut the speed to a tenth as soon as another process is busy.
+        pool.n_threads, pool.poll = serving.threads, 0
     # A cancel is seen between batches: small ones stop a long prompt within a second or two.
     params.n_batch = params.n_ubatch = 64
     params.cache_ram_mib = 0  # its default may grow to 8 GiB

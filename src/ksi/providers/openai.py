@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -36,8 +35,8 @@ class OpenAIProvider:
     """Completions of an OpenAI-compatible server.
 
     Args:
-        base_url: As in ``http://127.0.0.1:11434/v1``; default ``OPENAI_BASE_URL``, then OpenAI's own.
-        api_key: Default ``OPENAI_API_KEY``; without one no key is sent.
+        base_url: As in ``http://127.0.0.1:11434/v1``; None: OpenAI's own.
+        api_key: None: no key is sent.
         name: What errors and answers call this provider.
         capabilities: What the server can do beyond text.
         extra_body: Fields of this server's own, added to each request's body.
@@ -56,8 +55,8 @@ class OpenAIProvider:
     ) -> None:
         self.name = name
         self.capabilities = capabilities
-        self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
-        self._api_key = api_key or os.environ.get("OPENAI_API_KEY")
+        self._base_url = (base_url or DEFAULT_BASE_URL).rstrip("/")
+        self._api_key = api_key
         self._extra_body = dict(extra_body or {})
         self._http = http or httpx.AsyncClient(timeout=None)  # noqa: S113 - `patiently` holds every limit
 
