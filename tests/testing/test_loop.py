@@ -68,6 +68,17 @@ def test_a_ticker_does_not_hide_a_deadlock_for_ever() -> None:
         run(main())
 
 
+def test_a_task_that_only_spins_is_a_deadlock_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ksi.testing.loop.TURNS_MAX", 1000)
+
+    async def main() -> None:
+        while True:  # noqa: ASYNC110  # the spinning is what this test is about
+            await asyncio.sleep(0)
+
+    with pytest.raises(DeadlockError, match="1000 turns passed and no time"):
+        run(main())
+
+
 def test_time_stands_still_while_a_thread_works(loop: VirtualClockLoop) -> None:
     release = threading.Event()
 

@@ -31,6 +31,8 @@ PATIENCE = 10.0
 """Real seconds that the loop waits for something outside."""
 HORIZON = 86_400.0
 """Virtual seconds after which a test is taken for one that never ends: a ticker hides a deadlock."""
+TURNS_MAX = 1_000_000
+"""Turns in which no time passes after which a test is taken for one that only spins."""
 
 
 class DeadlockError(Exception):
@@ -73,6 +75,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._horizon = horizon
         self._late = None if seed is None else Random(seed)
         self._held: dict[object, str] = {}
+        self._turns = 0
         super().__init__(_Selector(self))
 
     def time(self) -> float:
@@ -112,6 +115,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def idle(self, seconds: float | None, wait: Callable[[float], list[Any]]) -> list[Any]:
         """Nothing is ready for ``seconds`` (None: for ever): wait for what is outside, else let them pass."""
+        self._turns = 0
         if self._held:
             return wait(PATIENCE) or self._stuck(
                 f"waited {PATIENCE:g} real seconds for {', '.join(self._held.values())}"
@@ -122,6 +126,13 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         if self.time() > self._horizon:
             return self._stuck(f"{self._horizon:g} virtual seconds passed")
         return []
+
+    def turn(self) -> None:
+        """Something is ready again."""
+        self._turns += 1
+        if self._turns > TURNS_MAX:
+            self._turns = 0
+            self._stuck(f"{TURNS_MAX} turns passed and no time")
 
     def _stuck(self, reason: str) -> list[Any]:
         waiting = "\n".join(sorted(f"  {where(task)}" for task in asyncio.all_tasks(self)))
@@ -138,6 +149,7 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if events or timeout == 0:
+            self._loop.turn()
             return events
         return self._loop.idle(timeout, super().select)
 
