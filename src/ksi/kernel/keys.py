@@ -9,7 +9,8 @@ that nobody is overtaken for ever.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -54,7 +55,10 @@ class Keys:
     def __init__(self) -> None:
         self._keys: dict[str, _Key] = {}
         self._waiting: dict[Holder, str] = {}
+        self._below: dict[Holder, dict[Holder, str]] = {}  # who waits for what: itself, or one whom it awaits
         self._order = count()
+        self._ready: deque[Callable[[], None]] = deque()
+        self._is_beginning = False
 
     def acquire(
         self, name: str, holder: Holder, begin: Callable[[], None], *, capacity: int = 1, queued_max: int = 1024
@@ -74,9 +78,9 @@ class Keys:
             return
         if len(key.queue) >= queued_max:
             raise OverloadedError(f"the queue of {name!r}", limit=queued_max)
-        if holder.above is not None and (cycle := self._cycle(name, holder)):
+        if holder.above is not None and (cycle := _Search(self._keys, self._below, holder).way(holder, name)):
             raise PartitionDeadlockError(name, cycle)
-        self._waiting[holder] = name
+        self._wait(name, holder)
         heapq.heappush(key.queue, (next(self._order) - holder.rank * AGING, next(self._order), holder, begin))
 
     def release(self, name: str, holder: Holder) -> None:
@@ -85,18 +89,18 @@ class Keys:
         key.holders.remove(holder)
         while (entry := self._next(key)) is not None:
             _, _, waiter, begin = entry
-            del self._waiting[waiter]
+            self._stop_waiting(waiter)
             key.holders.append(waiter)
-            begin()
-            if len(key.holders) >= key.capacity:
-                break
-        if not key.holders and not key.queue:
-            self._keys.pop(name, None)
+            self._ready.append(begin)
+        if not key.holders:
+            del self._keys[name]
+        self._begin_ready()
 
     def forget(self, name: str, holder: Holder) -> bool:
         """Stop waiting. False: it does not wait (any more)."""
-        if self._waiting.pop(holder, None) is None:
+        if self._waiting.get(holder) != name:
             return False
+        self._stop_waiting(holder)
         key = self._keys[name]
         key.queue = [entry for entry in key.queue if entry[2] is not holder]
         heapq.heapify(key.queue)
@@ -107,12 +111,34 @@ class Keys:
         key = self._keys.get(name)
         return (0, 0) if key is None else (len(key.holders), len(key.queue))
 
+    def _begin_ready(self) -> None:
+        """One after another: who begins may release at once, and a long queue of such would be a deep recursion."""
+        if self._is_beginning:
+            return
+        self._is_beginning = True
+        try:
+            while self._ready:
+                self._ready.popleft()()
+        finally:
+            self._is_beginning = False
+
+    def _wait(self, name: str, waiter: Holder) -> None:
+        self._waiting[waiter] = name
+        for above in (waiter, *ancestors(waiter)):
+            self._below.setdefault(above, {})[waiter] = name
+
+    def _stop_waiting(self, waiter: Holder) -> None:
+        del self._waiting[waiter]
+        for above in (waiter, *ancestors(waiter)):
+            waiters = self._below[above]
+            del waiters[waiter]
+            if not waiters:
+                del self._below[above]
+
     def _next(self, key: _Key) -> tuple[int, int, Holder, Callable[[], None]] | None:
         """The best of those who may have the key now, taken out of the queue."""
-        if not key.queue:
-            return None
-        if not key.holders or key.capacity > 1:
-            return heapq.heappop(key.queue) if len(key.holders) < key.capacity else None
+        if len(key.holders) < key.capacity:
+            return heapq.heappop(key.queue) if key.queue else None
         borrowers = [entry for entry in key.queue if key.is_free_for(entry[2])]
         if not borrowers:
             return None
@@ -121,27 +147,36 @@ class Keys:
         heapq.heapify(key.queue)
         return best
 
-    def _cycle(self, name: str, holder: Holder) -> list[str]:
-        """The keys of the circle that waiting for ``name`` would close; empty where there is none."""
-        family = {holder, *ancestors(holder)}
-        trail: list[tuple[str, list[str]]] = [(name, [name])]
-        seen = {name}
-        while trail:
-            wanted, path = trail.pop()
-            for owner in self._keys[wanted].holders:
-                if owner in family and wanted != name:
-                    return path
-                for blocked in self._blocked_below(owner):
-                    if blocked not in seen:
-                        seen.add(blocked)
-                        trail.append((blocked, [*path, blocked]))
-        return []
 
-    def _blocked_below(self, owner: Holder) -> Iterator[str]:
-        """Keys that ``owner``, or one whom it awaits, waits for."""
-        for waiter, wanted in self._waiting.items():
-            if waiter is owner or owner in set(ancestors(waiter)):
-                yield wanted
+class _Search:
+    """Looks for a circle of waiting that goes through ``family``: the one who would wait, and all who await it."""
+
+    def __init__(self, keys: dict[str, _Key], below: dict[Holder, dict[Holder, str]], holder: Holder) -> None:
+        self._keys = keys
+        self._below = below
+        self._family = {holder, *ancestors(holder)}
+        self._ways: dict[Holder, list[str]] = {}
+
+    def way(self, waiter: Holder, name: str, path: Sequence[str] = ()) -> list[str]:
+        """The keys by which ``waiter``, who wants ``name``, waits for the family; empty where it does not.
+
+        One who holds a key and never ends is enough; of slots all must be held by such.
+        """
+        if waiter in self._ways:
+            return self._ways[waiter]
+        key, path = self._keys[name], [*path, name]
+        self._ways[waiter] = path if key.capacity > 1 else []
+        lending = set(lenders(waiter)) if key.capacity == 1 else ()
+        ways = [self._way_from(owner, path) for owner in key.holders if owner not in lending]
+        is_stuck = any(ways) if key.capacity == 1 else all(ways)
+        self._ways[waiter] = found = next((way for way in ways if way), []) if is_stuck else []
+        return found
+
+    def _way_from(self, owner: Holder, path: Sequence[str]) -> list[str]:
+        if owner in self._family:
+            return list(path)
+        ways = (self.way(waiter, wanted, path) for waiter, wanted in self._below.get(owner, {}).items())
+        return next((way for way in ways if way), [])
 
 
 def lenders(holder: Holder) -> Iterator[Holder]:
