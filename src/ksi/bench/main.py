@@ -1,0 +1,62 @@
+"""``ksi bench``: which rows, how often, and the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+
+from ksi.bench import dispatch, store, wire
+from ksi.bench.measure import Result, Row, measure
+
+Rows = Callable[..., AbstractContextManager[list[Row]]]
+SUITES: dict[str, tuple[Rows, int]] = {
+    "dispatch": (dispatch.rows, 100_000),
+    "wire": (wire.rows, 200_000),
+    "store": (store.rows, 60_000),
+}
+"""Rows by name, with the operations of one repetition."""
+REPETITIONS, QUICK_REPETITIONS, QUICK_SHARE = 5, 3, 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="ksi bench", description="Measure the speed, beside floors and peers.")
+    parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {', '.join(SUITES)}; all of them")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions: a look, not a figure")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.suites if name not in SUITES]
+    if unknown:
+        parser.error(f"no suite {unknown[0]!r}: choose of {', '.join(SUITES)}")
+    for name in given.suites or SUITES:
+        for result in run(name, quick=given.quick):
+            print(msgspec.json.encode(result).decode() if given.json else line(result), flush=True)
+    return 0
+
+
+def run(name: str, *, quick: bool) -> Iterator[Result]:
+    """Measure the rows of one suite."""
+    suite, count = SUITES[name]
+    repetitions = QUICK_REPETITIONS if quick else REPETITIONS
+    with (
+        tempfile.TemporaryDirectory(prefix="ksi-bench-") as directory,
+        suite(Path(directory), count=count // QUICK_SHARE if quick else count) as rows,
+    ):
+        for row in rows:
+            for absent in row.absent:
+                print(f"{row.name}: {absent} is not installed (make bench installs it)", file=sys.stderr)
+            yield from measure(row, repetitions)
+
+
+def line(result: Result) -> str:
+    """A row of the table."""
+    target = "" if result.target is None else f"  target {result.target:.2f} {'met' if result.is_met else 'NOT MET'}"
+    return (
+        f"{result.row:<52} {result.name:<34} {result.rate:>11,.0f}/s {result.cpu_us:>8.2f} µs CPU "
+        f"{result.ratio:>6.2f} of the floor  ±{result.spread / 2:.0%}{target}"
+    )

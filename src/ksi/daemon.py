@@ -1,0 +1,185 @@
+"""The daemon: puts everything together from the configuration, runs, drains, stops.
+
+``python -m ksi.daemon --home DIR`` runs it in the foreground until SIGTERM, SIGINT or ``system:shutdown``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from ksi.core import config as configuration
+from ksi.core.clock import SystemClock
+from ksi.core.config import Config
+from ksi.core.errors import KSIError
+from ksi.core.home import Home
+from ksi.core.ports import Shutdown
+from ksi.core.threads import SystemThreads
+from ksi.kernel.assemble import Kernel, Ports
+from ksi.kernel.loader import Source, discover
+from ksi.kernel.router import Limits
+from ksi.observe import logs
+from ksi.observe.watchdog import Watchdog
+from ksi.store.sqlite_log import SqliteEventStore
+from ksi.transport.budget import Limits as TransportLimits
+from ksi.transport.unix import UnixServer
+
+BUILT_IN = (
+    "ksi.plugins.system:System",
+    "ksi.plugins.permission:Permission",
+    "ksi.plugins.state:State",
+    "ksi.plugins.log:Log",
+    "ksi.plugins.event:Event",
+    "ksi.plugins.monitor:Monitor",
+    "ksi.plugins.correlation:Correlation",
+    "ksi.plugins.entity:Entity",
+    "ksi.plugins.plugin:PluginControl",
+    "ksi.plugins.conversation:Conversation",
+    "ksi.plugins.completion:Completion",
+    "ksi.plugins.model:Model",
+    "ksi.plugins.agent:Agent",
+)
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""
+FLUSH_GRACE = 2.0
+"""Seconds that connections have to take what is written for them when the daemon stops."""
+EXIT_OK, EXIT_FAILED = 0, 1
+_log = logging.getLogger("ksi.daemon")
+
+
+class Stop:
+    """Implements :class:`~ksi.core.ports.Shutdown`: remembers that somebody asked, and why."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self.reason = ""
+
+    def request(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._asked.set()
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+
+@asynccontextmanager
+async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterator[tuple[Kernel, Stop]]:
+    """A whole daemon: the log is open, the plugins run, what a crash left open has its end, the socket answers.
+
+    On the way out it drains in the order of the promise: nothing new, what runs ends or is cancelled, outcomes are on
+    disk, streams get their end frames, then the log is closed.
+    """
+    home, limits = config.home, config.limits
+    for directory in (home.path, home.data, home.logs):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        threads = SystemThreads()
+        stack.callback(threads.close)
+        clock = SystemClock()
+        durability = config.store.durability
+        store = await stack.enter_async_context(
+            SqliteEventStore.open(home.data / "events.db", clock=clock, threads=threads, durability=durability)
+        )
+        kernel = Kernel(
+            Ports(journal=store, threads=threads, clock=clock),
+            limits=Limits(stall_timeout=limits.stall_timeout, drain_timeout=limits.stop_timeout),
+            home=home.path,
+            settings=settings_of(config),
+        )
+        stop = Stop()
+        kernel.services.register(Shutdown, stop)
+        kernel.services.register(Config, config)
+        stack.push_async_callback(kernel.stop)
+        recovered = await kernel.start(sources(config, plugins))
+        if recovered.rerun or recovered.closed:
+            _log.info("after a crash: %d requests run again, %d closed", recovered.rerun, recovered.closed)
+        server = UnixServer(kernel.router, home.socket, transport_limits(config), clock=clock)
+        await server.start()
+        stack.push_async_callback(server.close, FLUSH_GRACE)
+        stack.push_async_callback(kernel.router.drain, limits.stop_timeout)
+        yield kernel, stop
+
+
+def sources(config: Config, plugins: Sequence[str] = ()) -> list[Source]:
+    """Built-in services first, then what is found, then what is named."""
+    wanted = [Source(target) for target in BUILT_IN]
+    wanted += discover(config.home.path)
+    wanted += [Source(target) for target in (*config.plugins.load, *plugins)]
+    disabled = set(config.plugins.disable)
+    return [source for source in wanted if not disabled & {str(source), str(source).rpartition(":")[2].lower()}]
+
+
+def settings_of(config: Config) -> Mapping[str, Mapping[str, Any]]:
+    """Each plugin's own table, ``[plugin.NAME]``; built-in services take the typed :class:`Config` as a service."""
+    return config.plugin
+
+
+def transport_limits(config: Config) -> TransportLimits:
+    limits = config.limits
+    return TransportLimits(
+        frame_bytes_max=limits.frame_bytes_max,
+        in_flight_per_connection=limits.in_flight_per_connection,
+        in_flight=limits.in_flight,
+        inbound_bytes_max=limits.inbound_bytes_max,
+    )
+
+
+async def serve(config: Config, *, plugins: Sequence[str] = ()) -> None:
+    """Run until somebody asks for the end."""
+    loop = asyncio.get_running_loop()
+    watchdog = Watchdog(loop)
+    async with running(config, plugins=plugins) as (_, stop):
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stop.request, name.name)
+        config.home.pid_file.write_text(f"{os.getpid()}\n")
+        watchdog.start()
+        _log.info("ready: %s, pid %d", config.home.socket, os.getpid())
+        try:
+            await stop.wait()
+        finally:
+            _log.info("stopping: %s", stop.reason)
+            watchdog.stop()
+            config.home.pid_file.unlink(missing_ok=True)
+
+
+def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
+    """The same, as a whole program; the answer is its exit code."""
+    config.home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    logs.configure(level=config.log.level, json=config.log.json, file=config.home.logs / "daemon.log")
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        uvloop.run(serve(config, plugins=plugins))
+    except KSIError as error:
+        _log.error("the daemon does not run: %s: %s", error.code, error.message)
+        print(f"ksi: {error.code}: {error.message}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ksi.daemon", description="Run KSI's daemon in the foreground.")
+    parser.add_argument("--home", type=Path, help="the directory that holds all of it")
+    parser.add_argument("--plugin", action="append", default=[], help="module:Class, or a file; may be repeated")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a value of the configuration")
+    given = parser.parse_args(arguments)
+    try:
+        flags = dict(pair.split("=", 1) for pair in given.set)
+        config = configuration.load(Home.choose(given.home, os.environ), os.environ, flags)
+    except (KSIError, ValueError) as error:
+        print(f"ksi: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return run(config, plugins=given.plugin)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
