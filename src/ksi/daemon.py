@@ -128,8 +128,8 @@ def transport_limits(config: Config) -> TransportLimits:
     limits = config.limits
     return TransportLimits(
         frame_bytes_max=limits.frame_bytes_max,
-        in_flight_per_connection=limits.in_flight_per_connection,
-        in_flight=limits.in_flight,
+        in_flight_max=limits.in_flight_per_connection,
+        in_flight_total_max=limits.in_flight,
         inbound_bytes_max=limits.inbound_bytes_max,
     )
 
