@@ -1,0 +1,84 @@
+"""Subscriptions: the log from a place on, then what comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core.errors import ValidationError
+from ksi.core.events import Filter, Kind
+from ksi.core.ports import EventLog, Overflow, Start
+from ksi.kernel.declare import Addressed, Gap, stream
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.plugins.references import find_run
+from ksi.plugins.shapes import ShownEvent, position, shown
+
+CHECKPOINT_EVERY = 64
+"""Events of a catch-up between two checkpoints: each is a commit. A live one is remembered at once."""
+
+
+class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which events, and from where on."""
+
+    pattern: Annotated[str, Meta(description="names of events, as in agent:* or agent:")] = "*"
+    kinds: tuple[Kind, ...] = ("fact",)
+    correlation_id: Annotated[str | None, Meta(description="a run: id, unique beginning of one, last")] = None
+    after: Annotated[str, Meta(description="start, end, @1234, or checkpoint (of the subscriber)")] = "end"
+    subscriber: Annotated[str | None, Meta(description="name under which its place is remembered")] = None
+    overflow: Annotated[Overflow, Meta(description="for a slow reader: wait, drop (with a gap), disconnect")] = "wait"
+
+
+class Event(AsyncPlugin):
+    """Shows recorded events as they come."""
+
+    name = "event"
+
+    async def initialize(self) -> None:
+        self._log = self.host.services.get(EventLog)
+
+    @stream(
+        "event:subscribe",
+        record=False,
+        errors=["subscription_dropped", "not_found"],
+        examples=[{"pattern": "agent:"}, {"after": "start", "kinds": ["fact", "request", "outcome"]}],
+    )
+    async def subscribe(self, request: Subscribe) -> AsyncIterator[ShownEvent | Addressed | Gap]:
+        """Follow the log: what is there after a place, then what comes, without gap or double.
+
+        Each event has its address (``@position``): whoever was disconnected subscribes again after the last one.
+        """
+        run = request.correlation_id
+        wanted = Filter(
+            names=() if request.pattern == "*" else (request.pattern,),
+            kinds=request.kinds,
+            correlation_id=None if run is None else await find_run(self._log, run),
+        )
+        subscription = self._log.subscribe(
+            (wanted,), after=_start(request), subscriber=request.subscriber, overflow=request.overflow
+        )
+        dropped = unmarked = 0
+        async with subscription as events:
+            async for event in events:
+                if events.dropped > dropped:
+                    yield Gap({"dropped": events.dropped - dropped})
+                    dropped = events.dropped
+                yield Addressed(at=f"@{event.position}", data=shown(event))
+                unmarked += 1
+                if request.subscriber is not None and (events.is_live or unmarked >= CHECKPOINT_EVERY):
+                    await events.checkpoint(event)  # the reader had credit for it: it was taken
+                    unmarked = 0
+
+
+def _start(request: Subscribe) -> Start:
+    match request.after:
+        case "start" | "end" as end:
+            return end
+        case "checkpoint" if request.subscriber is not None:
+            return "checkpoint"
+        case "checkpoint":
+            raise ValidationError("a checkpoint belongs to a subscriber: give subscriber, or another after")
+        case place:
+            return position(place)

@@ -1,0 +1,159 @@
+"""Who may ask for what, and how often: enforced on every event, nested ones included.
+
+Profiles come from ``[permission]`` of the configuration, rates from ``[limits]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core.clock import Clock
+from ksi.core.config import Config, ProfileSection, Settings
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import OverloadedError, PermissionDeniedError
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import query
+from ksi.kernel.door import Session
+from ksi.kernel.middleware import Check, Middleware
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.spec import EventSpec
+from ksi.plugins.profiles import DAEMON, Policy
+from ksi.resilience.limiter import RateLimiter, RateLimiters
+
+Principal = Annotated[str | None, Meta(description="as in uid:1000; the one who asks where nothing is said")]
+
+
+class AllowedTools(msgspec.Struct, frozen=True):
+    """Patterns of events, in the words of the original clients: there tools were what profiles were about."""
+
+    allowed: tuple[str, ...]
+    disallowed: tuple[str, ...]
+
+
+class ShownProfile(msgspec.Struct, frozen=True):
+    """A profile; its lists are never null."""
+
+    tools: AllowedTools
+
+
+class Profiles(msgspec.Struct, frozen=True):
+    """Profiles by name, and the one that principals without their own have."""
+
+    profiles: dict[str, ShownProfile]
+    default_profile: str
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """``rule`` is the line that decided."""
+
+    principal: str
+    event: str
+    allowed: bool
+    profile: str
+    rule: str
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Requests a second at the door, and how many at once."""
+
+    rate_per_second: float
+    burst: int
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """What a principal may do; ``limits`` is null for the daemon itself."""
+
+    principal: str
+    profile: str
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    limits: Rate | None
+
+
+class Permission(AsyncPlugin):
+    """Profiles of event patterns for each principal, and a rate for each."""
+
+    name = "permission"
+    is_required = True
+
+    async def initialize(self) -> None:
+        services = self.host.services
+        settings: Settings = services.get(Config) if services.provider_of(Config) else Settings()
+        self._policy = Policy(settings.permission)
+        self._default_profile = settings.permission.default_profile
+        self._rate = Rate(settings.limits.rate_per_second, settings.limits.burst)
+        self._monotonic = services.get(Clock).monotonic
+        self._limiters = RateLimiters()
+
+    def middleware(self) -> Iterable[Middleware]:
+        return (
+            Middleware(name="permission", stage="permission", bind=self._permission_of),
+            Middleware(name="rate", stage="admission", bind=self._rate_of, door_only=True),
+        )
+
+    # ── around every event ───────────────────────────────────────────────────────────────────────────────────────────
+    def _permission_of(self, spec: EventSpec) -> Check:
+        """The check of one event. What was allowed once is remembered as long as the session lives."""
+        policy, event = self._policy, spec.name
+        name = spec.declaration.permission or event
+        remembered = f"permission {name}"
+
+        def check(envelope: EventEnvelope, session: Session) -> str:
+            rule: str | None = session.cache.get(remembered)
+            if rule is None:
+                verdict = policy.decide(session.principal, name)
+                if not verdict.allowed:
+                    raise PermissionDeniedError(event, principal=session.principal, rule=verdict.rule)
+                rule = session.cache[remembered] = verdict.rule
+            return rule
+
+        return check
+
+    def _rate_of(self, spec: EventSpec) -> Check:
+        return self._admit
+
+    def _admit(self, envelope: EventEnvelope, session: Session) -> None:
+        now = self._monotonic()
+        limiter = self._limiters.get(session.principal) or self._new_limiter(session.principal, now)
+        wait = limiter.admit(now)
+        if wait and session.principal != DAEMON:
+            what = f"the rate of {session.principal}"
+            raise OverloadedError(what, limit=limiter.rate_per_second, retry_after=wait)
+
+    def _new_limiter(self, principal: str, now: float) -> RateLimiter:
+        return self._limiters.add(principal, RateLimiter(self._rate.rate_per_second, self._rate.burst), now)
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    @query("permission:list_profiles", inline=True, examples=[{}])
+    def list_profiles(self) -> Profiles:
+        """List the profiles with the event patterns that they allow and deny."""
+        profiles = self._policy.profiles.items()
+        return Profiles({name: _shown(profile) for name, profile in profiles}, self._default_profile)
+
+    @query("permission:check", inline=True, examples=[{"event": "state:set"}])
+    def check_permission(
+        self,
+        event: Annotated[str, Meta(description="name of an event, as in state:set")],
+        context: EventContext,
+        principal: Principal = None,
+    ) -> Checked:
+        """Say whether a principal may ask for an event, and which rule decides."""
+        who = principal or context.principal
+        verdict = self._policy.decide(who, event)
+        return Checked(who, event, verdict.allowed, verdict.profile, verdict.rule)
+
+    @query("permission:show", inline=True, examples=[{}, {"principal": "uid:1000"}])
+    def show(self, context: EventContext, principal: Principal = None) -> Rights:
+        """Show the profile and the limits of a principal."""
+        who = principal or context.principal
+        name = self._policy.profile_of(who)
+        profile = self._policy.profiles.get(name, ProfileSection())
+        return Rights(who, name, profile.allow, profile.deny, None if who == DAEMON else self._rate)
+
+
+def _shown(profile: ProfileSection) -> ShownProfile:
+    return ShownProfile(AllowedTools(profile.allow, profile.deny))

@@ -1,0 +1,65 @@
+"""Permission profiles: which events a principal may ask for. Pure; the plugin ``permission`` enforces them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ksi.core.config import OPEN_PROFILE, PermissionSection, ProfileSection
+from ksi.core.patterns import matches
+
+READING = (
+    "system:health", "system:discover", "system:help", "system:describe",
+    "permission:list_profiles", "permission:check", "permission:show",
+    "state:get", "state:list", "conversation:get", "conversation:list",
+    "completion:models", "completion:status", "agent:list",
+)  # fmt: skip
+"""What looks at shared things and changes nothing."""
+WATCHING = ("log:*", "event:subscribe", "monitor:*", "correlation:*", "entity:*", "plugin:list")
+"""What looks at the log: all that anybody ever said is in it."""
+RULING = ("plugin:load", "plugin:unload", "plugin:reload", "system:shutdown")
+"""What changes the daemon itself: whoever loads code may do all that the daemon may."""
+
+BUILT_IN: Mapping[str, ProfileSection] = {
+    OPEN_PROFILE: ProfileSection(allow=("*",)),
+    "restricted": ProfileSection(allow=READING),
+    "standard": ProfileSection(allow=(*READING, "state:*", "completion:*", "conversation:*", "agent:*")),
+    "researcher": ProfileSection(allow=(*READING, *WATCHING, "completion:*", "conversation:*")),
+    "trusted": ProfileSection(allow=("*",), deny=RULING),
+}
+DAEMON = "daemon"
+"""The principal of tasks of the daemon's own; it is not limited."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """``rule`` names the line that decided: ``standard: allow state:*``."""
+
+    allowed: bool
+    profile: str
+    rule: str
+
+
+class Policy:
+    """Who has which profile, and what the profiles say."""
+
+    def __init__(self, section: PermissionSection) -> None:
+        self.profiles = {**BUILT_IN, **section.profiles}
+        self._principals = {DAEMON: OPEN_PROFILE, **section.principals}
+        self._default = section.default_profile
+
+    def profile_of(self, principal: str) -> str:
+        """The name of the principal's profile."""
+        return self._principals.get(principal, self._default)
+
+    def decide(self, principal: str, event: str) -> Verdict:
+        """Deny wins; what no pattern names is denied."""
+        name = self.profile_of(principal)
+        profile = self.profiles.get(name)
+        if profile is None:
+            return Verdict(False, name, f"{name}: no such profile")
+        for allowed, word, patterns in ((False, "deny", profile.deny), (True, "allow", profile.allow)):
+            for pattern in patterns:
+                if matches(pattern, event):
+                    return Verdict(allowed, name, f"{name}: {word} {pattern}")
+        return Verdict(False, name, f"{name}: nothing allows it")

@@ -1,0 +1,95 @@
+"""What clients call events and runs: a full id, a unique beginning of one, ``@1234``, ``last``."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from ksi.core import ids
+from ksi.core.clock import utc
+from ksi.core.errors import AmbiguousError, NotFoundError, ValidationError
+from ksi.core.events import Filter, Kind, Position, RecordedEvent
+from ksi.core.ports import EventLog
+from ksi.plugins.shapes import position
+
+DIGITS_MIN = 8
+"""Hexadecimal digits that a beginning needs: they are 65 s of a UUIDv7's time, which says where to look."""
+DIGITS_OF_TIME = 12
+LOOKED_AT_MAX = 10_000
+"""Events that are looked at for the rest of an id."""
+SKEW_US = 1_000_000
+ALL: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
+LINKED: tuple[Kind, ...] = ("fact", "request", "outcome")
+"""All that has a run; chunks are counted, not listed."""
+
+
+async def find_event(log: EventLog, reference: str) -> RecordedEvent:
+    """The event that a client means.
+
+    Raises:
+        NotFoundError: There is none.
+        AmbiguousError: Several ids begin like that.
+        ValidationError: It is no reference, or a beginning that is too short.
+    """
+    if reference.startswith("@"):
+        event = await log.at(position(reference))
+    elif len(reference) == len(str(UUID(int=0))):
+        event = await log.get(UUID(bytes=ids.parse(reference)))
+    else:
+        event = await _find_by_beginning(log, reference)
+    if event is None:
+        raise NotFoundError("event", reference)
+    return event
+
+
+async def find_run(log: EventLog, reference: str) -> str:
+    """The run (its correlation id) that a client means: also by the reference of any of its events.
+
+    Raises: as :func:`find_event`.
+    """
+    if reference == "last":
+        return await _last_run(log)
+    async for event in log.read_all((Filter(correlation_id=reference, kinds=LINKED),), limit=1):
+        return event.correlation_id or reference
+    event = await find_event(log, reference)
+    if event.correlation_id is None:
+        raise NotFoundError("run", reference)
+    return event.correlation_id
+
+
+def is_root(event: RecordedEvent) -> bool:
+    """Whether a request began a run: nothing caused it."""
+    return event.kind == "request" and event.causation_id is None and event.correlation_id is not None
+
+
+async def _last_run(log: EventLog) -> str:
+    async for event in log.read_all((Filter(kinds=("request",)),), backwards=True):
+        if is_root(event) and event.correlation_id is not None:
+            return event.correlation_id
+    raise NotFoundError("run", "last")
+
+
+async def _find_by_beginning(log: EventLog, beginning: str) -> RecordedEvent | None:
+    """The one event whose id begins so, among those recorded from the time on that the id names."""
+    start = await log.position_at(utc(_time_of(beginning)))
+    found: RecordedEvent | None = None
+    async for event in log.read_all((Filter(kinds=ALL),), after=start or Position(0), limit=LOOKED_AT_MAX):
+        if not str(event.event_id).startswith(beginning.lower()):
+            continue
+        if found is not None:
+            raise AmbiguousError("event", beginning, [str(found.event_id), str(event.event_id)])
+        found = event
+    return found
+
+
+def _time_of(beginning: str) -> int:
+    """Microseconds since 1970 before which nothing with such an id was recorded."""
+    digits = beginning.replace("-", "")
+    try:
+        if len(digits) < DIGITS_MIN:
+            raise ValueError
+        number = int(digits[:DIGITS_OF_TIME].ljust(DIGITS_OF_TIME, "0"), 16)
+    except ValueError:
+        message = f"{beginning!r} is no event: write @1234, an id, or at least {DIGITS_MIN} digits of its beginning"
+        raise ValidationError(message) from None
+    # The top five bits of an id count the events of one row, see ids.nth_of.
+    return max(0, (number & ((1 << 43) - 1)) * 1000 - SKEW_US)

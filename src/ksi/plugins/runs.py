@@ -1,0 +1,137 @@
+"""What a run did: its events as a tree of causes. Pure; the plugin ``correlation`` reads the events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from ksi.core.events import RecordedEvent
+
+EFFECTS = "$effects"
+Status = Literal["open", "ok", "error", "interrupted", "cancelled"]
+_STATUS_OF_CODE: Mapping[str, Status] = {
+    "cancelled": "cancelled",
+    "interrupted": "interrupted",
+    "outcome_unknown": "interrupted",
+}
+
+
+class Node(msgspec.Struct):
+    """A request, effect or fact, with what it caused. Facts have no status; ``tokens`` are its own, not its children's.
+
+    ``chunks`` counts those of a stream; they are not listed.
+    """
+
+    event_id: str
+    name: str
+    kind: Literal["request", "effect", "fact"]
+    status: Status | None
+    position: int
+    duration_ms: float | None
+    tokens: int | None
+    chunks: int
+    children: list[Node]
+
+
+class Run:
+    """The events of one run, put together in position order."""
+
+    def __init__(self, events: Iterable[RecordedEvent]) -> None:
+        self.roots: list[Node] = []
+        self.size = 0
+        self.facts_in: Counter[str] = Counter()
+        self.requests: dict[UUID, Node] = {}
+        self.principal: str | None = None
+        self.started_at: datetime | None = None
+        self.last_at: datetime | None = None
+        self._nodes: dict[UUID, Node] = {}
+        self._effects: dict[tuple[Any, ...], Node] = {}
+        self._began: dict[int, datetime] = {}
+        for event in events:
+            self._add(event)
+
+    def requests_at_root(self) -> list[Node]:
+        """The requests that nothing in the run caused."""
+        return [node for node in self.roots if node.kind == "request"]
+
+    @property
+    def status(self) -> Status:
+        """That of the request that began it; of several, the first that is not ok."""
+        statuses = (node.status for node in self.requests_at_root())
+        return next((status for status in statuses if status not in ("ok", None)), "ok")
+
+    @property
+    def duration_ms(self) -> float | None:
+        """From its first request to its last event; None while it is open."""
+        if self.started_at is None or self.last_at is None or self.status == "open":
+            return None
+        return milliseconds(self.started_at, self.last_at)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in and out. A request that says what its own requests used is not counted twice."""
+        return sum(_total(node) for node in self.roots)
+
+    def _add(self, event: RecordedEvent) -> None:
+        self.size += 1
+        self.last_at = event.recorded_at
+        match event.kind:
+            case "request" if event.stream == EFFECTS:
+                self._effects[_effect_key(event)] = self._node(event, event.data["effect"], "effect")
+            case "outcome" if event.stream == EFFECTS:
+                self._end(self._effects.get(_effect_key(event)), event, event.data.get("value"))
+            case "request":
+                self.requests[event.event_id] = self._node(event, event.name, "request")
+            case "outcome" if event.causation_id is not None:
+                self._end(self.requests.get(event.causation_id), event, event.data.get("data"))
+            case _:
+                self.facts_in[event.stream] += 1
+                self._node(event, event.name, "fact")
+
+    def _node(self, event: RecordedEvent, name: str, kind: Literal["request", "effect", "fact"]) -> Node:
+        status: Status | None = None if kind == "fact" else "open"
+        node = Node(str(event.event_id), name, kind, status, event.position, None, None, 0, [])
+        began = event.occurred_at or event.recorded_at
+        self._began[event.position] = began
+        if self.started_at is None:
+            self.started_at, self.principal = began, event.metadata.get("principal")
+        above = None if event.causation_id is None else self._nodes.get(event.causation_id)
+        (self.roots if above is None else above.children).append(node)
+        self._nodes[event.event_id] = node
+        return node
+
+    def _end(self, node: Node | None, event: RecordedEvent, value: Any) -> None:
+        if node is None:  # it began before the part of the run that is looked at
+            return
+        error = event.data.get("error") or {}
+        node.status = "ok" if event.data["ok"] else _STATUS_OF_CODE.get(error.get("code", ""), "error")
+        node.duration_ms = milliseconds(self._began[node.position], event.recorded_at)
+        node.tokens = _tokens(value) or _tokens((error.get("details") or {}).get("partial"))
+
+
+def milliseconds(start: datetime, end: datetime) -> float:
+    """Never less than 0: the two may come from different clocks."""
+    return max(0.0, round((end - start).total_seconds() * 1000, 3))
+
+
+def _effect_key(event: RecordedEvent) -> tuple[Any, ...]:
+    data = event.data
+    return event.causation_id, data["effect"], data["hash"], data["n"]
+
+
+def _tokens(value: Any) -> int | None:
+    """Tokens in and out, where ``value`` has a ``usage`` that says so."""
+    usage = value.get("usage") if isinstance(value, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    counts = [usage.get("input_tokens"), usage.get("output_tokens")]
+    return sum(count for count in counts if isinstance(count, int)) or None
+
+
+def _total(node: Node) -> int:
+    return sum(_total(child) for child in node.children) or node.tokens or 0

@@ -1,0 +1,69 @@
+"""How recorded events look to clients, one form for every plugin that shows the log; how clients name places in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core.errors import ValidationError
+from ksi.core.events import Kind, Position, RecordedEvent
+
+Place = Annotated[int | str, Meta(description="position in the log: 1234 or @1234")]
+Limit = Annotated[int, Meta(ge=1, le=1000, description="at most so many")]
+
+
+class ShownEvent(msgspec.Struct, frozen=True):
+    """An event as the log holds it. ``data`` of an outcome is ``{"ok", "data"}`` or ``{"ok", "error"}``."""
+
+    position: int
+    name: str
+    kind: Kind
+    stream: str
+    version: int
+    event_id: str
+    correlation_id: str | None
+    causation_id: str | None
+    recorded_at: datetime
+    principal: str | None
+    data: msgspec.Raw
+    metadata: Mapping[str, Any]
+
+
+def shown(event: RecordedEvent) -> ShownEvent:
+    """``event`` for clients; its data goes through as it stands."""
+    metadata = dict(event.metadata)
+    return ShownEvent(
+        position=event.position,
+        name=event.name,
+        kind=event.kind,
+        stream=event.stream,
+        version=event.version,
+        event_id=str(event.event_id),
+        correlation_id=event.correlation_id,
+        causation_id=None if event.causation_id is None else str(event.causation_id),
+        recorded_at=event.recorded_at,
+        principal=metadata.pop("principal", None),
+        data=msgspec.Raw(event.raw),
+        metadata=metadata,
+    )
+
+
+def position(place: int | str) -> Position:
+    """The position that a client wrote as ``1234`` or ``@1234``.
+
+    Raises:
+        ValidationError: It is neither.
+    """
+    digits = str(place).removeprefix("@")
+    if not (digits.isascii() and digits.isdecimal()):
+        raise ValidationError(f"{place!r} is no position: write @1234")
+    return Position(int(digits))
+
+
+def optional_position(place: int | str | None) -> Position | None:
+    """The same where nothing may be said."""
+    return None if place is None else position(place)

@@ -1,0 +1,227 @@
+"""The daemon about itself: is it well, what can it do, and stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ksi import __version__
+from ksi.core.clock import Clock
+from ksi.core.events import Durable, RecordedEvent, fact
+from ksi.core.ports import EventLog, Shutdown
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event, observer, query
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.plugins import Plugins
+from ksi.kernel.registry import EventRegistry
+from ksi.kernel.router import Router
+from ksi.kernel.spec import EventSpec
+from ksi.plugins.discovery import Parameter, parameters_of
+
+Name = Annotated[str, Meta(description="name of an event, as in state:set")]
+
+
+class LogHealth(msgspec.Struct, frozen=True):
+    """``durable`` says what an acknowledgement means; ``bytes`` is what the log takes on disk."""
+
+    durable: Durable
+    read_only: bool
+    bytes: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """``head`` is the log's last position (0: empty), ``events`` how many kinds of events can be asked for."""
+
+    status: Literal["healthy"]
+    version: str
+    pid: int
+    uptime_s: float
+    head: int
+    events: int
+    in_flight: int
+    log: LogHealth
+    plugins: list[str]
+    failed: list[str]
+
+
+class Discovered(msgspec.Struct, frozen=True):
+    """One event, in the form of the original clients."""
+
+    event: str
+    summary: str
+    parameters: dict[str, Parameter]
+
+
+class Discovery(msgspec.Struct, frozen=True):
+    """Events by namespace."""
+
+    events: dict[str, list[Discovered]]
+
+
+class Help(msgspec.Struct, frozen=True):
+    """One event, for people."""
+
+    event: str
+    namespace: str
+    summary: str
+    parameters: dict[str, Parameter]
+    examples: Sequence[Mapping[str, Any]]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """One event, whole: JSON schemas of what it takes and gives, and the rules it runs by."""
+
+    name: str
+    kind: str
+    summary: str
+    doc: str
+    request: Mapping[str, Any]
+    answer: Mapping[str, Any]
+    chunk: Mapping[str, Any] | None
+    errors: Sequence[str]
+    examples: Sequence[Mapping[str, Any]]
+    durability: str
+    key: bool
+    timeout_s: float | None
+    plugin: str
+    permission: str
+
+
+class Description(msgspec.Struct, frozen=True):
+    """Events by name."""
+
+    events: list[Described]
+
+
+class ShuttingDown(msgspec.Struct, frozen=True):
+    """The drain begins once this is on disk."""
+
+    status: Literal["shutting_down"]
+
+
+@fact("system:shutdown_requested")
+class ShutdownRequested(msgspec.Struct, frozen=True):
+    """Somebody asked the daemon to stop."""
+
+    principal: str
+    reason: str
+
+
+class System(AsyncPlugin):
+    """Health, descriptions of events, shutdown."""
+
+    name = "system"
+    is_required = True
+
+    async def initialize(self) -> None:
+        services = self.host.services
+        self._clock = services.get(Clock)
+        self._registry = services.get(EventRegistry)
+        self._started = self._clock.monotonic()
+
+    @query("system:health", examples=[{}])
+    async def health(self) -> Health:
+        """Say that the daemon is well, and what it is busy with."""
+        services = self.host.services
+        router, log = services.get(Router), services.get(EventLog)
+        plugins = services.get(Plugins).list_plugins()
+        return Health(
+            status="healthy",
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(self._clock.monotonic() - self._started, 3),
+            head=await log.head() or 0,
+            events=len(self._registry.events),
+            in_flight=len(router.running) + len(router.queries),
+            log=LogHealth(log.durable, log.is_read_only, _bytes_in(self.host.home)),
+            plugins=[plugin.name for plugin in plugins if plugin.status == "running"],
+            failed=[plugin.name for plugin in plugins if plugin.status == "failed"],
+        )
+
+    @query("system:discover", inline=True, examples=[{}, {"namespace": "state"}, {"event": "state:set"}])
+    def discover(
+        self,
+        namespace: Annotated[str | None, Meta(description="only this namespace, as in state")] = None,
+        event: Annotated[str | None, Meta(description="only this event")] = None,
+    ) -> Discovery:
+        """List the events with their parameters, by namespace."""
+        found: dict[str, list[Discovered]] = {}
+        for spec in self._registry.find(event or (f"{namespace}:" if namespace else "*")):
+            space = spec.name.partition(":")[0]
+            if namespace in (None, space):
+                found.setdefault(space, []).append(Discovered(spec.name, spec.summary, parameters_of(spec)))
+        return Discovery(found)
+
+    @query("system:help", inline=True, errors=["unknown_event"], examples=[{"event": "state:set"}])
+    def help_event(self, event: Name) -> Help:
+        """Explain one event: what it is for, what it takes, examples."""
+        spec = self._spec(event)
+        namespace, summary = event.partition(":")[0], spec.summary
+        return Help(event, namespace, summary, parameters_of(spec), _examples(spec))
+
+    @query("system:describe", inline=True, examples=[{}, {"pattern": "state:*"}])
+    def describe(
+        self, pattern: Annotated[str, Meta(description="names of events; state: is a whole namespace")] = "*"
+    ) -> Description:
+        """Describe events whole: JSON schemas, errors, rules."""
+        return Description([_described(spec) for spec in self._registry.find(pattern)])
+
+    @event("system:shutdown", errors=["missing_service"], examples=[{}, {"reason": "upgrade"}])
+    async def shutdown_daemon(
+        self,
+        context: EventContext,
+        reason: Annotated[str, Meta(description="why, for the log")] = "asked to",
+    ) -> ShuttingDown:
+        """Stop the daemon: nothing new begins, what runs ends or is cancelled with its outcome recorded."""
+        self.host.services.get(Shutdown)
+        context.append("system/daemon", ShutdownRequested(context.principal, reason))
+        return ShuttingDown("shutting_down")
+
+    @observer("system:shutdown_requested")
+    async def begin_shutdown(self, event: RecordedEvent) -> None:
+        """Only once it is on disk: a daemon that stopped must be able to say why."""
+        asked = event.into(ShutdownRequested)
+        self.host.services.get(Shutdown).request(f"{asked.reason} ({asked.principal})")
+
+    def _spec(self, name: str) -> EventSpec:
+        spec = self._registry.events.get(name)
+        if spec is None:
+            raise self.host.services.get(Router).unknown(name)
+        return spec
+
+
+def _described(spec: EventSpec) -> Described:
+    declaration = spec.declaration
+    return Described(
+        name=spec.name,
+        kind=spec.kind,
+        summary=spec.summary,
+        doc=spec.doc,
+        request=spec.payload.schema(),
+        answer=spec.answer.schema(),
+        chunk=None if spec.chunk is None else spec.chunk.schema(),
+        errors=declaration.errors,
+        examples=declaration.examples,
+        durability=declaration.durability,
+        key=declaration.key is not None,
+        timeout_s=declaration.timeout,
+        plugin=", ".join(handler.owner for handler in spec.handlers),
+        permission=declaration.permission or spec.name,
+    )
+
+
+def _examples(spec: EventSpec) -> list[Mapping[str, Any]]:
+    """Requests as the original clients send them."""
+    return [{"event": spec.name, "data": data} for data in spec.declaration.examples]
+
+
+def _bytes_in(home: Path | None) -> int:
+    """Bytes of the log's files; 0 without a home."""
+    if home is None:
+        return 0
+    return sum(file.stat().st_size for file in (home / "data").glob("events.db*") if file.is_file())
