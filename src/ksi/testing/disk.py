@@ -119,9 +119,13 @@ class Disk:
         """How often it came back; a handle of an earlier count is dead."""
         return self._boots
 
+    def is_dead(self, boot: int) -> bool:
+        """Whether a handle that was opened at ``boot`` can do nothing any more."""
+        return boot != self._boots or not self._powered
+
     def check(self, boot: int) -> None:
-        """Raise PowerLostError in the name of a handle that was opened at ``boot``."""
-        if boot != self._boots or not self._powered:
+        """Raise PowerLostError where a handle of ``boot`` is dead."""
+        if self.is_dead(boot):
             raise PowerLostError
 
     @contextmanager

@@ -88,9 +88,9 @@ class _File(apsw.VFSFile):
                 self._image.synced(super().xFileSize())
 
     def xLock(self, level: int) -> None:
-        # A dead connection that is closed must not get the lock under which it would delete the WAL of the living.
-        with sqlite_errors():
-            self._disk.check(self._boot)
+        if self._disk.is_dead(self._boot) and level == apsw.SQLITE_LOCK_EXCLUSIVE:
+            # With it a dead connection that closes would delete the WAL of the living; without it closes quietly.
+            raise apsw.BusyError("the disk lost its power")
         super().xLock(level)
 
     def excepthook(
