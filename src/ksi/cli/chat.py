@@ -1,0 +1,73 @@
+"""``ksi chat``: turns between a person and a model, or an agent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from secrets import token_hex
+from typing import Any
+
+import click
+
+from ksi.cli.complete import given, sampling_options, show_answer
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.reach import Ending, ask
+from ksi.core.errors import ConflictError, KSIError
+
+_GOODBYES = ("/quit", "/exit", "/q")
+
+
+@command()
+@click.option("--agent", metavar="NAME", help="Talk with this agent; it is spawned where it is not there.")
+@click.option("--conversation", metavar="NAME", help="Go on with this conversation.")
+@sampling_options
+@click.pass_obj
+def chat(invocation: Invocation, /, agent: str | None, conversation: str | None, **options: Any) -> None:
+    """Talk with a model. Ctrl-C stops an answer and keeps it; Ctrl-D or /quit ends the chat.
+
+    Where stdin is no terminal, each line of it is a turn.
+    """
+    if agent is not None and conversation is not None:
+        raise click.UsageError("an agent has its own conversation: --agent or --conversation")
+    if agent is not None:
+        _spawn(invocation, agent, given(options))
+        event, fields = "agent:send_message", {"agent": agent}
+    else:
+        name = conversation or f"chat-{token_hex(4)}"
+        event, fields = "completion:create", {"conversation": name} | given(options)
+        invocation.say(f"conversation {name}")
+    for text in _turns():
+        spoken = {"text": text} if agent is not None else {"prompt": text}
+        _answer(invocation, event, fields | spoken)
+
+
+def _turns() -> Iterator[str]:
+    is_terminal = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if is_terminal else "").strip()
+        except EOFError:
+            return
+        if line in _GOODBYES:
+            return
+        if line:
+            yield line
+
+
+def _answer(invocation: Invocation, event: str, data: dict[str, Any]) -> Ending | None:
+    try:
+        return show_answer(invocation, event, data)
+    except KSIError as error:
+        if not invocation.is_interactive:
+            raise
+        click.echo()
+        invocation.say(f"{error.message} [{error.code}]")  # the chat goes on
+        return None
+
+
+def _spawn(invocation: Invocation, agent: str, options: dict[str, Any]) -> None:
+    known = {name: options[name] for name in ("system", "model") if name in options}
+    try:
+        ask(invocation, "agent:spawn", agent=agent, **known)
+    except ConflictError:
+        invocation.say(f"agent {agent} is there already")

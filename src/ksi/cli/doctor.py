@@ -1,0 +1,201 @@
+"""``ksi doctor``: what may be wrong here, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Literal
+
+import apsw
+import click
+import msgspec
+
+from ksi import __version__
+from ksi.cli.failure import EXIT_EVENT_ERROR, remedy
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.output import json_line, size, status
+from ksi.cli.reach import ask
+from ksi.core import config
+from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError
+from ksi.core.home import Home
+from ksi.providers.model import SMOLLM2, ModelStore
+from ksi.transport.unix import PATH_BYTES_MAX
+
+PYTHON_MIN = (3, 11)
+SQLITE_MIN = (3, 51, 3)  # older ones can corrupt a WAL under a concurrent checkpoint
+DISK_FREE_MIN = 100 << 20
+DISK_FREE_GOOD = 1 << 30
+FSYNCS = 20
+FSYNC_SLOW_MS = 20.0
+FSYNC_DOUBTFUL_MS = 0.05
+_LIBRARIES = ("apsw", "click", "httpx", "msgspec", "pluggy", "pydantic", "uvloop")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One finding; ``todo`` says what to do where it is not ok."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    todo: str = ""
+
+
+@command()
+@click.pass_obj
+def doctor(invocation: Invocation) -> None:
+    """Check this machine and this home. Exit code 1 where something fails; warnings are no failure."""
+    checks = [check(invocation) for check in CHECKS]
+    for check in checks:
+        click.echo(json_line(check) if invocation.json else _line(check))
+    if any(check.level == "fail" for check in checks):
+        sys.exit(EXIT_EVENT_ERROR)
+
+
+def _line(check: Check) -> str:
+    line = f"{status(check.level, 4)}  {check.name:12}  {check.found}"
+    return f"{line}\n{'':20}{check.todo}" if check.todo else line
+
+
+def python(_: Invocation) -> Check:
+    found = f"{sys.version.split()[0]} in {sys.prefix}"
+    if sys.version_info < PYTHON_MIN:
+        return Check("python", "fail", found, "KSI needs Python 3.11 or later")
+    return Check("python", "ok", found)
+
+
+def versions(_: Invocation) -> Check:
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+    return Check("versions", "ok", f"ksi {__version__}, {libraries}")
+
+
+def sqlite(_: Invocation) -> Check:
+    found = apsw.sqlite_lib_version()
+    if tuple(map(int, found.split("."))) < SQLITE_MIN:
+        return Check("sqlite", "fail", found, "it can corrupt the log: pip install --upgrade apsw")
+    return Check("sqlite", "ok", found)
+
+
+def home(invocation: Invocation) -> Check:
+    path = invocation.home.path
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return Check("home", "ok", f"{path} (not there yet; `ksi start` makes it)")
+    except OSError as error:
+        return Check("home", "fail", f"{path}: {error.strerror}", "choose another with --home or KSI_HOME")
+    if found.st_uid != os.getuid():
+        return Check("home", "fail", f"{path} belongs to uid {found.st_uid}", f"chown -R {os.getuid()} {path}")
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Check("home", "warn", f"{path} is open to others ({found.st_mode & 0o777:o})", f"chmod 700 {path}")
+    return Check("home", "ok", str(path))
+
+
+def configuration(invocation: Invocation) -> Check:
+    file = invocation.home.config_file
+    try:
+        config.load(invocation.home, os.environ)
+    except ConfigError as error:
+        return Check("config", "fail", error.message, "the daemon will not start with it")
+    return Check("config", "ok", str(file) if file.exists() else "defaults")
+
+
+def socket_path(invocation: Invocation) -> Check:
+    bytes_used = len(os.fsencode(invocation.home.socket))
+    found = f"{invocation.home.socket} ({bytes_used} of {PATH_BYTES_MAX} bytes)"
+    if bytes_used > PATH_BYTES_MAX:
+        return Check("socket", "fail", found, "too long for the system: choose a shorter --home")
+    return Check("socket", "ok", found)
+
+
+def daemon(invocation: Invocation) -> Check:
+    try:
+        health = ask(invocation, "system:health", may_start=False)
+    except KSIConnectionError:
+        return Check("daemon", "warn", "does not run", "ksi start")
+    except KSIError as error:
+        return Check("daemon", "fail", error.message, remedy(error))
+    found = f"{health['status']}, version {health['version']}, pid {health['pid']}"
+    if health["version"] != __version__:
+        return Check("daemon", "warn", found, f"this is ksi {__version__}: ksi restart")
+    if health["log"]["read_only"]:
+        return Check("daemon", "fail", f"{found}, its log is read-only", "free disk space; it goes on by itself")
+    return Check("daemon", "ok", found)
+
+
+def model(_: Invocation) -> Check:
+    try:
+        path = ModelStore().verify()
+    except ModelUnavailableError as error:
+        return Check("model", "warn", error.message, "ksi model install")
+    if importlib.util.find_spec("xllamacpp") is None:
+        return Check("model", "warn", f"{path}, but nothing that runs it", "pip install 'ksi[local]'")
+    return Check("model", "ok", f"{SMOLLM2.name}, sha256 {SMOLLM2.sha256[:16]}…, {path}")
+
+
+def disk(invocation: Invocation) -> Check:
+    free = shutil.disk_usage(_standing(invocation.home)).free
+    if free < DISK_FREE_MIN:
+        return Check("disk", "fail", f"{size(free)} free", "free some: a full disk makes the log read-only")
+    if free < DISK_FREE_GOOD:
+        return Check("disk", "warn", f"{size(free)} free", "free some before the log fills it")
+    return Check("disk", "ok", f"{size(free)} free")
+
+
+def fsync(invocation: Invocation) -> Check:
+    place = _standing(invocation.home)
+    try:
+        milliseconds = _fsync_ms(place)
+    except OSError as error:
+        return Check("fsync", "fail", f"no file can be written in {place}: {error.strerror}", "check its permissions")
+    found = f"{milliseconds:.2f} ms, median of {FSYNCS}"
+    if milliseconds > FSYNC_SLOW_MS:
+        return Check("fsync", "warn", found, "each commit waits for it: a home on a local SSD is faster")
+    if milliseconds < FSYNC_DOUBTFUL_MS:
+        return Check("fsync", "warn", found, "no disk is so fast: what is here may not survive a power loss")
+    return Check("fsync", "ok", found)
+
+
+def log_size(invocation: Invocation) -> Check:
+    files = [path for path in invocation.home.data.rglob("*") if path.is_file()]
+    return Check("log", "ok", f"{size(sum(path.stat().st_size for path in files))} in {invocation.home.data}")
+
+
+CHECKS: tuple[Callable[[Invocation], Check], ...] = (
+    python,
+    versions,
+    sqlite,
+    home,
+    configuration,
+    socket_path,
+    daemon,
+    model,
+    disk,
+    fsync,
+    log_size,
+)
+
+
+def _standing(home: Home) -> Path:
+    """The log's directory, or the nearest above it that exists."""
+    return next(path for path in (home.data, *home.data.parents) if path.is_dir())
+
+
+def _fsync_ms(directory: Path) -> float:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return median(_one_fsync(file.fileno()) for _ in range(FSYNCS)) * 1000
+
+
+def _one_fsync(descriptor: int) -> float:
+    began = perf_counter()
+    os.write(descriptor, bytes(4096))
+    os.fsync(descriptor)
+    return perf_counter() - began

@@ -1,0 +1,118 @@
+"""``ksi start|stop|restart|status``: the daemon in the background."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Sequence
+
+import click
+
+from ksi.cli.arguments import remember_events
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.output import Record, duration, json_line, show_value, size
+from ksi.cli.output import status as coloured
+from ksi.cli.reach import ask, start_here
+from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
+from ksi.core.config import load
+from ksi.core.errors import KSIConnectionError, KSITimeoutError
+
+STOP_TIMEOUT = 60.0
+_timeout = click.option("--timeout", default=STOP_TIMEOUT, show_default=True, help="Seconds to wait for its end.")
+
+
+@command()
+@daemon_options
+@click.pass_obj
+def start(invocation: Invocation, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Start the daemon in the background; its words go to logs/ in the home."""
+    health = _health(invocation)
+    if health is None:
+        health = _start(invocation, plugins, settings)
+    else:
+        invocation.say(f"the daemon runs already in {invocation.home.path}")
+        if plugins or settings:
+            raise click.UsageError("--plugin and --set are for a daemon that starts: ksi restart")
+    _show(invocation, health)
+
+
+@command()
+@_timeout
+@click.pass_obj
+def stop(invocation: Invocation, timeout: float) -> None:
+    """Stop the daemon. What is under way may finish; without a daemon there is nothing to do."""
+    pid = _stop(invocation, timeout)
+    if pid is None:
+        invocation.say(f"no daemon runs in {invocation.home.path}")
+    if invocation.json:
+        show_value(invocation, {"stopped": pid})
+    elif pid is not None:
+        click.echo(f"stopped (pid {pid})")
+
+
+@command()
+@_timeout
+@daemon_options
+@click.pass_obj
+def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Stop the daemon, if it runs, and start it."""
+    load(invocation.home, os.environ, settings_of(settings))  # what is wrong is said before anything stops
+    _stop(invocation, timeout)
+    _show(invocation, _start(invocation, plugins, settings))
+
+
+@command()
+@click.pass_obj
+def status(invocation: Invocation) -> None:
+    """Say how the daemon is. Exit code 3 where none runs."""
+    _show(invocation, ask(invocation, "system:health", may_start=False))
+
+
+def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[str]) -> Record:
+    start_here(invocation, daemon_arguments(plugins, settings))
+    remember_events(invocation, ask(invocation, "system:describe")["events"])
+    health: Record = ask(invocation, "system:health")
+    return health
+
+
+def _health(invocation: Invocation) -> Record | None:
+    try:
+        health: Record = ask(invocation, "system:health", may_start=False)
+    except KSIConnectionError:
+        return None
+    return health
+
+
+def _stop(invocation: Invocation, timeout: float) -> int | None:
+    """The process id of the daemon that this stopped."""
+    health = _health(invocation)
+    if health is None:
+        return None
+    pid = int(health["pid"])
+    # A descriptor, not the number: the number may be another's before we look again.
+    process = os.pidfd_open(pid)
+    try:
+        ask(invocation, "system:shutdown", may_start=False)
+        if not select.select([process], [], [], timeout)[0]:
+            raise KSITimeoutError(f"pid {pid} still drains after {timeout:g} s; `kill -9 {pid}` loses nothing recorded")
+    finally:
+        os.close(process)
+    return pid
+
+
+def _show(invocation: Invocation, health: Record) -> None:
+    if invocation.json:
+        click.echo(json_line(health))
+        return
+    log = health["log"]
+    lines = {
+        health["status"]: f"pid {health['pid']}, version {health['version']}, up {duration(health['uptime_s'] * 1000)}",
+        "home": str(invocation.home.path),
+        "log": f"@{health['head']}, {size(log['bytes'])}, durable on {log['durable']}"
+        + (", READ-ONLY" if log["read_only"] else ""),
+        "plugins": f"{len(health['plugins'])}, with {health['events']} events"
+        + (f"; FAILED: {', '.join(health['failed'])}" if health["failed"] else ""),
+        "in flight": str(health["in_flight"]),
+    }
+    for name, said in lines.items():
+        click.echo(f"{coloured(name, 11) if name == health['status'] else name.ljust(11)}{said}")

@@ -1,0 +1,110 @@
+"""The command ``ksi``: the table of its commands, each loaded when it is used, and the door where errors end.
+
+Exit codes: 0 ok, 1 event error, 2 usage, 3 daemon unreachable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from ksi import __version__
+from ksi.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, report
+from ksi.cli.invocation import Invocation, shared_options
+from ksi.core.errors import KSIError
+
+# Summaries stand here, so that `ksi --help` loads no command.
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "The daemon": {
+        "start": ("lifecycle", "Start the daemon in the background."),
+        "stop": ("lifecycle", "Stop the daemon; what is under way may finish."),
+        "restart": ("lifecycle", "Stop the daemon and start it again."),
+        "status": ("lifecycle", "Say how the daemon is."),
+        "serve": ("serve", "Run the daemon in the foreground."),
+    },
+    "Ask": {
+        "send": ("send", "Send any event and print its answer."),
+        "complete": ("complete", "Complete a prompt, token by token."),
+        "resume": ("complete", "Go on with an interrupted completion."),
+        "chat": ("chat", "Talk with a model, or with an agent."),
+    },
+    "Look": {
+        "log": ("log", "Read the log, oldest first."),
+        "runs": ("runs", "List what ran, and how it ended."),
+        "show": ("show", "Show an entity, an event or a run."),
+        "events": ("events", "List what the daemon can do."),
+        "verify": ("verify", "Check that the log is what was written."),
+    },
+    "Set up": {
+        "plugin": ("plugin", "List, load, unload and reload plugins."),
+        "model": ("model", "Install, list and stop models."),
+        "config": ("config", "Show the configuration."),
+        "doctor": ("doctor", "Check this machine and this home."),
+        "completion": ("shell", "Print the script of the shell's completion."),
+    },
+    "Try": {
+        "demo": ("demo", "Show the main job on the real model."),
+        "bench": ("bench", "Measure the speed, beside its floors and peers."),
+    },
+}
+_COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class Cli(click.Group):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"ksi.cli.{_COMMANDS[cmd_name][0]}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, summary) for name, (_, summary) in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem  # only a shell that completes needs it
+
+        return [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+
+
+@click.command(cls=Cli, params=shared_options(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ksi")
+def cli() -> None:
+    """KSI: an agent runtime that one can kill, rewind and rerun.
+
+    The options may also stand behind a command.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run ``ksi`` with ``arguments``, default those of the process, and exit."""
+    invocation = Invocation()
+    try:
+        code = cli.main(arguments, prog_name="ksi", standalone_mode=False, obj=invocation)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+    except KSIError as error:
+        sys.exit(report(error, as_json=invocation.json))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The way to the daemon: a connection for each command; the daemon is started first where that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+
+from ksi.cli.failure import EXIT_INTERRUPTED
+from ksi.cli.invocation import Invocation
+from ksi.client.client import EventClient, Options
+from ksi.client.spawn import is_answering, start_daemon
+from ksi.client.streams import EventStream
+
+T = TypeVar("T")
+Show = Callable[[Any, str | None], None]
+"""Takes a chunk and its address in the log."""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """The end value of a stream; ``is_interrupted``: somebody pressed Ctrl-C, and it is what there was by then."""
+
+    value: Any
+    is_interrupted: bool
+
+    def exit_if_interrupted(self) -> None:
+        if self.is_interrupted:
+            sys.exit(EXIT_INTERRUPTED)
+
+
+def run(invocation: Invocation, work: Callable[[EventClient], Awaitable[T]], *, may_start: bool = True) -> T:
+    """What ``work`` makes of a client that is connected.
+
+    Raises:
+        KSIConnectionError: No daemon answers, and nobody wanted one to be started.
+    """
+
+    async def connected() -> T:
+        async with _client(invocation, may_start=may_start) as client:
+            return await work(client)
+
+    return asyncio.run(connected())
+
+
+def ask(
+    invocation: Invocation,
+    event: str,
+    data: Mapping[str, Any] | None = None,
+    /,
+    *,
+    options: Options | None = None,
+    may_start: bool = True,
+    **fields: Any,
+) -> Any:
+    """The answer to one request; ``data`` or ``fields`` are its payload."""
+    payload = fields if data is None else data
+    return run(invocation, lambda client: client.request(event, payload, options=options), may_start=may_start)
+
+
+def accept(invocation: Invocation, event: str, data: Mapping[str, Any], options: Options) -> Any:
+    """Have a request done and do not wait for it: its ids, once it is on disk."""
+    return msgspec.to_builtins(run(invocation, lambda client: client.send(event, data, options=options)))
+
+
+def stream(
+    invocation: Invocation, event: str, data: Mapping[str, Any], show: Show, options: Options | None = None
+) -> Ending:
+    """Show each chunk as it comes. Ctrl-C stops it at the daemon; a second one does not wait for the end."""
+    return run(invocation, lambda client: taken(client.stream(event, data, options=options), show))
+
+
+async def taken(chunks: EventStream, show: Show) -> Ending:
+    """The same for a stream that is there."""
+    loop = asyncio.get_running_loop()
+    interrupted = asyncio.Event()
+
+    def interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)  # so that the second one is a KeyboardInterrupt
+        interrupted.set()
+        chunks.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        async with chunks:
+            async for chunk in chunks:
+                show(chunk.data, chunk.at)
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    return Ending(chunks.end, interrupted.is_set())
+
+
+def start_here(invocation: Invocation, arguments: Sequence[str] = ()) -> None:
+    """Start the daemon of this home, and say so; ``arguments`` are those of ``python -m ksi.daemon``."""
+    invocation.say(f"starting the daemon in {invocation.home.path}")
+    start_daemon(invocation.home, arguments=arguments)
+
+
+@asynccontextmanager
+async def _client(invocation: Invocation, *, may_start: bool) -> AsyncIterator[EventClient]:
+    wants_start = invocation.start or invocation.is_interactive
+    if may_start and wants_start and not is_answering(invocation.home.socket):
+        start_here(invocation)
+    async with EventClient(home=invocation.home.path, name="ksi") as client:
+        yield client

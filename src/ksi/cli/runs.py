@@ -1,0 +1,39 @@
+"""``ksi runs``: what ran, and how it ended."""
+
+from __future__ import annotations
+
+import click
+
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.output import Record, duration, short, show_table, time_of
+from ksi.cli.reach import ask
+
+
+@command()
+@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.pass_obj
+def runs(invocation: Invocation, limit: int) -> None:
+    """List what ran, the newest last, and how it ended.
+
+    A run is a request with all that it caused. Those that are open, or were interrupted, have no end yet.
+    """
+    columns = ("RUN", "STARTED", "STATUS", "DURATION", "EVENTS", "TOKENS", "NAME")
+    show_table(invocation, newest_runs(invocation, limit), columns, _cells)
+
+
+def newest_runs(invocation: Invocation, limit: int) -> list[Record]:
+    """The newest runs, oldest of them first."""
+    found: list[Record] = ask(invocation, "correlation:runs", limit=limit)["runs"]
+    return found[::-1]
+
+
+def _cells(run: Record) -> tuple[str, ...]:
+    return (
+        short(run["run"]),
+        time_of(run["started_at"]),
+        run["status"],
+        duration(run.get("duration_ms")),
+        str(run["events"]),
+        str(run.get("tokens") or ""),
+        run["name"],
+    )
