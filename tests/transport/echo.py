@@ -39,12 +39,16 @@ class HeldCall:
 class Counting:
     """A stream of the numbers after ``first``, as far as credit and ``until`` go."""
 
-    def __init__(self, sink: Sink, credit: int, *, first: int, until: int, end: Any) -> None:
+    def __init__(
+        self, sink: Sink, credit: int, *, first: int, until: int, end: Any = None, stream: str = "count/1"
+    ) -> None:
         self._sink = sink
         self._next = first
         self._until = until
         self._end = end
+        self._stream = stream
         self._credit = credit
+        self.sent = 0
         self.is_disconnected = False
         self.is_ended = False
         self._advance()
@@ -62,8 +66,9 @@ class Counting:
 
     def _advance(self) -> None:
         while self._credit and self._next <= self._until:
-            self._sink.chunk(f"count/1@{self._next}", b"%d" % self._next)
+            self._sink.chunk(f"{self._stream}@{self._next}", b"%d" % self._next)
             self._next += 1
+            self.sent += 1
             self._credit -= 1
         if self._next > self._until:
             self._finish(msgspec.json.encode(self._end), None)
@@ -83,6 +88,8 @@ class EchoDoor:
         self.streams: list[Counting] = []
         self.seen: list[EventEnvelope] = []
         self.sessions: list[Session] = []
+        self.is_silent = False
+        """Streams give no chunks, whatever their credit."""
 
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> HeldCall | None:
         self._note(envelope, session)
@@ -102,8 +109,16 @@ class EchoDoor:
 
     def open_stream(self, envelope: EventEnvelope, session: Session, sink: Sink, credit: int) -> Counting:
         self._note(envelope, session)
-        wanted = {"first": 1, "until": 3, "end": "counted"} | envelope.data
-        self.streams.append(Counting(sink, credit, **wanted))
+        if envelope.name == "event:subscribe":
+            after = envelope.data["after"]
+            wanted: dict[str, Any] = {
+                "first": 1 if after in ("start", "end") else int(after[1:]) + 1,
+                "until": 10**9,
+                "stream": "",
+            }
+        else:
+            wanted = {"first": 1, "until": 3, "end": "counted"} | envelope.data
+        self.streams.append(Counting(sink, 0 if self.is_silent else credit, **wanted))
         return self.streams[-1]
 
     def resume(self, address: str, session: Session, sink: Sink, credit: int) -> Counting:

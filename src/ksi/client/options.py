@@ -1,0 +1,29 @@
+"""What a caller may say beside the payload."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ksi.core.events import MAIN
+
+BUFFER_SIZE = 16
+"""Chunks of a stream that may be under way to a reader who does not take them."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How one request is made; ``timeout`` in seconds, ids as text.
+
+    ``idempotent`` False sends it without an event id: then it is never sent again when the connection is lost.
+    """
+
+    timeout: float | None = None
+    priority: int = 0
+    event_id: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    branch: str = MAIN
+    buffer_size: int = BUFFER_SIZE
+    idempotent: bool = True
+
+
+DEFAULT = Options()
