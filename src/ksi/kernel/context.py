@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,7 +130,7 @@ class EventContext:
         self._check_open()
         return await self._execution.router.nested(self._execution, name, encode(data, fields), timeout)
 
-    def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncIterator[Any]:
+    def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncGenerator[Any, None]:
         """Ask for a stream: its chunks, then ``End(answer)``. Closing the iterator cancels it."""
         self._check_open()
         return self._execution.router.nested_stream(self._execution, name, encode(data, fields))

@@ -57,6 +57,7 @@ class Execution:
         "done",
         "ended",
         "envelope",
+        "given",
         "held",
         "is_rerun",
         "joined",
@@ -97,6 +98,7 @@ class Execution:
         self.above = parent
         self.contexts: list[EventContext] = []
         self.joined: list[tuple[Done, Any]] | None = None
+        self.given: tuple[bytes | None, KSIError | None] = (None, None)
         self.locks: Sequence[tuple[str, int]] = ()
         self.held = 0
         self.task: asyncio.Task[None] | None = None
@@ -350,7 +352,7 @@ class Execution:
             done(committed, error)
             if error is None:
                 for envelope in emits:
-                    self.router.start_recorded(envelope)
+                    self.router.start_recorded(envelope, self.session)
 
         self.router.journal.write(unit, written)
 
@@ -398,6 +400,7 @@ class Execution:
         if self.answered:
             return
         self.answered = True
+        self.given = (raw, error)
         if self._tick is not None:
             self.router.wheel.remove(self, self._tick)
         self.row.count(error)
@@ -420,7 +423,10 @@ class Execution:
         self._answer(raw, error)
 
     def join(self, done: Done, token: Any) -> None:
-        """Somebody else waits for the same answer."""
+        """Somebody else waits for the same answer; it may be out already, while the handler still has to end."""
+        if self.answered:
+            done(token, *self.given)
+            return
         if self.joined is None:
             self.joined = []
         self.joined.append((done, token))

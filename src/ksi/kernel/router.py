@@ -16,6 +16,7 @@ from ksi.core import canonical, ids
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope, min_deadline
 from ksi.core.errors import (
+    InterruptedRunError,
     KSIError,
     NotFoundError,
     OutcomeUnknownError,
@@ -108,7 +109,7 @@ class Router:
         def opened(committed: Any, error: KSIError | None) -> None:
             done(token, None if error else self._receipt(envelope), error)
             if error is None:
-                self.start_recorded(envelope)
+                self.start_recorded(envelope, session)
 
         self.journal.write(Unit(origin=envelope, request=True), opened)
 
@@ -203,6 +204,9 @@ class Router:
             execution.settle(None, conflicting(execution.envelope))
         elif known.outcome is not None:
             execution.settle(*ended(known.outcome))
+        elif execution.row.declaration.on_crash == "interrupted":
+            self.close_request(known.request, interrupted := InterruptedRunError(known.request.name))
+            execution.settle(None, interrupted)
         elif execution.parent is not None:
             await self.prepare_rerun(execution, known)
             execution.start()
@@ -223,10 +227,9 @@ class Router:
             done(token, None, error)
 
     # ── recorded requests: emits, accepted ones, reruns ──────────────────────────────────────────────────────────────
-    def start_recorded(self, envelope: EventEnvelope) -> None:
-        """Run a request that is on disk already; nobody waits for its answer."""
+    def start_recorded(self, envelope: EventEnvelope, session: Session) -> None:
+        """Run a request that is on disk already; nobody waits for its answer, but ``session`` may be pushed to."""
         row = self.table.get(envelope.name)
-        session = Session(principal=envelope.principal, source=envelope.source)
         try:
             if row is None:
                 raise self.unknown(envelope.name)
