@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -59,7 +59,7 @@ def fitted(line: str) -> str:
     """``line``, cut at the edge of the terminal; whole where no terminal is."""
     if not sys.stdout.isatty():
         return line
-    width = shutil.get_terminal_size().columns
+    width = os.get_terminal_size(sys.stdout.fileno()).columns
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
