@@ -23,8 +23,7 @@ class SystemClock:
     def time_us(self) -> int:
         return time.time_ns() // 1000
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
 
 def utc(time_us: int) -> datetime:

@@ -45,7 +45,7 @@ class EventMetadata(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = 1
 
 
-class EventEnvelope(msgspec.Struct, kw_only=True, dict=True):
+class EventEnvelope(msgspec.Struct, kw_only=True, gc=False):
     """One event on its way. ``raw`` is the payload's JSON; ``data`` the same, decoded.
 
     The fields with an ``_id`` are raw bytes or text as stored; use :attr:`metadata` for the readable form.
@@ -122,11 +122,8 @@ class EventEnvelope(msgspec.Struct, kw_only=True, dict=True):
 
     @property
     def data(self) -> Any:
-        """The payload as builtins."""
-        cache = self.__dict__
-        if cache.get("of") is not self.raw:
-            cache["of"], cache["data"] = self.raw, canonical.decode(self.raw)
-        return cache["data"]
+        """The payload as builtins, decoded anew each time."""
+        return canonical.decode(self.raw)
 
     @property
     def metadata(self) -> EventMetadata:

@@ -152,7 +152,7 @@ class Row:
             return self._unhandled
         single = self.handlers[0] if len(self.handlers) == 1 else None
         if self.is_query and single is not None and not self.stack.onions and self.declaration.concurrent is None:
-            if single.mode == "inline":
+            if single.mode == "inline" and not single.wants_context:
                 return self._compile_inline(single)
             if single.mode == "async" and not single.wants_context:
                 return self._compile_async(single)
@@ -165,12 +165,10 @@ class Row:
         """The shortest way: nothing waits, nothing is recorded."""
         door, permission, after = self.stack.door, self.stack.permission, self.stack.after
         invoke, encode, decode = handler.invoke, self.spec.answer.encode, self.decode
-        wants_context, set_current, reset = handler.wants_context, current.set, current.reset
+        set_current, reset = current.set, current.reset
         general = self.router.dispatch_row_for(self)
 
         def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
-            if wants_context:
-                return general(envelope, session, done, token)
             self.calls += 1
             try:
                 if permission is not None:

@@ -118,7 +118,10 @@ class Permission(AsyncPlugin):
 
     def _admit(self, envelope: EventEnvelope, session: Session) -> None:
         now = self._monotonic()
-        limiter = self._limiters.get(session.principal) or self._new_limiter(session.principal, now)
+        limiter = session.cache.get("rate")
+        if limiter is None:
+            limiter = self._limiters.get(session.principal) or self._new_limiter(session.principal, now)
+            session.cache["rate"] = limiter
         wait = limiter.admit(now)
         if wait and session.principal != DAEMON:
             what = f"the rate of {session.principal}"
