@@ -46,7 +46,7 @@ def parse(value: str | UUID | bytes) -> bytes:
 
 def derived(source: bytes, *path: object) -> bytes:
     """The UUIDv8 that always comes out of ``source`` and ``path``: time prefix of the source, then a hash."""
-    seed = source + "\x1f".join(map(str, path)).encode()
+    seed = source + "".join(f"{len(part)}:{part}" for part in map(str, path)).encode()
     digest = hashlib.blake2b(seed, digest_size=10).digest()
     return source[:6] + bytes([0x80 | (digest[0] & 0x0F), digest[1], _VARIANT | (digest[2] & 0x3F)]) + digest[3:]
 
