@@ -1,4 +1,4 @@
-"""The log on SQLite keeps the contract."""
+"""The log on SQLite keeps the contract, with all in memory first and with next to nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ksi.core.ports import Journal
+from ksi.store import idindex, segments, shelf, sqlite_log, upkeep, writer
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import EventLogContract
 
@@ -17,3 +18,26 @@ class TestSqliteEventStore(EventLogContract):
     async def store(self, tmp_path: Path) -> AsyncIterator[Journal]:
         async with SqliteEventStore.open(tmp_path / "events.db") as store:
             yield store
+            if not store.closed:
+                assert await store.verify() == []
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds so low that keys, ids, heads and views go to disk and come back all the time."""
+    monkeypatch.setattr(segments, "ROWS_MAX", 2)
+    monkeypatch.setattr(idindex, "IDS_MAX", 4)
+    monkeypatch.setattr(sqlite_log, "HEADS_MAX", 1)
+    monkeypatch.setattr(upkeep, "CHANGES_MAX", 1)
+    monkeypatch.setattr(shelf, "RECENT_MAX", 1)
+    monkeypatch.setattr(writer, "PAGES_MAX", 1)
+
+
+@pytest.mark.usefixtures("small_memory")
+class TestSqliteEventStoreWithSmallMemory(EventLogContract):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[Journal]:
+        async with SqliteEventStore.open(tmp_path / "events.db", durability="normal") as store:
+            yield store
+            if not store.closed:
+                assert await store.verify() == []

@@ -140,6 +140,8 @@ class Decider:
             actual = self.checkpoints.get(subscriber)
             if actual is not None and actual >= wanted:
                 raise CheckpointConflictError(subscriber, wanted=wanted, actual=actual)
+            if wanted > self.last:
+                raise ValidationError(f"a checkpoint at @{wanted} would skip what comes after the head, @{self.last}")
 
     def _check_ids(self, unit: Unit) -> None:
         """Every id is new, and an outcome closes what is open."""

@@ -75,7 +75,7 @@ class InMemoryEventStore(LoopLog):
         return Position(self._commits[place - 1][1]) if place else None
 
     async def verify(self) -> Sequence[str]:
-        return ()
+        return []
 
     async def close(self) -> None:
         await self._drained()

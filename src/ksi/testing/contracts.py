@@ -647,7 +647,10 @@ class SubscriberContract:
         assert await store.checkpoint("mailer") is None
 
     async def test_a_checkpoint_commits_with_events_and_only_forwards(self, store: Journal) -> None:
+        await store.append("note/1", [NewEvent(name="note:written", data={})] * 5)
         appends = [StreamAppend("counter/a", [added()])]
+        with pytest.raises(ValidationError):
+            await store.append_all(appends, checkpoint=("fold", Position(6)))
         await store.append_all(appends, checkpoint=("fold", Position(5)))
         assert await store.checkpoint("fold") == 5
         for position in (5, 4):

@@ -1,0 +1,218 @@
+"""What is acknowledged is there after a kill, and damage is named instead of served."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter as Tally
+from pathlib import Path
+
+import apsw
+import pytest
+
+from ksi.core.errors import LogDamagedError, LogLockedError
+from ksi.core.events import Filter
+from ksi.store.chain import Link, Witness
+from ksi.store.sqlite_log import SqliteEventStore
+from ksi.testing.contracts import Counter, CounterView, added, command, listed, written
+
+APPENDER = Path(__file__).with_name("appender.py")
+
+
+async def kill_after(path: Path, units: int) -> dict[int, int]:
+    """Run an appender, kill it after that many acknowledged units; those with their positions."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, str(APPENDER), str(path), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert child.stdout is not None
+    seen = {}
+    async for line in child.stdout:
+        if not line.endswith(b"\n"):
+            break  # torn by the kill
+        number, position = line.split()
+        seen[int(number)] = int(position)
+        if len(seen) == units:
+            os.kill(child.pid, signal.SIGKILL)
+    await child.wait()
+    return seen
+
+
+async def check_after_kill(path: Path, acknowledged: dict[int, int]) -> None:
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        assert await store.verify() == []
+        facts = await listed(store.read_all())
+        assert {position - 1 for position in acknowledged.values()} <= {fact.position for fact in facts}
+        totals = Tally(fact.stream.partition("/")[2] for fact in facts)
+        records = (await store.view(CounterView).scan(limit=1000)).records
+        assert {record.id: record.total for record in records} == totals
+        assert await listed(store.open_requests()) == []
+        assert (await store.append("counter/0", [added()])).versions == (totals["0"] + 1,)
+
+
+@pytest.mark.parametrize("units", [1, 300, 1500])
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, units: int) -> None:
+    acknowledged = await kill_after(tmp_path / "events.db", units)
+    await check_after_kill(tmp_path / "events.db", acknowledged)
+
+
+@pytest.mark.soak
+async def test_it_survives_a_hundred_kills_of_one_log(tmp_path: Path) -> None:
+    acknowledged: dict[int, int] = {}
+    for turn in range(100):
+        seen = await kill_after(tmp_path / "events.db", 1 + turn * 37 % 700)
+        acknowledged |= {number + turn * 1_000_000: position for number, position in seen.items()}
+    await check_after_kill(tmp_path / "events.db", acknowledged)
+
+
+async def test_a_log_has_one_owner_who_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path):
+        with pytest.raises(LogLockedError) as caught:
+            async with SqliteEventStore.open(path):
+                pass
+        assert f"pid {os.getpid()}" in caught.value.holder
+    async with SqliteEventStore.open(path):
+        pass
+
+
+async def test_a_lock_file_of_a_dead_process_does_not_count(tmp_path: Path) -> None:
+    await kill_after(tmp_path / "events.db", 1)
+    assert "pid " in (tmp_path / "events.db-lock").read_text()
+    async with SqliteEventStore.open(tmp_path / "events.db"):
+        pass
+
+
+async def filled(path: Path, units: int = 20) -> None:
+    async with SqliteEventStore.open(path) as store:
+        for _ in range(units):
+            await written(store, command())
+
+
+def corrupt(path: Path, statement: str) -> None:
+    connection = apsw.Connection(str(path))
+    connection.execute(statement)
+    connection.close()
+
+
+FLIP = "UPDATE log SET body = CAST(substr(body, 1, 80) || x'00' || substr(body, 82) AS BLOB) WHERE pos = {}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (FLIP.format(30), "a row's digest does not fit it"),
+        ("DELETE FROM log WHERE pos = 30", "the commit that ends at @30 does not fit its link"),
+        ("DELETE FROM commits WHERE last = 30", "the commit that ends at @33 does not fit its link"),
+        ("DELETE FROM ids WHERE pos = 28", "the index of ids has"),
+        ("INSERT INTO open SELECT 28, id FROM ids WHERE pos = 28", "is not open but in the index of open requests"),
+        ("INSERT INTO checkpoints VALUES ('mailer', 0, 99)", "beyond the head @60"),
+    ],
+)
+async def test_verify_names_what_is_wrong(tmp_path: Path, statement: str, problem: str) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    corrupt(path, statement)
+    async with SqliteEventStore.open(path) as store:
+        problems = await store.verify()
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+async def test_a_whole_log_verifies(tmp_path: Path) -> None:
+    await filled(tmp_path / "events.db")
+    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+        assert await store.verify() == []
+
+
+async def test_a_flipped_bit_in_what_no_start_has_verified_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await kill_after(path, 20)
+    corrupt(path, FLIP.format(9))
+    with pytest.raises(LogDamagedError, match="digest") as caught:
+        async with SqliteEventStore.open(path):
+            pass
+    assert caught.value.position < 9
+
+
+async def test_a_cut_wal_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    acknowledged = await kill_after(path, 100)
+    wal = path.with_name("events.db-wal")
+    os.truncate(wal, wal.stat().st_size - 1000)
+    with pytest.raises(LogDamagedError, match=r"@\d+ was acknowledged, but the log ends at @\d+") as caught:
+        async with SqliteEventStore.open(path):
+            pass
+    assert caught.value.position < max(acknowledged.values())
+    with pytest.raises(LogDamagedError):  # and the refusal has changed nothing
+        async with SqliteEventStore.open(path):
+            pass
+
+
+async def test_a_log_that_was_put_back_behind_its_witness_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    backup = path.read_bytes()
+    await filled(path)
+    path.write_bytes(backup)
+    with pytest.raises(LogDamagedError, match="@120 was acknowledged, but the log ends at @60"):
+        async with SqliteEventStore.open(path):
+            pass
+
+
+async def test_another_history_of_the_same_length_is_refused(tmp_path: Path) -> None:
+    await filled(tmp_path / "events.db")
+    await filled(tmp_path / "other.db")
+    (tmp_path / "other.db").rename(tmp_path / "events.db")
+    with pytest.raises(LogDamagedError):
+        async with SqliteEventStore.open(tmp_path / "events.db"):
+            pass
+
+
+async def test_a_file_that_is_no_log_is_refused_and_left_alone(tmp_path: Path) -> None:
+    for name, make in (("text.db", None), ("other.db", "CREATE TABLE mine(x)")):
+        path = tmp_path / name
+        if make is None:
+            path.write_bytes(b"my diary, page one. " * 500)
+        else:
+            corrupt(path, make)
+        before = path.read_bytes()
+        with pytest.raises(LogDamagedError):
+            async with SqliteEventStore.open(path):
+                pass
+        assert path.read_bytes() == before
+
+
+def test_a_torn_slot_of_the_witness_leaves_the_other(tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "head")
+    links = [Link(at, at * 3, bytes([at]) * 32) for at in (1, 2, 3)]
+    for link in links:
+        witness.write(link)
+    assert witness.read() == links[2]
+    raw = bytearray((tmp_path / "head").read_bytes())
+    raw[5] ^= 1  # the third was written over the first
+    (tmp_path / "head").write_bytes(raw)
+    assert witness.read() == links[1]
+    witness.close()
+
+
+async def test_everything_is_there_after_a_clean_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    unit = command(amount=5)
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        await written(store, unit)
+        await store.append("counter/b", [added(2, tags=frozenset({"x:y"}))])
+        before = await listed(store.read_all())
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        assert await listed(store.read_all()) == before
+        tagged = await listed(store.read_all([Filter(tags=frozenset({"x:y"}))]))
+        assert [event.stream for event in tagged] == ["counter/b"]
+        assert await store.view(CounterView).get("a") == Counter("a", 5)
+        known = await store.find(unit.origin.event_id)
+        assert known is not None
+        assert known.outcome == unit.outcome
+        assert (await store.append("counter/b", [added()], expected_version=1)).versions == (2,)
