@@ -20,8 +20,9 @@ from ksi.transport.flat import FlatLane
 from ksi.transport.intake import Intake
 from ksi.transport.outbox import Outbox
 from ksi.transport.streams import FrameSink
-from ksi.wire import answers
-from ksi.wire.frames import Frame, FrameId, Kind, Shape, decode
+from ksi.wire import answers, dialects
+from ksi.wire.answers import answer
+from ksi.wire.frames import Frame, FrameId, Kind, Shape, invalid, read
 from ksi.wire.splitter import Line
 
 CREDIT_DEFAULT = 16
@@ -64,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._door = common.door
         self._limits = common.limits
         self._budget = common.budget
+        self._frame_bytes_max = common.limits.frame_bytes_max
         self._principal_of = principal_of
         self._running: dict[FrameId, Running] = {}
         self._shape = Shape.PROTOCOL
@@ -147,18 +149,26 @@ class Connection(asyncio.Protocol):
 
     # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _take(self, line: Line) -> None:
-        frame = None
+        """Serve one line. Its first half is every request's way, and therefore one function."""
         try:
-            if isinstance(line, PayloadTooLargeError):
-                raise line
-            frame = decode(line)
-            if frame.event is not None and frame.id is not None and not frame.stream:  # nearly all of them
-                self._request(frame, frame.id)
-            else:
+            frame = read(line)  # type: ignore[arg-type]  # of a line that was too long there is only the error
+        except (ValueError, TypeError, RecursionError) as error:
+            self._unreadable(line, error)
+            return
+        frame_id = frame.id
+        try:
+            if frame_id is None or frame.event is None or frame.stream or not frame.reply:
                 self._other(frame)
+                return
+            if self._running or self._budget.is_tight:
+                self._admit(frame_id)
+            self._shape = Shape.PROTOCOL
+            envelope = envelope_of(frame, self._session, self._common.clock)
+            call = self._door.dispatch(envelope, self._session, self._done, frame_id)
+            if call is not None:
+                self._hold(frame_id, Running(len(envelope.raw), call, envelope))
         except KSIError as error:
-            if frame is not None or not isinstance(line, bytes) or line.strip():
-                self._refuse(frame, error)
+            self._refuse(frame, error)
 
     def _served(self) -> None:
         """The end of a turn."""
@@ -166,20 +176,29 @@ class Connection(asyncio.Protocol):
         if self._is_finishing:
             self._close_if_idle()
 
-    def _refuse(self, frame: Frame | None, error: KSIError) -> None:
-        """Answer in the shape that the client reads: its last frame's, where this one could not be read."""
-        if frame is not None and frame.id is not None:
-            in_use = isinstance(error, InvalidFrameError) and frame.id in self._running
-            self._send(answers.failure(None if in_use else frame.id, error))
-        elif self._shape is Shape.PROTOCOL:
-            self._send(answers.failure(None, error))
+    def _unreadable(self, line: Line, error: Exception) -> None:
+        """Answer in the shape of the last frame; a blank line says nothing."""
+        if isinstance(line, bytes) and not line.strip():
+            return
+        refusal = invalid(line, error) if isinstance(line, bytes) else line
+        if self._shape is Shape.PROTOCOL:
+            self._send(answers.failure(None, refusal))
         else:
-            self._flat.refuse(error)
+            self._flat.refuse(refusal)
+
+    def _refuse(self, frame: Frame, error: KSIError) -> None:
+        if frame.shape is not Shape.PROTOCOL:
+            self._send(dialects.failure(frame, error))
+            return
+        is_double = isinstance(error, InvalidFrameError) and frame.id in self._running
+        self._send(answers.failure(None if is_double else frame.id, error))
 
     def _other(self, frame: Frame) -> None:
         kind = frame.kind
         self._shape = frame.shape
         match kind:
+            case Kind.REQUEST:
+                self._accept(frame)
             case Kind.FLAT:
                 self._flat.take(frame)
             case Kind.STREAM | Kind.RESUME:
@@ -196,18 +215,12 @@ class Connection(asyncio.Protocol):
         )
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    def _request(self, frame: Frame, frame_id: FrameId) -> None:
-        self._shape = Shape.PROTOCOL
-        if self._running or self._budget.is_tight:
-            self._admit(frame_id)
+    def _accept(self, frame: Frame) -> None:
+        assert frame.id is not None
+        self._admit(frame.id)
         envelope = envelope_of(frame, self._session, self._common.clock)
-        if not frame.reply:
-            self._hold(frame_id, Running(len(envelope.raw), envelope=envelope))
-            self._door.accept(envelope, self._session, self._done, frame_id)
-            return
-        call = self._door.dispatch(envelope, self._session, self._done, frame_id)
-        if call is not None:
-            self._hold(frame_id, Running(len(envelope.raw), call, envelope))
+        self._hold(frame.id, Running(len(envelope.raw), envelope=envelope))
+        self._door.accept(envelope, self._session, self._done, frame.id)
 
     def _admit(self, frame_id: FrameId) -> None:
         if frame_id in self._running:
@@ -230,15 +243,15 @@ class Connection(asyncio.Protocol):
     def _done(self, frame_id: FrameId, raw: bytes | None, error: KSIError | None) -> None:
         if self._running:
             self._release(frame_id)
-        if error is not None or raw is None:
-            self._send(answers.failure(frame_id, error or InvalidFrameError("no answer")))
-        elif len(raw) > self._limits.frame_bytes_max:
-            too_large = PayloadTooLargeError("answer", size=len(raw), limit=self._limits.frame_bytes_max)
-            self._send(answers.failure(frame_id, too_large))
+        if raw is not None and len(raw) <= self._frame_bytes_max:
+            self._send(answer(frame_id, raw))
         else:
-            self._send(answers.answer(frame_id, raw))
+            self._send(answers.failure(frame_id, error or self._too_large(raw or b"")))
         if self._is_finishing:
             self._close_later()
+
+    def _too_large(self, raw: bytes) -> KSIError:
+        return PayloadTooLargeError("answer", size=len(raw), limit=self._frame_bytes_max)
 
     def _awaited(self) -> set[str]:
         """The runs whose answers are still to come; a stream is its own answer."""
@@ -252,7 +265,7 @@ class Connection(asyncio.Protocol):
         assert frame.id is not None
         self._admit(frame.id)
         credit = CREDIT_DEFAULT if frame.credit is None else frame.credit
-        sink = FrameSink(frame.id, self._send, self._ended, frame_bytes_max=self._limits.frame_bytes_max)
+        sink = FrameSink(frame.id, self._send, self._ended, frame_bytes_max=self._frame_bytes_max)
         size = len(frame.raw)
         if kind is Kind.RESUME:
             call = self._door.resume(frame.resume or "", self._session, sink, credit)

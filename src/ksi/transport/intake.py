@@ -85,9 +85,9 @@ class Intake:
         self._is_scheduled = False
         lines, take = self._lines, self._take
         until = monotonic() + self._limits.turn_seconds
-        for _ in range(min(len(lines), self._limits.turn_frames_max)):
+        for done in range(min(len(lines), self._limits.turn_frames_max)):
             take(lines.popleft())
-            if not lines or monotonic() > until:
+            if done & 7 == 7 and monotonic() > until:  # every eighth time: a look at the clock costs 2 % of a request
                 break
         if lines:
             self._is_scheduled = True

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import Enum
 from typing import Annotated, Any
 
@@ -49,7 +50,7 @@ class Shape(Enum):
     CLIENT_ID = "client_id"
 
 
-class Frame(msgspec.Struct, kw_only=True):
+class Frame(msgspec.Struct, kw_only=True, gc=False):
     """What a client sends. Unknown keys are passed over; ``timeout`` is in seconds."""
 
     id: FrameId | None = None
@@ -118,7 +119,9 @@ class _JustId(msgspec.Struct):
     id: FrameId | None = None
 
 
-_decode = msgspec.json.Decoder(Frame).decode
+read = msgspec.json.Decoder(Frame).decode
+"""The frame that a line holds. Raises ValueError or RecursionError, of which :func:`invalid` makes the error."""
+
 _decode_id = msgspec.json.Decoder(_JustId).decode
 
 
@@ -129,17 +132,17 @@ def decode(line: bytes) -> Frame:
         InvalidFrameError: It is none; ``id`` is among the facts where it could be read.
     """
     try:
-        return _decode(line)
+        return read(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidFrameError(f"no frame: {error}", **_facts(line)) from None
+        raise invalid(line, error) from None
 
 
-def _facts(line: bytes) -> dict[str, Any]:
-    try:
-        frame_id = _decode_id(line).id
-    except (ValueError, RecursionError):
-        return {}
-    return {} if frame_id is None else {"id": frame_id}
+def invalid(line: bytes, error: Exception) -> InvalidFrameError:
+    """Why ``line`` is no frame; ``id`` is among the facts where it can be read."""
+    facts: dict[str, Any] = {}
+    with suppress(ValueError, RecursionError):
+        facts["id"] = _decode_id(line).id
+    return InvalidFrameError(f"no frame: {error}", **{name: fact for name, fact in facts.items() if fact is not None})
 
 
 def id_bytes(text: str, *, field: str) -> bytes:
