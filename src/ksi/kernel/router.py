@@ -197,7 +197,11 @@ class Router:
 
     async def _start_unless_known(self, execution: Execution) -> None:
         """A request that came with an id of its own may have been here before."""
-        known = await self._find(execution.envelope.event_id)
+        try:
+            known = await self._find(execution.envelope.event_id)
+        except KSIError as error:
+            execution.settle(None, error)
+            return
         if known is None:
             execution.start()
         elif not execution.matches(known):
