@@ -1,0 +1,247 @@
+"""One completion under way: its place at the desk, its provider's stream, and what is recorded of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import msgspec
+
+from ksi.core.clock import Clock
+from ksi.core.errors import KSIError, NotFoundError, ProviderBugError, UnsupportedError
+from ksi.kernel.context import EventContext
+from ksi.plugins.completion.past import EFFECT, Asked
+from ksi.plugins.completion.shapes import Answered, CreateCompletion
+from ksi.plugins.completion.view import CompletionEnded, CompletionFinished, CompletionInterrupted, CompletionStarted
+from ksi.plugins.completion.view import stream_of as stream_of_completion
+from ksi.providers.base import (
+    AnyChunk,
+    CompletionRequest,
+    Finished,
+    Message,
+    TextDelta,
+    TextPart,
+    Usage,
+    estimate_usage,
+)
+from ksi.providers.conversation import MessageAdded, stream_of
+from ksi.providers.desk import Choice, Desk, Ticket
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be completed.
+
+    A resume also has ``so_far``, the text that is there, ``resumes``, the completion that wrote the last of it,
+    ``asked``, what was sent for it (None where its provider was never called), and ``is_spoken``: whether what was said
+    to it stands in its conversation.
+    """
+
+    payload: CreateCompletion
+    max_tokens: int
+    so_far: str = ""
+    resumes: str | None = None
+    asked: Asked | None = None
+    is_spoken: bool = False
+
+
+class Answering:
+    """Gives the answer's text as it comes; however that ends, usage and messages are recorded.
+
+    Args:
+        plan: Says what to do. It is asked when no other one can go on with the same answer.
+    """
+
+    def __init__(
+        self, context: EventContext, desk: Desk, clock: Clock, ticket: Ticket, plan: Callable[[], Awaitable[Plan]]
+    ) -> None:
+        self._context = context
+        self._desk = desk
+        self._clock = clock
+        self._ticket = ticket
+        self._make_plan = plan
+        self._began_at = clock.monotonic()
+        self._first_at: float | None = None
+        self._texts: list[str] = []
+        self._plan: Plan | None = None
+        self._choice: Choice | None = None
+        self._sha256: str | None = None
+        self._request: CompletionRequest | None = None
+        self._finished: Finished | None = None
+
+    # ── the flow ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    @asynccontextmanager
+    async def flow(self) -> AsyncIterator[AsyncIterator[str]]:
+        """The pieces of the text. Leaving it stops the provider.
+
+        Raises:
+            OverloadedError: Too many wait for the provider, or in the conversation.
+            NotFoundError: Nobody has such a provider or model.
+            UnsupportedError: The provider can not go on inside an answer.
+            ProviderError: It failed.
+        """
+        plan = self._plan = await self._make_plan()
+        choice = self._choice = await self._choose(plan)
+        self._ticket.conversation = plan.payload.conversation
+        await self._desk.turn(self._ticket)
+        async with self._desk.place(self._ticket, choice.provider.name):
+            request = self._request = await self._resolve(plan, choice)
+            await self._begin(plan, choice)
+            try:
+                async with self._asking(choice, request) as texts:
+                    yield texts
+            except asyncio.CancelledError:
+                self._record_end(CompletionInterrupted, "cancelled")
+                raise
+            except KSIError as error:
+                self._record_end(CompletionInterrupted, error.code)
+                raise
+            self._record_end(CompletionFinished, self.finish_reason)
+
+    @asynccontextmanager
+    async def _asking(self, choice: Choice, request: CompletionRequest) -> AsyncIterator[AsyncIterator[str]]:
+        """The effect itself: the request is on disk before the provider is called."""
+        asked = Asked(provider=choice.provider.name, request=request)
+        async with self._context.streamed_effect(EFFECT, asked) as effect:
+            try:
+                async with (
+                    aclosing(choice.provider.stream(request, timeouts=self._desk.timeouts)) as chunks,
+                    aclosing(self._taken(chunks)) as texts,
+                ):
+                    yield texts
+                if self._finished is None:
+                    raise ProviderBugError("its answer has no end", provider=choice.provider.name)
+            finally:
+                effect.complete({"finish_reason": self.finish_reason, "usage": msgspec.to_builtins(self.usage)})
+
+    async def _taken(self, chunks: AsyncIterator[AnyChunk]) -> AsyncGenerator[str, None]:
+        async for chunk in chunks:
+            match chunk:
+                case TextDelta(text=text):
+                    self._first_at = self._first_at or self._clock.monotonic()
+                    self._texts.append(text)
+                    yield text
+                case Finished():
+                    self._finished = chunk
+
+    # ── before it ────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _choose(self, plan: Plan) -> Choice:
+        payload = plan.payload
+        if plan.asked is None:
+            return await self._desk.choose(payload.provider, payload.model)
+        choice = await self._desk.choose(plan.asked.provider, plan.asked.request.model)
+        if plan.so_far and not choice.provider.capabilities.continues:
+            raise UnsupportedError(
+                f"{choice.provider.name} can not go on inside an answer: send the prompt again with completion:create"
+            )
+        return choice
+
+    async def _resolve(self, plan: Plan, choice: Choice) -> CompletionRequest:
+        """What is sent: what was said in the conversation is looked up now, when it is this one's turn."""
+        if plan.asked is not None:
+            return msgspec.structs.replace(
+                plan.asked.request, continue_text=plan.so_far or None, max_tokens=plan.max_tokens
+            )
+        payload = plan.payload
+        system = () if payload.system is None else (Message(role="system", parts=(TextPart(text=payload.system),)),)
+        return CompletionRequest(
+            messages=(*system, *await self._history(payload.conversation), *payload.new_messages()),
+            model=choice.model,
+            max_tokens=plan.max_tokens,
+            temperature=payload.temperature,
+            seed=payload.seed,
+            stop=payload.stop,
+        )
+
+    async def _history(self, conversation: str | None) -> list[Message]:
+        if conversation is None:
+            return []
+        try:
+            found = await self._context.request("conversation:get", conversation=conversation)
+        except NotFoundError:
+            return []
+        return [msgspec.convert({"role": said["role"], "parts": said["parts"]}, Message) for said in found["messages"]]
+
+    async def _begin(self, plan: Plan, choice: Choice) -> None:
+        self._sha256 = await choice.sha256()
+        started = CompletionStarted(
+            completion=self._ticket.completion,
+            run=self._ticket.run,
+            provider=choice.provider.name,
+            model=choice.model,
+            conversation=plan.payload.conversation,
+            resumes=plan.resumes,
+        )
+        self._context.append(stream_of_completion(self._ticket.completion), started)
+        await self._context.commit()
+
+    # ── after it ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _record_end(self, kind: type[CompletionEnded], reason: str) -> None:
+        if self._context.is_closed:  # its time was over: the answer is out, and says so
+            return
+        ended = kind(
+            completion=self._ticket.completion,
+            reason=reason,
+            usage=self.usage,
+            duration_ms=self._since(self._clock.monotonic()),
+            first_token_ms=self._first_token_ms,
+        )
+        self._context.append(stream_of_completion(self._ticket.completion), ended)
+        self._record_messages(is_partial=kind is CompletionInterrupted)
+
+    def _record_messages(self, *, is_partial: bool) -> None:
+        """A turn enters its conversation when there is something of an answer."""
+        plan = self._plan
+        if plan is None or plan.payload.conversation is None or not self.text:
+            return
+        root, stream = self._ticket.root, stream_of(plan.payload.conversation)
+        if not plan.is_spoken:
+            for message in plan.payload.new_messages():
+                said = MessageAdded(role=message.role, parts=message.parts, completion=root)
+                self._context.append(stream, said)
+        answer = (TextPart(text=self.text),)
+        self._context.append(stream, MessageAdded(role="assistant", parts=answer, completion=root, partial=is_partial))
+
+    # ── what there is of it ──────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def text(self) -> str:
+        """The whole answer so far."""
+        return "".join([self._plan.so_far if self._plan else "", *self._texts])
+
+    @property
+    def usage(self) -> Usage:
+        if self._finished is not None:
+            return self._finished.usage
+        if self._request is None:
+            return Usage(input_tokens=0, output_tokens=0, estimated=True)
+        return estimate_usage(self._request, output_tokens=len(self._texts))
+
+    @property
+    def finish_reason(self) -> str:
+        return "cancelled" if self._finished is None else self._finished.reason
+
+    def answered(self) -> Answered:
+        """The end value, also of an answer that was stopped."""
+        choice, finished = self._choice, self._finished
+        return Answered(
+            run=self._ticket.run,
+            completion=self._ticket.completion,
+            text=self.text,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            model=finished.model if finished else choice.model if choice else "",
+            provider=finished.provider if finished else choice.provider.name if choice else "",
+            model_sha256=self._sha256,
+            conversation=self._plan.payload.conversation if self._plan else None,
+            duration_ms=self._since(self._clock.monotonic()),
+            first_token_ms=self._first_token_ms,
+            resumed_from=self._plan.resumes if self._plan else None,
+        )
+
+    @property
+    def _first_token_ms(self) -> float | None:
+        return None if self._first_at is None else self._since(self._first_at)
+
+    def _since(self, moment: float) -> float:
+        """Milliseconds from the request to ``moment``."""
+        return round((moment - self._began_at) * 1000, 1)

@@ -1,0 +1,156 @@
+"""What the log holds of completions: which one is meant, what it was asked, and what it has written."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from ksi.core import ids
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import AmbiguousError, ConflictError, KSIError, NotFoundError
+from ksi.core.events import Filter
+from ksi.core.ports import EventLog, Known
+from ksi.core.views import ViewReader
+from ksi.kernel.router import Router
+from ksi.plugins.completion.shapes import CreateCompletion, Status
+from ksi.plugins.completion.view import CompletionRecord, stream_of
+from ksi.providers.base import CompletionRequest
+
+RECENT_MAX = 1000
+"""Completions among which the beginning of an id is looked for, the newest first."""
+EFFECT = "llm:stream"
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The canonical request of the effect: what was sent, and to whom."""
+
+    provider: str
+    request: CompletionRequest
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """A completion and those that went on with it, the oldest first; ``text`` is what they wrote together."""
+
+    payload: CreateCompletion
+    completions: list[str]
+    text: str
+    pieces: int
+    asked: Asked | None
+
+
+class Past:
+    """Reads completions back. ``view`` is the reader of :class:`CompletionsView` in the name of a request."""
+
+    def __init__(self, router: Router, log: EventLog, view: ViewReader[CompletionRecord]) -> None:
+        self._router = router
+        self._log = log
+        self._view = view
+
+    async def find(self, reference: str) -> CompletionRecord | None:
+        """The completion that a client means: by its id, its run, the beginning of one of these, or ``last``.
+
+        Of a run it is the newest that is not done, else the newest.
+
+        Raises:
+            AmbiguousError: Several runs begin so.
+        """
+        if reference == "last":
+            return next(iter(await self.newest(1)), None)
+        if (record := await self._view.get(reference)) is not None:
+            return record
+        of_run = (await self._view.scan("by_run", reference, backwards=True)).records
+        if not of_run:
+            recent = await self.newest(RECENT_MAX)
+            of_run = [record for record in recent if _begins(record, reference)]
+            if len({record.run for record in of_run}) > 1:
+                raise AmbiguousError("run", reference, sorted({record.run for record in of_run}))
+        return next((record for record in of_run if record.status != "done"), of_run[0] if of_run else None)
+
+    async def newest(self, limit: int) -> list[CompletionRecord]:
+        """The newest first."""
+        return list((await self._view.scan("by_start", backwards=True, limit=limit)).records)
+
+    async def root_of(self, reference: str) -> str:
+        """The ``completion:create`` that all the resumes of this one go back to. Raises NotFoundError."""
+        record = await self.find(reference)
+        if record is None:
+            return await self._unstarted(reference)
+        root = record.completion
+        while record is not None and record.resumes is not None:
+            root = record.resumes
+            record = await self._view.get(root)
+        return root
+
+    async def chain(self, root: str) -> Chain:
+        """Everything that was written in answer to ``root``.
+
+        Raises:
+            ConflictError: The answer is whole.
+        """
+        completions = [root]
+        while following := (await self._view.scan("by_resumed", completions[-1], backwards=True, limit=1)).records:
+            completions.append(following[0].completion)
+        if await self.status(completions[-1]) == "done":
+            raise ConflictError(f"completion {root} is whole: there is nothing to go on with", completion=root)
+        texts = [text for completion in completions for text in await self.texts(completion)]
+        request = (await self._known(root)).request
+        return Chain(
+            payload=msgspec.json.decode(request.raw, type=CreateCompletion),
+            completions=completions,
+            text="".join(texts),
+            pieces=len(texts),
+            asked=await self._asked(root),
+        )
+
+    async def texts(self, completion: str) -> list[str]:
+        """The chunks of one completion."""
+        events = self._log.read_stream(stream_of(completion))
+        return [event.data["text"] async for event in events if event.kind == "chunk"]
+
+    async def status(self, completion: str) -> Status:
+        """How it ended, as far as the log knows; ``running`` where it has no end yet."""
+        record = await self._view.get(completion)
+        if record is not None and record.status != "running":
+            return record.status
+        outcome = (await self._known(completion)).outcome
+        if outcome is None:
+            return "running"
+        return "done" if outcome.ok else _status_of(msgspec.json.decode(outcome.data)["code"])
+
+    async def _asked(self, completion: str) -> Asked | None:
+        """What was sent to the provider; None where it was not called."""
+        query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=UUID(completion)),)
+        async for event in self._log.read_all(query, limit=1):
+            return msgspec.convert(event.data["request"], Asked)
+        return None
+
+    async def _unstarted(self, reference: str) -> str:
+        """One that a crash cut off while it waited is known by its request only."""
+        request = await self._request(reference)
+        match request.name:
+            case "completion:create":
+                return ids.text(request.event_id)
+            case "completion:resume":
+                return await self.root_of(request.data["run"])
+        raise NotFoundError("completion", reference)
+
+    async def _request(self, reference: str) -> EventEnvelope:
+        try:
+            return (await self._known(reference)).request
+        except KSIError:
+            raise NotFoundError("completion", reference) from None
+
+    async def _known(self, completion: str) -> Known:
+        return await self._router.known_request(ids.parse(completion))
+
+
+def _begins(record: CompletionRecord, beginning: str) -> bool:
+    return record.run.startswith(beginning) or record.completion.startswith(beginning)
+
+
+def _status_of(code: str) -> Status:
+    match code:
+        case "cancelled" | "interrupted":
+            return code
+    return "failed"

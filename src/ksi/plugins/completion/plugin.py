@@ -1,0 +1,266 @@
+"""The events of completions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from ksi.core import canonical
+from ksi.core.clock import Clock
+from ksi.core.config import Config
+from ksi.core.errors import AmbiguousError, ConflictError, KSIError, NotFoundError
+from ksi.core.ports import EventLog
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import End, event, query, stream
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.router import Router
+from ksi.plugins.completion.answering import Answering, Plan
+from ksi.plugins.completion.fold import CompletionFold
+from ksi.plugins.completion.past import Past
+from ksi.plugins.completion.pushed import PushedResults
+from ksi.plugins.completion.shapes import (
+    Answered,
+    CompletionStatus,
+    CreateCompletion,
+    OfferedModel,
+    OfferedModels,
+    RunName,
+    ShownCompletion,
+    Stopped,
+    Text,
+    Tokens,
+)
+from ksi.plugins.completion.view import CATEGORY, CompletionRecord, CompletionsView
+from ksi.providers.configured import desk_of
+from ksi.providers.desk import Desk, Ticket
+
+_OWNER = "desk"
+"""Owner of the desk among the services: no plugin, for it outlives their generations."""
+
+
+class Completion(PushedResults, AsyncPlugin):
+    """Asks language models, and keeps every token that they give."""
+
+    name = "completion"
+    views = (CompletionsView,)
+    folds = (CompletionFold(),)
+    _desk: Desk | None = None
+
+    async def initialize(self) -> None:
+        services = self.host.services
+        if services.provider_of(Desk) is None:
+            services.register(Desk, desk_of(services.get(Config)), owner=_OWNER)
+        self._desk = services.get(Desk)
+        self._desk.adopt()
+
+    async def shutdown(self) -> None:
+        if self._desk is not None and await self._desk.release():
+            self.host.services.withdraw(_OWNER)
+
+    # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    @stream(
+        "completion:create",
+        category=CATEGORY,
+        on_crash="interrupted",
+        errors=("not_found", "overloaded", "cancelled", "interrupted", "provider_error"),
+        examples=({"prompt": "Tell me about the sea.", "max_tokens": 64},),
+    )
+    async def create(self, request: CreateCompletion, context: EventContext) -> AsyncIterator[Text | End[Answered]]:
+        """Complete a prompt, or say something in a conversation; the answer comes token by token.
+
+        Cancelled, it ends with what there is (``error.details.partial``). Cut off by a crash it is ``interrupted``, and
+        ``completion:resume`` goes on with it.
+        """
+
+        async def plan() -> Plan:
+            return Plan(payload=request, max_tokens=request.max_tokens)
+
+        answering = self._answering(context, context.event_id, plan, priority=request.priority)
+        try:
+            async with answering.flow() as texts:
+                async for text in texts:
+                    yield Text(text)
+        except asyncio.CancelledError:
+            pass  # the router knows who wanted it; what there is is the end value
+        yield End(answering.answered())
+
+    @stream(
+        "completion:resume",
+        category=CATEGORY,
+        on_crash="interrupted",
+        errors=("not_found", "ambiguous", "conflict", "unsupported", "overloaded", "cancelled", "interrupted"),
+        examples=({"run": "last"},),
+    )
+    async def resume(
+        self, run: RunName, context: EventContext, max_tokens: Tokens | None = None
+    ) -> AsyncIterator[Text | End[Answered]]:
+        """Go on with an answer that was cut off, after its last token: nothing lost, nothing twice.
+
+        ``max_tokens`` is for what is still to come; without it the answer ends where it would have ended.
+        """
+        past = self._past(context)
+        root = await past.root_of(run)
+
+        async def plan() -> Plan:
+            return await self._plan_of_resume(past, root, max_tokens, context)
+
+        answering = self._answering(context, root, plan)
+        try:
+            async with answering.flow() as texts:
+                async for text in texts:
+                    yield Text(text)
+        except asyncio.CancelledError:
+            pass  # as above
+        yield End(answering.answered())
+
+    async def _plan_of_resume(self, past: Past, root: str, max_tokens: int | None, context: EventContext) -> Plan:
+        chain = await past.chain(root)
+        left = chain.payload.max_tokens - chain.pieces
+        return Plan(
+            payload=chain.payload,
+            # A crash may have come between the last token and the end: one more is the least that can be asked for.
+            max_tokens=max_tokens or max(1, left),
+            so_far=chain.text,
+            resumes=chain.completions[-1],
+            asked=chain.asked,
+            is_spoken=await _is_spoken(chain.payload.conversation, root, context),
+        )
+
+    def _answering(
+        self, context: EventContext, root: str, plan: Callable[[], Awaitable[Plan]], *, priority: int | None = None
+    ) -> Answering:
+        """Take the completion in at the desk, until its answer is on disk."""
+        execution = self.host.services.get(Router).running[context.envelope.event_id]
+        ticket = Ticket(
+            context.event_id,
+            context.correlation_id,
+            root=root,
+            cancel=execution.cancel,
+            priority=context.envelope.priority if priority is None else priority,
+        )
+        self.desk.open(ticket)
+        execution.join(self.desk.close, ticket)
+        return Answering(context, self.desk, self.host.services.get(Clock), ticket, plan)
+
+    # ── control ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    @event("completion:cancel", errors=("not_found", "ambiguous", "conflict"), examples=({"run": "last"},))
+    async def cancel(self, run: RunName, context: EventContext) -> Stopped:
+        """Stop a completion, in the queue or in the middle; answers with what it had written."""
+        ticket = self._under_way(run)
+        if ticket is None:
+            record = await self._past(context).find(run)
+            if record is None:
+                raise NotFoundError("completion", run)
+            raise ConflictError(f"completion {record.completion} has ended already", completion=record.completion)
+        ticket.cancel()
+        raw, error = await ticket.ended
+        partial = canonical.decode(raw) if raw is not None else getattr(error, "partial", None)
+        return _stopped(ticket, partial or {}, error)
+
+    def _under_way(self, run: str) -> Ticket | None:
+        """The ticket that a client means. Raises AmbiguousError."""
+        tickets = list(self.desk.tickets.values())
+        if run == "last":
+            return tickets[-1] if tickets else None
+        matching = [ticket for ticket in tickets if ticket.run.startswith(run) or ticket.completion.startswith(run)]
+        if len(matching) > 1:
+            raise AmbiguousError("completion", run, [ticket.completion for ticket in matching])
+        return matching[0] if matching else None
+
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
+    @query("completion:status", errors=("not_found", "ambiguous"))
+    async def status(self, context: EventContext, run: RunName | None = None, limit: int = 20) -> CompletionStatus:
+        """Completions that wait, run and ended; of one ``run``, or the ``limit`` newest. One comes with its text."""
+        past = self._past(context)
+        tickets = list(self.desk.tickets.values())
+        return CompletionStatus(
+            running=sum(ticket.status == "running" for ticket in tickets),
+            queued=sum(ticket.status == "queued" for ticket in tickets),
+            completions=await self._newest(past, min(limit, 1000)) if run is None else [await self._one(past, run)],
+        )
+
+    async def _newest(self, past: Past, limit: int) -> list[ShownCompletion]:
+        records = await past.newest(limit)
+        known = {record.completion for record in records}
+        waiting = [_waiting(ticket) for ticket in self.desk.tickets.values() if ticket.completion not in known]
+        return [*[await self._shown(past, record) for record in reversed(records)], *waiting]
+
+    async def _one(self, past: Past, run: str) -> ShownCompletion:
+        record = await past.find(run)
+        if record is not None:
+            text = "".join(await past.texts(record.completion))
+            return await self._shown(past, record, text=text)
+        ticket = self._under_way(run)
+        if ticket is None:
+            raise NotFoundError("completion", run)
+        return _waiting(ticket)
+
+    async def _shown(self, past: Past, record: CompletionRecord, **more: Any) -> ShownCompletion:
+        ticket = self.desk.tickets.get(record.completion)
+        return ShownCompletion(
+            completion=record.completion,
+            run=record.run,
+            status=await past.status(record.completion) if ticket is None else ticket.status,
+            provider=record.provider,
+            model=record.model,
+            conversation=record.conversation,
+            resumes=record.resumes,
+            finish_reason=record.finish_reason,
+            usage=record.usage,
+            duration_ms=record.duration_ms,
+            **more,
+        )
+
+    @query("completion:models")
+    async def models(self) -> OfferedModels:
+        """The models that can be asked for, and what they can do."""
+        return OfferedModels(
+            models=[
+                OfferedModel(
+                    id=info.name,
+                    provider=info.provider,
+                    sha256=info.sha256,
+                    context_window=info.context_window or self.desk.provider(info.provider).capabilities.context_window,
+                    capabilities=self.desk.provider(info.provider).capabilities,
+                )
+                for info in await self.desk.models()
+            ],
+            default=self.desk.default,
+        )
+
+    # ── the plugin's own ─────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def desk(self) -> Desk:
+        assert self._desk is not None  # initialize() came first
+        return self._desk
+
+    def _past(self, context: EventContext) -> Past:
+        services = self.host.services
+        return Past(services.get(Router), services.get(EventLog), context.view(CompletionsView))
+
+
+async def _is_spoken(conversation: str | None, root: str, context: EventContext) -> bool:
+    if conversation is None:
+        return False
+    try:
+        found = await context.request("conversation:get", conversation=conversation)
+    except NotFoundError:
+        return False
+    return any(said["completion"] == root for said in found["messages"])
+
+
+def _stopped(ticket: Ticket, partial: dict[str, Any], error: KSIError | None) -> Stopped:
+    return Stopped(
+        run=ticket.run,
+        completion=ticket.completion,
+        status="done" if error is None else "cancelled" if error.code == "cancelled" else "failed",
+        text=partial.get("text", ""),
+        usage=partial.get("usage"),
+    )
+
+
+def _waiting(ticket: Ticket) -> ShownCompletion:
+    return ShownCompletion(
+        completion=ticket.completion, run=ticket.run, status=ticket.status, conversation=ticket.conversation
+    )

@@ -1,0 +1,46 @@
+"""The providers that the configuration offers."""
+
+from __future__ import annotations
+
+from ksi.core.config import Config
+from ksi.providers.base import Provider
+from ksi.providers.desk import Desk, Offer
+from ksi.providers.model import SMOLLM2
+from ksi.providers.timeouts import Timeouts
+
+LOCAL, OPENAI = "local", "openai"
+
+
+def desk_of(config: Config) -> Desk:
+    """All providers of ``config``. None of them is imported before its first use: httpx alone is a third of a start."""
+    completion = config.completion
+    return Desk(
+        [_local(config), _openai(config)],
+        default=config.providers.default,
+        queue_size_max=completion.queue_size_max,
+        timeouts=Timeouts(first_token=completion.first_token_timeout, between_tokens=completion.between_tokens_timeout),
+    )
+
+
+def _local(config: Config) -> Offer:
+    slots = config.providers.local.slots
+
+    def make() -> Provider:
+        from ksi.providers.local import LocalProvider  # lazy, see desk_of
+
+        return LocalProvider(slots=slots, log_path=config.home.logs / "model.log")
+
+    # No more than the child has slots: who waits there would wait without its priority.
+    return Offer(name=LOCAL, make=make, models=(SMOLLM2.name,), concurrent=min(slots, config.completion.per_provider))
+
+
+def _openai(config: Config) -> Offer:
+    section = config.providers.openai
+
+    def make() -> Provider:
+        from ksi.providers.openai import OpenAIProvider  # lazy, see desk_of
+
+        key = None if section.api_key is None else section.api_key.reveal()
+        return OpenAIProvider(base_url=section.base_url, api_key=key)
+
+    return Offer(name=OPENAI, make=make, models=section.models, concurrent=config.completion.per_provider)

@@ -1,0 +1,76 @@
+"""What a conversation is made of: messages as facts of ``conversation/<id>``, and the one way to fold them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ksi.core.events import RecordedEvent, fact
+from ksi.providers.base import AnyPart
+
+CATEGORY = "conversation"
+
+
+@fact("conversation:message_added")
+class MessageAdded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message, by whatever completion it came; ``partial`` where its answer was cut off.
+
+    An assistant's message takes the place of the partial one that the same ``completion`` left.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
+    parts: tuple[AnyPart, ...]
+    completion: str | None = None
+    partial: bool = False
+
+
+class SpokenMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message where it stands; ``position`` is that of its (last) fact in the log."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    parts: tuple[AnyPart, ...]
+    completion: str | None
+    partial: bool
+    position: int
+
+
+class ConversationState(msgspec.Struct, frozen=True):
+    """All messages, the oldest first."""
+
+    messages: tuple[SpokenMessage, ...] = ()
+
+
+class ConversationFold:
+    """Implements :class:`ksi.core.views.EntityFold`."""
+
+    category = CATEGORY
+
+    def initial(self) -> ConversationState:
+        return ConversationState()
+
+    def apply(self, state: ConversationState, event: RecordedEvent) -> ConversationState:
+        if event.name != "conversation:message_added":
+            return state
+        added = event.into(MessageAdded)
+        message = SpokenMessage(
+            role=added.role,
+            parts=added.parts,
+            completion=added.completion,
+            partial=added.partial,
+            position=event.position,
+        )
+        place = _replaced(state.messages, message)
+        return ConversationState((*state.messages[:place], message, *state.messages[place + 1 :]))
+
+
+def stream_of(conversation: str) -> str:
+    return f"{CATEGORY}/{conversation}"
+
+
+def _replaced(messages: tuple[SpokenMessage, ...], new: SpokenMessage) -> int:
+    """Where ``new`` belongs: in the place of its partial forerunner, else at the end."""
+    for place, message in enumerate(messages):
+        if message.partial and new.role == "assistant" and message.completion == new.completion:
+            return place
+    return len(messages)

@@ -1,0 +1,242 @@
+"""The desk: the one place that knows all providers, and who may use them when.
+
+There is one for each daemon; it outlives generations of plugins. A completion opens a :class:`Ticket` and closes it
+with its answer. In between it waits, where it belongs to a conversation, for its turn there (first come, first served,
+so that a conversation never forks), and then for one of its provider's places (higher priority first, with aging).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import msgspec
+
+from ksi.core.errors import ConflictError, KSIError, NotFoundError, ProviderError, ValidationError
+from ksi.core.threads import settle
+from ksi.kernel.keys import Holder, Keys
+from ksi.providers.base import ModelInfo, Provider
+from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
+
+CONCURRENT = 4
+QUEUE_SIZE_MAX = 256
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that may be asked: made at its first use, ``concurrent`` answers at the same time.
+
+    ``models`` are taken without asking it; the first of them is used where a request names none.
+    """
+
+    name: str
+    make: Callable[[], Provider]
+    models: tuple[str, ...] = ()
+    concurrent: int = CONCURRENT
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Who answers a request."""
+
+    provider: Provider
+    model: str
+
+    async def sha256(self) -> str | None:
+        """That of the model's file, in hex, where it lies here."""
+        return next((info.sha256 for info in await self.provider.models() if info.name == self.model), None)
+
+
+@runtime_checkable
+class RunsHere(Protocol):
+    """A provider whose model runs in a child process of the daemon."""
+
+    @property
+    def pid(self) -> int | None: ...
+    async def is_idle(self) -> bool: ...
+
+
+class Ticket:
+    """One completion, from its request to its answer.
+
+    Args:
+        completion: Id of the request, as text; ``run`` is its correlation id.
+        root: The completion that this one goes on with; itself where it goes on with none.
+        cancel: Stops it.
+    """
+
+    parent: Holder | None = None
+    above: Holder | None = None
+
+    def __init__(
+        self,
+        completion: str,
+        run: str,
+        *,
+        root: str,
+        cancel: Callable[[], None],
+        conversation: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        self.completion = completion
+        self.run = run
+        self.root = root
+        self.cancel = cancel
+        self.conversation = conversation
+        self.priority = priority
+        self.rank = 0
+        self.status: Literal["queued", "running"] = "queued"
+        self.held: list[str] = []
+        self.ended: asyncio.Future[tuple[bytes | None, KSIError | None]] = asyncio.get_running_loop().create_future()
+
+
+class Desk:
+    """See the module. ``default`` names the provider that answers requests which name neither provider nor model."""
+
+    def __init__(
+        self,
+        offers: Iterable[Offer],
+        *,
+        default: str,
+        queue_size_max: int = QUEUE_SIZE_MAX,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        self.offers = {offer.name: offer for offer in offers}
+        self.default = default
+        self.timeouts = timeouts
+        self.tickets: dict[str, Ticket] = {}
+        self._queue_size_max = queue_size_max
+        self._providers: dict[str, Provider] = {}
+        self._listed: dict[str, set[str]] = {}
+        self._keys = Keys()
+        self._users = 0
+
+    # ── who answers ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def provider(self, name: str) -> Provider:
+        """The provider with this name, made now where this is its first use. Raises NotFoundError."""
+        offer = self.offers.get(name)
+        if offer is None:
+            raise NotFoundError("provider", name, suggestions=_alike(name, self.offers))
+        if name not in self._providers:
+            self._providers[name] = offer.make()
+        return self._providers[name]
+
+    async def choose(self, provider: str | None, model: str | None) -> Choice:
+        """Who answers a request that names these, or not.
+
+        Raises:
+            NotFoundError: Nobody has this name, or this model.
+            ValidationError: The provider has no model of its own choice.
+        """
+        if model is None:
+            name = provider or self.default
+            return Choice(self.provider(name), self._first_model(name))
+        names = [self.default, *self.offers] if provider is None else [provider]
+        for name in dict.fromkeys(names):
+            if await self._has(name, model):
+                return Choice(self.provider(name), model)
+        known = [known for name in names for known in (*self.offers[name].models, *self._listed.get(name, ()))]
+        raise NotFoundError("model", model, suggestions=_alike(model, known))
+
+    async def models(self) -> list[ModelInfo]:
+        """What can be asked for. A provider that can not say it now is left out."""
+        found: list[ModelInfo] = []
+        for name in self.offers:
+            try:
+                found += await self.provider(name).models()
+            except ProviderError:
+                continue
+        return found
+
+    def _first_model(self, name: str) -> str:
+        offer = self.offers.get(name)
+        if offer is not None and not offer.models:
+            raise ValidationError(f"provider {name!r} has no model of its own choice: name one")
+        return offer.models[0] if offer is not None else ""
+
+    async def _has(self, name: str, model: str) -> bool:
+        """Whether the provider has the model; it is asked only about one that was not seen before."""
+        provider = self.provider(name)
+        if model in self.offers[name].models or model in self._listed.get(name, ()):
+            return True
+        try:
+            self._listed[name] = {info.name for info in await provider.models()}
+        except ProviderError:
+            return False
+        return model in self._listed[name]
+
+    # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def open(self, ticket: Ticket) -> None:
+        """Take the completion in.
+
+        Raises:
+            ConflictError: Another one goes on with the same answer.
+        """
+        if any(other.root == ticket.root for other in self.tickets.values()):
+            raise ConflictError(f"completion {ticket.root} is under way", completion=ticket.root)
+        self.tickets[ticket.completion] = ticket
+
+    def close(self, ticket: Ticket, raw: bytes | None, error: KSIError | None) -> None:
+        """The completion has its answer, and it is on disk: the next of its conversation sees it."""
+        self.tickets.pop(ticket.completion, None)
+        for key in ticket.held:
+            self._keys.release(key, ticket)
+        ticket.held = []
+        settle(ticket.ended, (raw, error), None)
+
+    async def turn(self, ticket: Ticket) -> None:
+        """Wait until all that came before in this conversation have ended; kept until the ticket is closed.
+
+        Raises:
+            OverloadedError: Too many wait already.
+        """
+        if ticket.conversation is not None:
+            key = f"conversation {ticket.conversation}"
+            await self._acquire(key, ticket, 1)
+            ticket.held.append(key)
+
+    @asynccontextmanager
+    async def place(self, ticket: Ticket, provider: str) -> AsyncIterator[None]:
+        """One of the provider's places.
+
+        Raises:
+            OverloadedError: Too many wait already.
+        """
+        key = f"provider {provider}"
+        ticket.rank = ticket.priority
+        await self._acquire(key, ticket, self.offers[provider].concurrent)
+        ticket.status = "running"
+        try:
+            yield
+        finally:
+            self._keys.release(key, ticket)
+
+    async def _acquire(self, key: str, ticket: Ticket, capacity: int) -> None:
+        got: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        begin = lambda: settle(got, None, None)  # noqa: E731  # one expression, one use
+        self._keys.acquire(key, ticket, begin, capacity=capacity, queued_max=self._queue_size_max)
+        try:
+            await got
+        except asyncio.CancelledError:
+            if not self._keys.forget(key, ticket):
+                self._keys.release(key, ticket)
+            raise
+
+    # ── its own life ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def adopt(self) -> None:
+        """A generation of a plugin uses it from now on."""
+        self._users += 1
+
+    async def release(self) -> bool:
+        """A generation is gone. With the last one the providers let go of what they hold, and it answers True."""
+        self._users -= 1
+        if self._users > 0:
+            return False
+        providers, self._providers = list(self._providers.values()), {}
+        await asyncio.gather(*(provider.aclose() for provider in providers))
+        return True
+
+
+def _alike(name: str, known: Iterable[Any]) -> list[str]:
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
