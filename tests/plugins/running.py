@@ -41,6 +41,13 @@ class Reader:
     async def take(self, count: int) -> list[tuple[str | None, Any]]:
         return [await self._items.get() for _ in range(count)]
 
+    async def take_until(self, address: str) -> list[tuple[str | None, Any]]:
+        """What comes up to ``address``, and that too."""
+        taken = await self.take(1)
+        while taken[-1][0] != address:
+            taken += await self.take(1)
+        return taken
+
     async def end_of(self) -> KSIError | None:
         """Cancel it; the answer is the error that it ended with."""
         assert self.call is not None
@@ -60,7 +67,7 @@ class Daemon:
 
     async def ask(self, event: str, /, *, principal: str = OWNER, correlation: str | None = None, **fields: Any) -> Any:
         """The answer as a client gets it. Raises the error that a client gets."""
-        envelope = EventEnvelope.create(event, fields, principal=principal, correlation=correlation)
+        envelope = EventEnvelope.create(event, fields, "test", principal=principal, correlation=correlation)
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(token: Any, raw: bytes | None, error: KSIError | None) -> None:
@@ -71,7 +78,7 @@ class Daemon:
 
     def follow(self, event: str, /, *, principal: str = OWNER, credit: int = 1000, **fields: Any) -> Reader:
         reader = Reader()
-        envelope = EventEnvelope.create(event, fields, principal=principal)
+        envelope = EventEnvelope.create(event, fields, "test", principal=principal)
         session = Session(principal=principal, source="test")
         reader.call = self.kernel.router.open_stream(envelope, session, reader, credit)
         return reader

@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
@@ -154,6 +154,8 @@ def _model_codec(hint: Any) -> Codec:
 
 def _parts(hint: Any, seen: set[Any]) -> Iterator[Any]:
     """``hint`` and every type inside it."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if isinstance(hint, types.GenericAlias | types.UnionType) or get_origin(hint) is not None:
         yield get_origin(hint)
         for argument in get_args(hint):

@@ -104,7 +104,7 @@ def _hints(function: Callable[..., Any], declaration: Declaration, where: str) -
     raw = inspect.unwrap(function)
     raw = getattr(raw, "__func__", raw)
     try:
-        hints = typing.get_type_hints(raw, localns=dict(declaration.scope))
+        hints = typing.get_type_hints(raw, localns=dict(declaration.scope), include_extras=True)
     except NameError as error:
         raise DeclarationError(f"a type hint is unknown here: {error}", where=where) from None
     for name, parameter in inspect.signature(function).parameters.items():

@@ -60,8 +60,10 @@ def type_name(schema: Schema, definitions: Mapping[str, Schema]) -> str:
 
 def _joined(names: list[str]) -> str:
     kinds = list(dict.fromkeys(name for name in names if name != "None"))
-    inner = "Any" if not kinds else kinds[0] if len(kinds) == 1 else f"Union[{', '.join(kinds)}]"
-    return f"Optional[{inner}]" if "None" in names and inner != "Any" else inner
+    if not kinds:
+        return "None" if names else "Any"
+    inner = kinds[0] if len(kinds) == 1 else f"Union[{', '.join(kinds)}]"
+    return f"Optional[{inner}]" if "None" in names else inner
 
 
 def _name_of(value: Any) -> str:

@@ -39,6 +39,12 @@ class LogPage(msgspec.Struct, frozen=True):
     next: int | None
 
 
+class OneEvent(msgspec.Struct, frozen=True):
+    """One event of the log."""
+
+    event: ShownEvent
+
+
 class Verified(msgspec.Struct, frozen=True):
     """``problems`` says what is wrong, a sentence each; empty when all is whole up to ``head``."""
 
@@ -100,9 +106,9 @@ class Log(AsyncPlugin):
     )
     async def get(
         self, id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")]
-    ) -> ShownEvent:
+    ) -> OneEvent:
         """Give one event."""
-        return shown(await find_event(self._log, id))
+        return OneEvent(shown(await find_event(self._log, id)))
 
     @query("log:verify", timeout=None, examples=[{}])
     async def verify(self) -> Verified:

@@ -89,7 +89,7 @@ def _time_of(beginning: str) -> int:
             raise ValueError
         number = int(digits[:DIGITS_OF_TIME].ljust(DIGITS_OF_TIME, "0"), 16)
     except ValueError:
-        message = f"{beginning!r} is no event: write @1234, an id, or at least {DIGITS_MIN} digits of its beginning"
+        message = f"{beginning!r} names nothing: write @1234, an id, or at least {DIGITS_MIN} digits of its beginning"
         raise ValidationError(message) from None
     # The top five bits of an id count the events of one row, see ids.nth_of.
     return max(0, (number & ((1 << 43) - 1)) * 1000 - SKEW_US)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,19 +150,14 @@ class System(AsyncPlugin):
         event: Annotated[str | None, Meta(description="only this event")] = None,
     ) -> Discovery:
         """List the events with their parameters, by namespace."""
-        found: dict[str, list[Discovered]] = {}
-        for spec in self._registry.find(event or (f"{namespace}:" if namespace else "*")):
-            space = spec.name.partition(":")[0]
-            if namespace in (None, space):
-                found.setdefault(space, []).append(Discovered(spec.name, spec.summary, parameters_of(spec)))
-        return Discovery(found)
+        found = self._registry.find(event or (f"{namespace}:" if namespace else "*"))
+        return discovery([spec for spec in found if namespace in (None, _namespace(spec))])
 
     @query("system:help", inline=True, errors=["unknown_event"], examples=[{"event": "state:set"}])
     def help_event(self, event: Name) -> Help:
         """Explain one event: what it is for, what it takes, examples."""
         spec = self._spec(event)
-        namespace, summary = event.partition(":")[0], spec.summary
-        return Help(event, namespace, summary, parameters_of(spec), _examples(spec))
+        return Help(event, _namespace(spec), spec.summary, parameters_of(spec), _examples(spec))
 
     @query("system:describe", inline=True, examples=[{}, {"pattern": "state:*"}])
     def describe(
@@ -193,6 +188,18 @@ class System(AsyncPlugin):
         if spec is None:
             raise self.host.services.get(Router).unknown(name)
         return spec
+
+
+def discovery(specs: Iterable[EventSpec]) -> Discovery:
+    """Events as the original clients discover them."""
+    found: dict[str, list[Discovered]] = {}
+    for spec in specs:
+        found.setdefault(_namespace(spec), []).append(Discovered(spec.name, spec.summary, parameters_of(spec)))
+    return Discovery(found)
+
+
+def _namespace(spec: EventSpec) -> str:
+    return spec.name.partition(":")[0]
 
 
 def _described(spec: EventSpec) -> Described:
