@@ -40,8 +40,16 @@ class Reaction(Execution):
         self.opened = self.is_rerun = True
         self.context = EventContext(self)
 
+    def child(self, name: str, raw: bytes, *, awaited: bool) -> EventEnvelope:
+        """Caused by the fact itself: the reaction is in no log."""
+        envelope = super().child(name, raw, awaited=awaited)
+        envelope.cause = self.envelope.cause
+        return envelope
+
     def unit(self) -> Unit:
-        """What was buffered."""
+        """What was buffered, caused by the fact."""
         unit = Unit(origin=self.envelope)
         gather(unit, self.context)
+        for entry in unit.entries:
+            entry.cause = entry.cause or self.envelope.cause
         return unit
