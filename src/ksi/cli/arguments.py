@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from ksi.cli.invocation import Invocation
+from ksi.cli.schema import fields_of
 from ksi.core.clock import Clock, SystemClock, microseconds
 
 _FIELD = re.compile(r"(?P<key>[A-Za-z_][\w.-]*)(?P<kind>:?=)(?P<text>.*)", re.DOTALL)
@@ -132,10 +133,7 @@ def known_events(invocation: Invocation) -> dict[str, KnownEvent]:
 
 def remember_events(invocation: Invocation, events: Sequence[dict[str, Any]]) -> None:
     """Keep what ``system:describe`` answered for :func:`known_events`."""
-    known = {
-        event["name"]: KnownEvent(event["summary"], list((event["request"] or {}).get("properties", {})))
-        for event in events
-    }
+    known = {event["name"]: KnownEvent(event["summary"], fields_of(event["request"])) for event in events}
     fresh = invocation.home.event_list.with_suffix(".new")
     fresh.write_bytes(msgspec.json.encode(known))
     fresh.replace(invocation.home.event_list)

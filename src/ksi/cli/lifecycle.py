@@ -26,6 +26,7 @@ _timeout = click.option("--timeout", default=STOP_TIMEOUT, show_default=True, he
 @click.pass_obj
 def start(invocation: Invocation, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Start the daemon in the background; its words go to logs/ in the home."""
+    _check(invocation, settings)
     health = _health(invocation)
     if health is None:
         health = _start(invocation, plugins, settings)
@@ -56,7 +57,7 @@ def stop(invocation: Invocation, timeout: float) -> None:
 @click.pass_obj
 def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Stop the daemon, if it runs, and start it."""
-    load(invocation.home, os.environ, settings_of(settings))  # what is wrong is said before anything stops
+    _check(invocation, settings)  # before anything stops
     _stop(invocation, timeout)
     _show(invocation, _start(invocation, plugins, settings))
 
@@ -66,6 +67,11 @@ def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], se
 def status(invocation: Invocation) -> None:
     """Say how the daemon is. Exit code 3 where none runs."""
     _show(invocation, ask(invocation, "system:health", may_start=False))
+
+
+def _check(invocation: Invocation, settings: Sequence[str]) -> None:
+    """What is wrong in the configuration is better said here than in the log of a daemon that does not start."""
+    load(invocation.home, os.environ, settings_of(settings))
 
 
 def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[str]) -> Record:

@@ -29,6 +29,11 @@ def schema_lines(schema: Schema) -> Iterator[str]:
         yield line.rstrip()
 
 
+def fields_of(schema: Schema) -> list[str]:
+    """The names of an object's fields."""
+    return list(_resolved(schema, schema.get("$defs", {})).get("properties", {}))
+
+
 def type_of(schema: Schema, definitions: Mapping[str, Schema]) -> str:
     """A word or two for what fits ``schema``."""
     if "$ref" in schema:

@@ -28,7 +28,7 @@ def show(invocation: Invocation, thing: str, at: int | None) -> None:
     elif thing == LAST:
         show_tree(invocation, ask(invocation, "correlation:tree", run=LAST))
     else:
-        show_value(invocation, ask(invocation, "log:get", id=thing))
+        show_value(invocation, ask(invocation, "log:get", id=thing)["event"])
 
 
 def _show_entity(invocation: Invocation, entity: str, at: int | None) -> None:

@@ -1,0 +1,203 @@
+"""The commands, as processes that talk with a real daemon."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.processes import Cli
+
+
+def test_an_answer_is_a_line_of_json_where_it_is_piped(ksi: Cli) -> None:
+    assert ksi("send", "state:set", "key=line", 'value:={"x":1}').stdout.count("\n") == 1
+    (answer,) = ksi.records("send", "state:get", "key=line")
+    assert answer["value"] == {"x": 1}
+
+
+def test_an_error_of_the_event_ends_with_1_and_says_code_and_remedy(ksi: Cli) -> None:
+    done = ksi("send", "state:gte", "key=a")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "state:get" in done.stderr
+    assert "[unknown_event]" in done.stderr
+    assert "No plugin declares this event." in done.stderr
+
+
+def test_the_same_event_id_is_done_once(ksi: Cli) -> None:
+    again = ("send", "state:set", "key=once", "value=1", "--event-id", "01992f3a-7c2e-7aaa-8aaa-000000000001")
+    assert ksi.records(*again) == ksi.records(*again)
+    assert ksi("send", "state:set", "key=once", "value=2", *again[-2:]).returncode == 1
+
+
+def test_a_stream_is_its_chunks_and_its_end_value(ksi: Cli) -> None:
+    assert ksi("send", "countdown:run", "start:=3").stdout == '3\n2\n1\n"lift-off"\n'
+    assert ksi("send", "countdown:run", "start:=3", "--end").stdout == '"lift-off"\n'
+
+
+def test_with_stream_each_chunk_has_its_address(ksi: Cli) -> None:
+    *chunks, end = ksi.records("send", "countdown:run", "start:=2", "--stream")
+    assert [chunk["data"] for chunk in chunks] == [2, 1]
+    addresses = [str(chunk["at"]).partition("@") for chunk in chunks]
+    assert addresses[0][0] == addresses[1][0]
+    assert int(addresses[1][2]) == int(addresses[0][2]) + 1
+    assert end == {"end": True, "data": "lift-off"}
+
+
+def test_a_detached_request_runs_on_and_is_named(ksi: Cli) -> None:
+    (receipt,) = ksi.records("send", "state:set", "key=detached", "value=1", "--detach")
+    (event,) = ksi.records("log", "--run", str(receipt["correlation_id"]))
+    assert event["name"] == "state:value_was_set"
+
+
+def test_ctrl_c_stops_a_stream_shows_what_there_was_and_ends_with_130(ksi: Cli) -> None:
+    with ksi.open("send", "countdown:run", "start:=1", "waits:=true") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+    assert (running.returncode, rest) == (130, '"held"\n')
+
+
+def test_the_log_comes_oldest_first_with_positions(ksi: Cli) -> None:
+    for value in ("1", "2", "3"):
+        ksi.records("send", "state:set", "key=order", f"value={value}", "namespace=order")
+    found = ksi.records("log", "state:", "--stream", "state/order")
+    assert [event["data"]["value"] for event in found] == ["1", "2", "3"]
+    positions = [int(str(event["position"])) for event in found]
+    assert positions == sorted(positions)
+    assert ksi.records("log", "--stream", "state/order", "-n", "2") == found[1:]
+    assert ksi.records("log", "--stream", "state/order", "--after", f"@{positions[0]}", "-n", "1") == found[1:2]
+    assert ksi.records("log", "--stream", "state/order", "--since", "1h") == found
+    assert f"@{positions[0]}" in ksi("log", "--stream", "state/order").stdout
+
+
+def test_more_than_a_page_of_the_log_is_read_whole(ksi: Cli) -> None:
+    sent = 700
+    ksi.records("send", "countdown:run", f"start:={sent}", "--end")
+    chunks = [event for event in ksi.records("log", "--kind", "chunk", "-n", "2000") if event["data"] is not None]
+    assert len(chunks) >= sent
+    after = ksi.records("log", "--kind", "chunk", "--after", "@0")
+    assert after == chunks
+
+
+def test_a_followed_log_shows_what_comes(ksi: Cli) -> None:
+    with ksi.open("log", "-f", "--json", "--stream", "state/followed", "-n", "1") as following:
+        assert following.stdout is not None
+        ksi.records("send", "state:set", "key=a", "value=1", "namespace=followed")
+        line = following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        rest = following.stdout.read()
+    assert '"state/followed"' in line
+    assert (following.returncode, rest) == (130, "")
+
+
+def test_runs_are_listed_oldest_first_and_shown_as_trees(ksi: Cli) -> None:
+    ksi.records("send", "state:set", "key=run", "value=1")
+    *_, before, last = ksi.records("runs")
+    assert int(str(before["position"])) < int(str(last["position"]))
+    assert (last["name"], last["status"]) == ("state:set", "ok")
+    tree = ksi("log", "--tree", "-n", "1").stdout.splitlines()
+    assert str(last["run"]) in tree[0]
+    assert tree[1].startswith("state:set  ok")
+    assert tree[2].startswith("└─ state:value_was_set  @")
+    assert ksi("show", "last").stdout.splitlines()[1:] == tree[1:]
+
+
+def test_an_entity_is_shown_as_it_is_and_as_it_was(ksi: Cli) -> None:
+    for value in ("old", "new"):
+        ksi.records("send", "state:set", "key=a", f"value={value}", "namespace=shown")
+    first, _ = ksi.records("log", "--stream", "state/shown")
+    (now,) = ksi.records("show", "state/shown")
+    (then,) = ksi.records("show", "state/shown", "--at", f"@{first['position']}")
+    assert (now["state"], then["state"]) == ({"a": "new"}, {"a": "old"})
+    assert ksi.records("show", f"@{first['position']}") == [first]
+
+
+def test_events_are_listed_and_described_with_an_example_to_type(ksi: Cli) -> None:
+    assert {event["name"] for event in ksi.records("events", "state:")} >= {"state:set", "state:get"}
+    described = ksi("events", "state:set").stdout
+    assert "required  any JSON" in described
+    assert "ksi send state:set key=" in described
+    assert ksi("events", "state:gte").returncode == 1
+
+
+def test_a_shell_completes_events_and_their_fields_from_the_kept_list(ksi: Cli) -> None:
+    def completed(*words: str) -> list[str]:
+        line = ["ksi", "--home", str(ksi.home), *words]
+        environ = os.environ | {"_KSI_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(line)}
+        environ["COMP_CWORD"] = str(len(line) - 1)
+        command = [sys.executable, "-c", "from ksi.cli.main import main; main()"]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+        return [word.partition(",")[2] for word in done.stdout.splitlines()]
+
+    assert "state:get" in completed("send", "state:")
+    assert completed("send", "countdown:run", "st") == ["start="]
+    assert completed("plu") == ["plugin"]
+
+
+def test_a_plugin_is_unloaded_and_loaded_again(ksi: Cli) -> None:
+    assert "countdown" in ksi("plugin", "list").stdout
+    assert ksi("plugin", "unload", "countdown").returncode == 0
+    assert ksi("send", "countdown:run", "start:=1").returncode == 1
+    assert ksi("plugin", "load", str(ksi.home.parent / "countdown.py")).returncode == 0
+    assert ksi("send", "countdown:run", "start:=1", "--end").stdout == '"lift-off"\n'
+    assert ksi("plugin", "reload", "countdown").returncode == 0
+
+
+def test_a_whole_log_is_verified(ksi: Cli) -> None:
+    (found,) = ksi.records("verify")
+    assert found["problems"] == []
+    assert "the log is whole" in ksi("verify").stdout
+
+
+def test_the_daemon_starts_once_and_stops_once(nowhere: Cli) -> None:
+    first = nowhere.records("start")[0]
+    again = nowhere.records("start")[0]
+    assert first["pid"] == again["pid"]
+    assert nowhere.records("status")[0]["pid"] == first["pid"]
+    assert nowhere("start", "--set", "log.level=debug").returncode == 2
+    restarted = nowhere.records("restart", "--set", "store.durability=normal")[0]
+    assert restarted["pid"] != first["pid"]
+    assert nowhere("status").stdout.startswith("healthy")
+    assert nowhere.records("stop") == [{"stopped": restarted["pid"]}]
+    assert nowhere.records("stop") == [{"stopped": None}]
+    assert nowhere("status").returncode == 3
+
+
+def test_a_script_starts_the_daemon_only_where_it_asks_for_it(nowhere: Cli) -> None:
+    assert nowhere("send", "system:health").returncode == 3
+    started = nowhere("send", "system:health", "--start")
+    assert started.returncode == 0
+    assert "starting the daemon" in started.stderr
+
+
+def test_on_a_terminal_a_command_starts_the_daemon_and_says_so(nowhere: Cli) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        nowhere.command("send", "system:health"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True
+    ) as running:
+        os.close(theirs)
+        shown = os.read(ours, 1 << 16)
+        assert running.stderr is not None
+        said = running.stderr.read()
+    os.close(ours)
+    assert running.returncode == 0
+    assert "starting the daemon" in said
+    assert b'"status": "healthy"' in shown
+
+
+def test_a_chat_takes_a_turn_from_each_line_and_ends_where_an_answer_fails(ksi: Cli) -> None:
+    done = ksi("chat", "--model", "no-such-model", stdin="hello\n")
+    assert done.returncode == 1
+    assert "no-such-model" in done.stderr
+
+
+def test_nothing_to_complete_is_a_usage_error(ksi: Cli) -> None:
+    assert ksi("complete", "-").returncode == 2
+
+
+@pytest.mark.parametrize("name", ["state:value_was_set", "nothing:at_all"])
+def test_a_pattern_that_matches_nothing_gives_no_lines(ksi: Cli, name: str) -> None:
+    assert ksi.records("log", name, "--stream", "state/none") == []

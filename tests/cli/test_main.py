@@ -1,0 +1,138 @@
+"""The command line itself: what it loads, what it refuses, and how it ends where no daemon is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+
+from ksi.cli.main import SECTIONS, cli, main
+from tests.cli.processes import Cli
+
+HEAVY = {"httpx", "pydantic", "rich", "starlette", "structlog", "uvicorn", "uvloop"}
+
+
+def loaded_by(*command: str) -> set[str]:
+    """The top-level names of what a command imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command[1:]], capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int | str | None, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    said = capsys.readouterr()
+    return caught.value.code, said.out, said.err
+
+
+def test_help_loads_no_command_and_nothing_heavy() -> None:
+    loaded = loaded_by(sys.executable, "-m", "ksi.cli.main", "--help")
+    assert not {name.partition(".")[0] for name in loaded} & (HEAVY | {"asyncio"})
+    assert not {name for name in loaded if name.startswith(("ksi.client", "ksi.kernel"))}
+
+
+def test_send_loads_the_client_and_nothing_heavy(ksi: Cli) -> None:
+    loaded = loaded_by(*ksi.command("send", "system:health"))
+    assert "ksi.client.client" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & HEAVY
+    assert not {name for name in loaded if name.startswith(("ksi.kernel", "ksi.providers"))}
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ends(["--help"], capsys)
+    assert code == 0
+    assert all(f"  {name} " in out for commands in SECTIONS.values() for name in commands)
+
+
+@pytest.mark.parametrize("name", [name for commands in SECTIONS.values() for name in commands])
+def test_every_command_of_the_table_is_there(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["--nothing"],
+        ["send"],
+        ["send", "a:b", "c"],
+        ["send", "a:b", "--end", "--detach"],
+        ["show", "@1", "--at", "@2"],
+        ["log", "--after", "yesterday"],
+        ["start", "--set", "store.durability"],
+        ["restart", "--set", "store.durability=never"],
+        ["config", "show", "--home", "/dev/null"],
+    ],
+)
+def test_what_is_wrong_on_the_command_line_ends_with_2(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = ends(["--home", str(tmp_path), *arguments], capsys)
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_without_a_daemon_a_command_ends_with_3_and_says_what_to_do(nowhere: Cli) -> None:
+    done = nowhere("runs")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "ksi start" in done.stderr
+
+
+def test_with_json_an_error_is_an_object_on_stderr(nowhere: Cli) -> None:
+    done = nowhere("send", "a:b", "--json")
+    assert done.stdout == ""
+    assert msgspec.json.decode(done.stderr)["error"]["code"] == "connection_error"
+
+
+def test_an_option_may_stand_before_the_command_or_behind_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ends(["--json", "--home", str(tmp_path), "config", "show"], capsys)
+    behind = ends(["config", "show", "--home", str(tmp_path), "--json"], capsys)
+    assert before == behind
+    assert msgspec.json.decode(before[1].splitlines()[0]) == {
+        "name": "home",
+        "value": str(tmp_path),
+        "source": "flag home",
+    }
+
+
+def test_config_show_names_the_source_of_each_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    monkeypatch.setenv("KSI_HOME", str(tmp_path))
+    (tmp_path / "ksi.toml").write_text("[limits]\nburst = 7\n")
+    code, out, _ = ends(["config", "show"], capsys)
+    assert code == 0
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert lines["limits.burst"] == ["7", str(tmp_path / "ksi.toml")]
+    assert lines["providers.openai.api_key"][-1] == "OPENAI_API_KEY"
+    assert "sesame" not in out
+
+
+def test_doctor_finds_a_bad_configuration_and_a_path_that_is_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / ("deep" * 30)
+    home.mkdir()
+    (home / "ksi.toml").write_text("[stor]\n")
+    code, out, _ = ends(["--home", str(home), "doctor", "--json"], capsys)
+    levels = {check["name"]: check["level"] for check in map(msgspec.json.decode, out.splitlines())}
+    assert code == 1
+    assert (levels["config"], levels["socket"], levels["home"]) == ("fail", "fail", "warn")
+    assert (levels["python"], levels["sqlite"]) == ("ok", "ok")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_printed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ends(["completion", shell], capsys)
+    assert code == 0
+    assert f"_KSI_COMPLETE={shell}_complete" in out
