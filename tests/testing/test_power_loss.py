@@ -53,6 +53,9 @@ class RowPlugin(AsyncPlugin):
         return {"number": number}
 
 
+SEEDS = [*range(25), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(25, 500))]
+
+
 @asynccontextmanager
 async def kernel_on(path: Path, vfs: DiskVFS) -> AsyncIterator[EventTestHarness]:
     loop = asyncio.get_running_loop()
@@ -89,7 +92,7 @@ async def look(path: Path, vfs: DiskVFS) -> tuple[list[int], int]:
         return [row.data["number"] for row in await ksi.facts("row:*")], rows.count if rows else 0
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_every_answered_command_survives_power_loss_with_its_views(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "events.db"
     with DiskVFS() as vfs:
