@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import cast
 from uuid import UUID
 
 from ksi.core import ids
@@ -18,11 +19,11 @@ Entered = list[tuple[bytes, int]]
 """Ids with their positions."""
 
 
-def build(unit: Unit, head: int, at: int, versions: Sequence[int]) -> Row:
+def build(unit: Unit, head: Position, at: int, versions: Sequence[int]) -> Row:
     """The row of ``unit`` behind position ``head``; ``versions`` are those of its entries."""
     entries, outcome = unit.entries, unit.outcome
     before = len(unit.ancestors) + unit.request
-    last = head + before + len(entries) + len(unit.emits) + (outcome is not None)
+    last = cast("Position", head + before + len(entries) + len(unit.emits) + (outcome is not None))
     origin = request_of(unit.origin, None if unit.request else b"")
     derived = len(entries) + (outcome is not None)
     for entry in entries:
@@ -70,7 +71,7 @@ def _lines(
             event_id = uuid_of(entry.event_id)
         made.append(
             Line(
-                position=Position(head),
+                position=head,  # type: ignore[arg-type]  # a call of Position() costs what three fields do
                 stream=entry.stream,
                 version=version,
                 name=entry.name,

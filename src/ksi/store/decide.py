@@ -86,10 +86,10 @@ class Decider:
         self.open: dict[bytes, int] = {}
         self.checkpoints: dict[str, Position] = {}
         self.pending: deque[Decided] = deque()
-        self.visible = 0
-        self.last = 0
+        self.visible = Position(0)
+        self.last = Position(0)
 
-    def start(self, head: int, checkpoints: Mapping[str, Position]) -> None:
+    def start(self, head: Position, checkpoints: Mapping[str, Position]) -> None:
         """The log is there already, up to ``head``."""
         self.visible = head
         self.reset(checkpoints)
@@ -104,13 +104,16 @@ class Decider:
     # ── the decision ─────────────────────────────────────────────────────────────────────────────────────────────────
     def decide(self, unit: Unit, at: int, done: Done) -> Decided:
         """``unit`` as it will be stored; raises what makes it impossible, and leaves nothing behind."""
-        if unit.entries:
-            duplicate = self._duplicate(unit, done)
+        given = [entry for entry in unit.entries if entry.event_id is not None]
+        if given:
+            duplicate = self._duplicate(unit, given, done)
             if duplicate is not None:
                 return self._queue(duplicate)
-        self._check(unit)
+        self._check_ids(unit, given)
+        if unit.expected or unit.condition is not None or unit.checkpoint is not None:
+            self._check(unit)
         if not (unit.entries or unit.request or unit.outcome or unit.emits or unit.ancestors):
-            return self._queue(Decided(done, Committed(Position(self.last), (), ()), checkpoint=unit.checkpoint))
+            return self._queue(Decided(done, Committed(self.last, (), ()), checkpoint=unit.checkpoint))
         row, heads = self._row(unit, at)
         decided = self._decided(unit, row, done)
         self._apply(decided)
@@ -125,10 +128,9 @@ class Decider:
 
     def move_checkpoint(self, subscriber: str, to: Position | None, done: Done) -> Decided:
         """In either direction; None forgets it."""
-        return self._queue(Decided(done, Committed(Position(self.last), (), ()), checkpoint=(subscriber, to)))
+        return self._queue(Decided(done, Committed(self.last, (), ()), checkpoint=(subscriber, to)))
 
     def _check(self, unit: Unit) -> None:
-        self._check_ids(unit)
         for stream, expected in unit.expected.items():
             check_version(stream, expected, self.version(stream))
         if unit.condition is not None:
@@ -143,7 +145,7 @@ class Decider:
             if wanted > self.last:
                 raise ValidationError(f"a checkpoint at @{wanted} would skip what comes after the head, @{self.last}")
 
-    def _check_ids(self, unit: Unit) -> None:
+    def _check_ids(self, unit: Unit, given: Sequence[Entry]) -> None:
         """Every id is new, and an outcome closes what is open."""
         find, raw = self._shelves.ids.find, unit.origin.event_id
         if unit.request:
@@ -151,12 +153,12 @@ class Decider:
                 raise EventIdConflictError(ids.text(raw))
         elif unit.outcome is not None and raw not in self.open:
             raise EventIdConflictError(ids.text(raw))
-        given = [entry.event_id for entry in unit.entries if entry.event_id is not None]
-        if unit.ancestors or unit.emits:
-            given += [envelope.event_id for envelope in (*unit.ancestors, *unit.emits)]
-        for place, other in enumerate(given):
-            if find(other) is not None or other in given[:place] or (unit.request and other == raw):
-                raise EventIdConflictError(ids.text(other))
+        if given or unit.ancestors or unit.emits:
+            others = [entry.event_id for entry in given if entry.event_id is not None]
+            others += [envelope.event_id for envelope in (*unit.ancestors, *unit.emits)]
+            for place, other in enumerate(others):
+                if find(other) is not None or other in others[:place] or (unit.request and other == raw):
+                    raise EventIdConflictError(ids.text(other))
 
     def version(self, stream: str) -> int:
         """Of the last event, units under way included."""
@@ -182,19 +184,11 @@ class Decider:
             raise ValidationError(f"can not be recorded: {error}") from None
         lines = row.lines
         committed = Committed(
-            Position(row.last), tuple([line.position for line in lines]), tuple([line.version for line in lines])
+            row.last, tuple([line.position for line in lines]), tuple([line.version for line in lines])
         )
         entered, opened = entered_ids(unit, row, self.last)
-        return Decided(
-            done=done,
-            committed=committed,
-            row=row,
-            body=body,
-            entered=entered,
-            opened=opened,
-            closed=row.origin.id if row.closing is not None and not row.recorded else None,
-            checkpoint=unit.checkpoint,
-        )
+        closed = row.origin.id if row.closing is not None and not row.recorded else None
+        return Decided(done, committed, row, body, entered, opened, closed, unit.checkpoint)
 
     def _apply(self, decided: Decided) -> None:
         """Change the pending views and the indexes; the last step, for a view's code may raise."""
@@ -204,21 +198,22 @@ class Decider:
             decided.changes = self._views.apply(row)
         except Exception as error:  # a view's code is a plugin's: any error of it fails its unit alone
             raise InternalError("a view", f"{type(error).__name__}: {error}") from error
-        index = self._shelves.ids
+        add = self._shelves.ids.add
         for raw, position in decided.entered:
-            index.add(raw, position)
-        self.open.update(decided.opened)
+            add(raw, position)
+        if decided.opened:
+            self.open.update(decided.opened)
         if decided.closed is not None:
             self.open.pop(decided.closed, None)
-            index.close(decided.closed, row.last)
+            self._shelves.ids.close(decided.closed, row.last)
         self.last = row.last
 
     # ── what is there already ────────────────────────────────────────────────────────────────────────────────────────
-    def _duplicate(self, unit: Unit, done: Done) -> Decided | None:
-        """The unit's entries, when all of them are there with the same content; raises where only some are."""
-        given = [entry for entry in unit.entries if entry.event_id is not None]
-        if not given:
-            return None
+    def _duplicate(self, unit: Unit, given: Sequence[Entry], done: Done) -> Decided | None:
+        """The unit's entries, when all of them are there with the same content; raises where only some are.
+
+        ``given`` are those that have an id.
+        """
         found = [self.event(entry.event_id) for entry in given]  # type: ignore[arg-type]  # filtered above
         known = [event for event in found if event is not None]
         if not known:

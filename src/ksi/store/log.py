@@ -74,6 +74,7 @@ class LoopLog(ABC):
         self._checkpoints: dict[str, Position] = {}
         self.bell = Bell()
         self.closed = False
+        self._refused: KSIError | None = None
 
     # ── what a backend says ──────────────────────────────────────────────────────────────────────────────────────────
     @abstractmethod
@@ -110,23 +111,24 @@ class LoopLog(ABC):
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def write(self, unit: Unit, done: Done) -> None:
-        refusal = self._refusal()
-        if refusal is None:
-            batch = self._batch or self._new_batch()
-            try:
-                batch.append(self._decider.decide(unit, batch.at, done))
-            except KSIError as error:
-                refusal = error
-        if refusal is not None:
-            done(None, refusal)
+        if self._refused is not None:
+            done(None, self._refusal(self._refused))
+            return
+        batch = self._batch or self._new_batch()
+        try:
+            decided = self._decider.decide(unit, batch.at, done)
+        except KSIError as error:
+            done(None, error)
+        else:
+            batch.append(decided)
 
     @property
     def is_read_only(self) -> bool:
-        return self._refusal() is not None
+        return self._refused is not None and bool(self._refusal(self._refused))
 
-    def _refusal(self) -> KSIError | None:
-        """Why nothing can be written now."""
-        return StoreClosedError() if self.closed else None
+    def _refusal(self, reason: KSIError) -> KSIError:
+        """Something is refused for this reason; a backend may look whether it still holds."""
+        return reason
 
     def _new_batch(self) -> Batch:
         self._at = max(self._clock.time_us(), self._at + 1)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ksi.core.clock import Clock, SystemClock, microseconds
+from ksi.core.errors import StoreClosedError
 from ksi.core.events import MAIN, Durable, Position, RecordedEvent
 from ksi.core.views import View
 from ksi.store.cursor import Cursor
@@ -78,6 +79,7 @@ class InMemoryEventStore(LoopLog):
         return []
 
     async def close(self) -> None:
+        self._refused = StoreClosedError()
         await self._drained()
         self.closed = True
         self.bell.ring()

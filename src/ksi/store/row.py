@@ -68,7 +68,7 @@ class Closing(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What is packed into one body. ``last`` is the position of the last event, ``at`` microseconds since 1970."""
 
-    last: int
+    last: Position
     at: int
     bases: tuple[bytes, ...]
     ancestors: tuple[Request, ...]

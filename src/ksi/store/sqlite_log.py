@@ -46,7 +46,7 @@ class SqliteEventStore(LoopLog):
         super().__init__(clock)
         self.durable: Durable = "disk" if durability == "full" else "process"
         self._path, self._vfs, self._threads = path, vfs, threads
-        self._broken: KSIError | None = None
+        self._failed = False
         self._probing = False
         self._probed = 0.0
         self._readers: list[apsw.Connection] = []
@@ -66,7 +66,7 @@ class SqliteEventStore(LoopLog):
         self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
         self._at = found.head.at
         self._checkpoints = found.checkpoints
-        self._decider.start(found.head.last, found.checkpoints)
+        self._decider.start(Position(found.head.last), found.checkpoints)
 
     @classmethod
     @asynccontextmanager
@@ -116,15 +116,16 @@ class SqliteEventStore(LoopLog):
 
     def failed(self, error: BaseException) -> None:
         """A write failed: nothing that is under way will be stored, and nothing new until a probe succeeds."""
-        if self._broken is None:
-            self._probed = self._clock.monotonic()
-        self._broken = error if isinstance(error, UnavailableError) else UnavailableError("the log", repr(error))
-        self._lost(self._broken)
+        reason = error if isinstance(error, UnavailableError) else UnavailableError("the log", repr(error))
+        self._probed = self._clock.monotonic()
+        self._failed = True
+        if not self.closed:
+            self._refused = reason
+        self._lost(reason)
 
-    def _refusal(self) -> KSIError | None:
-        if self._broken is not None:
-            self._probe()
-        return super()._refusal() or self._broken
+    def _refusal(self, reason: KSIError) -> KSIError:
+        self._probe()
+        return reason
 
     def _probe(self) -> None:
         """See, in the writer's lane, whether the disk takes something again; at most once in :data:`PROBE_PAUSE`."""
@@ -136,18 +137,19 @@ class SqliteEventStore(LoopLog):
     def _probe_ended(self, _: None, error: BaseException | None) -> None:
         self._probing = False
         self._probed = self._clock.monotonic()
-        if error is None and self._writer.link.last == self.visible_head():
-            self._broken = None
+        if error is None and self._writer.link.last == self.visible_head() and not self.closed:
+            self._refused, self._failed = None, False
 
     async def close(self) -> None:
         """Write what is in memory, and give the log back. What is under way gets its end first."""
         if self.closed:
             return
         self.closed = True
+        self._refused = StoreClosedError()
         await self._drained()
         await self._threads.run("writer", _nothing)
         self._upkeep.stop()
-        if self._broken is None:
+        if not self._failed:
             await self._settle()
         for connection in (*self._readers, self._point):
             connection.close()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from ksi.core.errors import NotFoundError, ValidationError
 from ksi.core.events import RecordedEvent
 from ksi.core.views import Page, View
@@ -39,7 +41,7 @@ class Span(NamedTuple):
     backwards: bool
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False, eq=False):
     """What a unit does to one record; ``record`` None: deleted."""
 
     kept: KeptView
