@@ -103,3 +103,27 @@ def test_every_answered_command_survives_power_loss_with_its_views(tmp_path: Pat
     assert counted == len(found)
     assert found[: len(answered)] == answered
     assert len(found) <= len(answered) + 3, "at most the batch that was under way"
+
+
+async def fill_and_free(path: Path, vfs: DiskVFS) -> None:
+    async with kernel_on(path, vfs) as ksi:
+        answered: list[int] = []
+        await add_rows(ksi, 3, answered)
+        vfs.disk.full()
+        await add_rows(ksi, 6, answered)
+        assert answered == [0, 1, 2], "a full disk refuses commands"
+        rows = await ksi.log.view(RowsView).get("all")
+        assert rows == Rows("all", 3), "and what is there can be read"
+        vfs.disk.full(False)
+        await asyncio.sleep(60)
+        await add_rows(ksi, 3, answered)  # the first of them has the log probe its disk
+        await asyncio.sleep(60)
+        answered.clear()
+        await add_rows(ksi, 3, answered)
+        assert answered == [0, 1, 2]
+        assert await ksi.log.verify() == []
+
+
+def test_a_full_disk_refuses_commands_until_there_is_room(tmp_path: Path) -> None:
+    with DiskVFS() as vfs:
+        run(fill_and_free(tmp_path / "events.db", vfs))
