@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from ksi.core.clock import microseconds
-from ksi.core.errors import AmbiguousError, CancelledError, NotFoundError, ValidationError
+from ksi.core.errors import AmbiguousError, CancelledError, NotFoundError, ShuttingDownError, ValidationError
 from ksi.core.events import NewEvent
 from ksi.plugins.event import Event
 from ksi.plugins.log import Log
@@ -202,6 +202,17 @@ async def test_a_slow_reader_that_wants_gaps_is_told_how_much_it_missed(daemon: 
     assert missed > 0
     assert missed + len(seen) == 600
     await reader.end_of()
+
+
+async def test_subscriptions_do_not_delay_the_end_of_the_daemon(daemon: Daemon) -> None:
+    reader = daemon.follow("event:subscribe", after="start")
+    await reader.take(3)
+    async with asyncio.timeout(5):
+        await daemon.kernel.router.drain(600)
+    with pytest.raises(ShuttingDownError):
+        await reader.ended
+    with pytest.raises(ShuttingDownError):
+        await daemon.follow("event:subscribe").ended
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ class Router:
         return execution
 
     def _check(self, row: Row, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> None:
-        if self.is_draining and not is_nested and row.is_recorded:
+        if self.is_draining and not is_nested and (row.is_recorded or row.is_stream):
             raise ShuttingDownError
         row.check(envelope, session, is_nested=is_nested)
 
@@ -406,6 +406,9 @@ class Router:
     async def drain(self, seconds: float) -> None:
         """Refuse what is new, let what runs end for ``seconds``, then cancel it and wait for its outcomes."""
         self.is_draining = True
+        for execution in list(self.running.values()):
+            if isinstance(execution, Streaming) and not execution.is_recorded:
+                execution.shut_down()
         if await self._wait_idle(seconds):
             return
         calls: list[Call] = [*self.running.values(), *self.queries]

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from ksi.core import ids
-from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, StreamStalledError
+from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, ShuttingDownError, StreamStalledError
 from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.declare import Addressed, End, Gap
 from ksi.kernel.door import Done, Session, Sink
@@ -76,6 +76,11 @@ class Streaming(Execution):
             self.grant(UNLIMITED)
         else:
             self.cancel()
+
+    def shut_down(self) -> None:
+        """End a stream that shows what is recorded elsewhere: it would never end, and its reader can go on later."""
+        if not self.answered:
+            self._give_up(ShuttingDownError())
 
     def _end(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
         if self._sink is not None:
