@@ -1,4 +1,4 @@
-"""What a test left behind: tasks, threads, file descriptors, child processes."""
+"""What a test left behind: tasks, threads, file descriptors, child processes. Reads Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -72,8 +72,11 @@ def _descriptors() -> dict[object, str]:
 
 
 def _children() -> dict[object, str]:
-    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    return {pid: f"{pid}: {_command(pid)}" for pid in pids}
+    found: dict[object, str] = {}
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that ended meanwhile
+            found |= {pid: f"{pid}: {_command(pid)}" for pid in (task / "children").read_text().split()}
+    return found
 
 
 def _command(pid: str) -> str:
