@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ksi.core.events import RecordedEvent
 from ksi.store.query import Wanted
 from ksi.store.row import Row, events_of, lines_of
@@ -65,7 +63,7 @@ class Cursor:
         assert self._high is not None
         asked = min(ROWS_MAX, max(count, 16))
         rows = source.rows(self._keys, self._low, self._high, self._backwards, asked)
-        found = [event for row in rows for event in self._of(row)]
+        found = self._of(rows)
         self._advance(rows, asked)
         self._left = found[count:]
         return found[:count]
@@ -78,7 +76,10 @@ class Cursor:
         else:
             self._low = rows[-1].last
 
-    def _of(self, row: Row) -> Iterator[RecordedEvent]:
-        matches, after, until = self._wanted.matches, self._after, self._until
-        found = [event for event in self._events(row) if after < event.position <= until and matches(event)]
-        return reversed(found) if self._backwards else iter(found)
+    def _of(self, rows: list[Row]) -> list[RecordedEvent]:
+        matches, after, until, events = self._wanted.matches, self._after, self._until, self._events
+        if self._backwards:
+            found = [event for row in rows for event in reversed(events(row))]
+        else:
+            found = [event for row in rows for event in events(row)]
+        return [event for event in found if after < event.position <= until and matches(event)]

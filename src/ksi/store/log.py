@@ -217,16 +217,17 @@ class LoopLog(ABC):
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
         only_main(branch)
-        wanted = StreamRange(stream, from_version, to_version)
         after = 0
         if stream == REQUESTS:
             after = from_version - 1
         elif from_version > 1:
             after = self._start_of(stream, from_version)
-        async for event in self._read(wanted, after, None, backwards, limit):
-            yield event
-            if not backwards and event.version == to_version:
-                return
+        wanted = StreamRange(stream, from_version, to_version)
+        async for page in self._pages(wanted, after, None, backwards, limit):
+            for event in page:
+                yield event
+                if not backwards and event.version == to_version:
+                    return
 
     async def read_all(
         self,
@@ -239,20 +240,20 @@ class LoopLog(ABC):
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
         only_main(branch)
-        async for event in self._read(Compiled(query), after or 0, until, backwards, limit):
-            yield event
+        async for page in self._pages(Compiled(query), after or 0, until, backwards, limit):
+            for event in page:
+                yield event
 
-    async def _read(
+    async def _pages(
         self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
-    ) -> AsyncIterator[RecordedEvent]:
+    ) -> AsyncIterator[list[RecordedEvent]]:
         head = self._decider.visible
         cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
         left = limit
         while not cursor.at_end and left != 0:
             page = await self.page(cursor, PAGE if left is None else min(PAGE, left))
             left = None if left is None else left - len(page)
-            for event in page:
-                yield event
+            yield page
 
     async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
         only_main(branch)
