@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ksi.core import canonical, ids
 from ksi.core.context import current
-from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import (
     CancelledError,
-    ConflictError,
     DeadlineExceededError,
     EventTimeoutError,
     InternalError,
@@ -26,135 +23,24 @@ from ksi.core.errors import (
     NoAnswerError,
     StoreError,
 )
-from ksi.core.ports import Committed, Outcome, Unit
-from ksi.core.views import View
+from ksi.core.ports import Committed, Unit
 from ksi.kernel.context import EventContext
-from ksi.kernel.door import Done, Session
-from ksi.kernel.reads import Reads, RecordingReader
+from ksi.kernel.door import Done
+from ksi.kernel.writing import WritingRequest, gather
 
 if TYPE_CHECKING:
-    from ksi.core.ports import Known
-    from ksi.kernel.router import Router
     from ksi.kernel.spec import HandlerSpec
-    from ksi.kernel.table import Row
 
 CANCEL_GRACE = 5.0
 """Seconds that a cancelled handler has to end before its caller is told without it."""
 _log = logging.getLogger("ksi.kernel")
 
 
-class Execution:
+class Execution(WritingRequest):
     """A request that takes more than a call: recorded, keyed, asynchronous, limited or nested."""
 
-    __slots__ = (
-        "_tick",
-        "above",
-        "answered",
-        "began",
-        "cancelled",
-        "committing",
-        "contexts",
-        "done",
-        "ended",
-        "envelope",
-        "given",
-        "held",
-        "is_rerun",
-        "joined",
-        "locks",
-        "opened",
-        "ordinal",
-        "ordinals",
-        "parent",
-        "payload",
-        "reads",
-        "router",
-        "row",
-        "session",
-        "skip",
-        "task",
-        "token",
-    )
-
-    def __init__(
-        self,
-        router: Router,
-        row: Row,
-        envelope: EventEnvelope,
-        session: Session,
-        payload: Any,
-        done: Done,
-        token: Any,
-        parent: Execution | None = None,
-    ) -> None:
-        self.router = router
-        self.row = row
-        self.envelope = envelope
-        self.session = session
-        self.payload = payload
-        self.done = done
-        self.token = token
-        self.parent = parent
-        self.above = parent
-        self.contexts: list[EventContext] = []
-        self.joined: list[tuple[Done, Any]] | None = None
-        self.given: tuple[bytes | None, KSIError | None] = (None, None)
-        self.locks: Sequence[tuple[str, int]] = ()
-        self.held = 0
-        self.task: asyncio.Task[None] | None = None
-        self._tick: int | None = None
-        self.began = self.answered = self.cancelled = self.committing = self.ended = False
-        self.opened = self.is_rerun = False
-        self.ordinal = 1
-        self.ordinals: dict[str, int] | None = None
-        self.skip = 0
-        self.reads: Reads | None = None
-
-    # ── what others ask ──────────────────────────────────────────────────────────────────────────────────────────────
-    @property
-    def rank(self) -> int:
-        return self.envelope.priority
-
-    @property
-    def owner(self) -> str:
-        return self.row.owner
-
-    @property
-    def is_query(self) -> bool:
-        return self.row.is_query
-
-    @property
-    def is_recorded(self) -> bool:
-        return self.row.is_recorded
-
-    def child(self, name: str, raw: bytes, *, awaited: bool) -> EventEnvelope:
-        """The envelope of a request made here. Its id comes out of this one's id, its causal path and its ordinal."""
-        if self.ordinals is None:
-            self.ordinals = {}
-        step = f"{name}{'#' if awaited else '!'}"
-        ordinal = self.ordinals[step] = self.ordinals.get(step, 0) + 1
-        above = self.envelope
-        envelope = EventEnvelope(
-            name=name,
-            raw=raw,
-            source=f"plugin:{self.owner}",
-            id=ids.derived(above.event_id, step, ordinal),
-            time_us=self.router.clock.time_us(),
-            priority=above.priority,
-            path=f"{above.path or above.name}/{step}{ordinal}",
-        )
-        return envelope.caused_by(above)
-
-    def view(self, view: type[View[Any]]) -> Any:
-        reader = self.router.journal.view(view, branch=self.envelope.branch)
-        recorder = self.read_recorder()
-        return reader if recorder is None else RecordingReader(reader, view.name, recorder)
-
-    def read_recorder(self) -> Reads | None:
-        """Where reads are noted: a recorded request's own list, or for a query the list of its own that ends there."""
-        if self.reads is None and (self.is_recorded or self.parent is not None):
-            self.reads = Reads(with_values=self.row.is_before)
-        return self.reads
+    task: asyncio.Task[None] | None = None
+    _tick: int | None = None
 
     # ── begin ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
@@ -185,7 +71,7 @@ class Execution:
     def _begin(self) -> None:
         self.began = True
         if self.row.is_before and not self.opened:
-            self._write(Unit(origin=self.envelope), self._opened)
+            self.write(Unit(origin=self.envelope), self._opened)
         else:
             self._handle()
 
@@ -220,7 +106,7 @@ class Execution:
 
     def new_context(self) -> EventContext:
         context = EventContext(self)
-        self.contexts.append(context)
+        self.contexts = (*self.contexts, context)
         return context
 
     def _call(self, handler: HandlerSpec, context: EventContext | None) -> None:
@@ -296,7 +182,8 @@ class Execution:
             self._leave()
             return
         self.committing = True
-        self._write(self._closing(raw, error, contexts), self._concluded(raw, error))
+        self.given = (raw, error)
+        self.write(self._closing(raw, error, contexts), self._closed)
 
     def _is_final(self, error: KSIError) -> bool:
         """Whether a retry is given this error again: a conflict of a command that is not on disk may be tried anew."""
@@ -309,91 +196,18 @@ class Execution:
                 gather(unit, context)
         return unit
 
-    def outcome(self, raw: bytes | None, error: KSIError | None) -> Outcome:
-        metadata = None if self.reads is None else self.reads.as_metadata()
-        if error is None:
-            return Outcome(True, raw or b"{}", metadata)
-        return Outcome(False, error_json(error), metadata)
-
-    def _concluded(self, raw: bytes | None, error: KSIError | None) -> Callable[..., None]:
-        def written(committed: Committed | None, refused: KSIError | None) -> None:
-            if refused is not None and self.opened and isinstance(refused, StoreError):
-                self._write(
-                    Unit(origin=self.envelope, outcome=self.outcome(None, refused)), self._concluded(None, refused)
-                )
-                return
-            self._answer(None if refused else raw, refused or error)
+    def _closed(self, committed: Committed | None, refused: KSIError | None) -> None:
+        """The outcome is on disk; or it was refused, and where the request is there, that is the outcome."""
+        raw, error = self.given
+        if refused is None:
+            self._answer(raw, error)
             self._leave()
-
-        return written
-
-    def _write(self, unit: Unit, done: Callable[[Committed | None, KSIError | None], None]) -> None:
-        """Commit ``unit`` in the name of this request; its emits start when it is on disk.
-
-        The request's own row, and those of its ancestors, go in front where they are not on disk yet: from then on
-        they count as begun.
-        """
-        opens = not self.opened
-        unit.request = opens
-        unit.ancestors = self._unopened_ancestors()
-        unit.ordinal = self.ordinal
-        self._drop_recorded(unit)
-        emits = unit.emits
-        closes = unit.outcome is not None
-        self.ordinal += len(unit.entries) + closes
-        if not closes or emits:
-            self.opened = True
-
-        def written(committed: Committed | None, error: KSIError | None) -> None:
-            if error is not None:
-                self.opened = self.opened and not opens
-            else:
-                self.opened = True
-            done(committed, error)
-            if error is None:
-                for envelope in emits:
-                    self.router.start_recorded(envelope, self.session)
-
-        self.router.journal.write(unit, written)
-
-    def _unopened_ancestors(self) -> list[EventEnvelope]:
-        above: list[EventEnvelope] = []
-        execution = self.parent
-        while execution is not None:
-            if execution.is_recorded and not execution.opened:
-                execution.opened = True
-                above.append(execution.envelope)
-            execution = execution.parent
-        above.reverse()
-        return above
-
-    def _drop_recorded(self, unit: Unit) -> None:
-        """A rerun says again what was committed before the crash: that much is left out."""
-        if self.skip:
-            facts = [entry for entry in unit.entries if entry.kind == "fact"][: self.skip]
-            self.skip -= len(facts)
-            unit.entries = [entry for entry in unit.entries if not any(entry is fact for fact in facts)]
-        if self.is_rerun and unit.emits:
-            recorded = self.router.recorded_effects.get(self.envelope.event_id)
-            requested = set() if recorded is None else recorded.requested
-            unit.emits = [emit for emit in unit.emits if emit.event_id not in requested]
-
-    async def commit(self, context: EventContext) -> None:
-        """Put on disk what ``context`` has buffered."""
-        unit = Unit(origin=self.envelope)
-        gather(unit, context)
-        await self.written(unit)
-
-    async def written(self, unit: Unit) -> Committed:
-        """Commit ``unit`` and wait until it is acknowledged. A cancel does not take it back."""
-        future: asyncio.Future[Committed] = self.router.loop.create_future()
-
-        def done(committed: Committed | None, error: KSIError | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error is not None else future.set_result(committed)  # type: ignore[arg-type]  # one of the two is set
-
-        self._write(unit, done)
-        return await future
+        elif self.opened and isinstance(refused, StoreError):
+            self.given = (None, refused)
+            self.write(Unit(origin=self.envelope, outcome=self.outcome(None, refused)), self._closed)
+        else:
+            self._answer(None, refused)
+            self._leave()
 
     # ── answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _answer(self, raw: bytes | None, error: KSIError | None) -> None:
@@ -415,6 +229,7 @@ class Execution:
         held, self.held = self.held, 0
         for name, _ in reversed(self.locks[:held]):
             self.router.keys.release(name, self)
+        self.contexts = ()  # they hold this: a circle would be left to the collector with each request
         self.router.leave(self)
 
     def settle(self, raw: bytes | None, error: KSIError | None) -> None:
@@ -478,7 +293,7 @@ class Execution:
         if self.is_recorded and self.opened:
             self.committing = True
             unit = Unit(origin=self.envelope, outcome=self.outcome(None, error))
-            self._write(unit, lambda committed, refused: self._answer(None, refused or error))
+            self.write(unit, lambda committed, refused: self._answer(None, refused or error))
         else:
             self._answer(None, error)
 
@@ -495,48 +310,3 @@ class Execution:
     def _stop_waiting(self) -> None:
         if self.held < len(self.locks):
             self.router.keys.forget(self.locks[self.held][0], self)
-
-    # ── after a crash ────────────────────────────────────────────────────────────────────────────────────────────────
-    def recover(self, *, facts: int) -> Execution:
-        """Mark as a rerun: its request is on disk already, and ``facts`` of its facts are."""
-        self.opened = self.is_rerun = True
-        self.skip = facts
-        self.ordinal = 1 + facts
-        return self
-
-    def matches(self, known: Known | EventEnvelope) -> bool:
-        return same_content(self.envelope, known if isinstance(known, EventEnvelope) else known.request)
-
-
-def gather(unit: Unit, context: EventContext) -> None:
-    """Move what ``context`` has buffered into ``unit``."""
-    if context.entries:
-        unit.entries = unit.entries + context.entries
-        context.entries = None
-    if context.emits:
-        unit.emits = unit.emits + context.emits
-        context.emits = None
-    if context.expected:
-        unit.expected = {**unit.expected, **context.expected}
-        context.expected = None
-
-
-def error_json(error: KSIError) -> bytes:
-    """``{"code", "message", "details"}``, as the wire and the log have it."""
-    return canonical.encode({"code": _code(error), "message": error.message, "details": error.details()})
-
-
-def _code(error: KSIError) -> str:
-    return getattr(error, "remote_code", None) or error.code
-
-
-def same_content(one: EventEnvelope, other: EventEnvelope) -> bool:
-    """Name, principal, branch and data are the same; trace, deadline and priority do not count."""
-    return (one.name, one.principal, one.branch) == (other.name, other.principal, other.branch) and (
-        one.raw == other.raw or one.data == other.data
-    )
-
-
-def conflicting(envelope: EventEnvelope) -> ConflictError:
-    event_id = ids.text(envelope.event_id)
-    return ConflictError(f"event id {event_id} was used before with other content", event_id=event_id)

@@ -10,7 +10,8 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.ports import Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Session
-from ksi.kernel.execution import Execution, gather
+from ksi.kernel.execution import Execution
+from ksi.kernel.writing import gather
 
 if TYPE_CHECKING:
     from ksi.kernel.router import Router
@@ -30,8 +31,6 @@ class Reaction(Execution):
 
     Its id comes out of the fact's, so what it requests happens once, however often the fact is shown to it.
     """
-
-    __slots__ = ("context",)
 
     def __init__(self, router: Router, envelope: EventEnvelope, owner: str) -> None:
         session = Session(principal=envelope.principal, source=envelope.source)

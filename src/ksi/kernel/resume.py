@@ -62,7 +62,9 @@ class Resumed:
 
     def cancel(self) -> None:
         """Stop reading; the stream itself goes on."""
-        self._task.cancel()
+        if not self._task.done():
+            self._task.cancel()
+            self._sink.end(b"null", None)
 
     def disconnected(self) -> None:
         self._task.cancel()
@@ -72,9 +74,6 @@ class Resumed:
             stream, version = parse_address(self._address)
             known = await self._router.known_stream(stream, self._session)
             raw, error = ended(await self._follow(stream, version, known))
-        except asyncio.CancelledError:
-            self._sink.end(b"null", None)
-            return
         except KSIError as refused:
             raw, error = None, refused
         self._sink.end(raw, error)

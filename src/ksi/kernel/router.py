@@ -33,14 +33,16 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
 from ksi.kernel.effects import Effects, Recorded
-from ksi.kernel.execution import Execution, conflicting, error_json
+from ksi.kernel.execution import Execution
 from ksi.kernel.keys import Keys
 from ksi.kernel.nested import Inbox
+from ksi.kernel.request import conflicting
 from ksi.kernel.resume import LiveStreams, Resumed, ended, request_of
 from ksi.kernel.services import ServiceRegistry
 from ksi.kernel.streaming import UNLIMITED, EndOnly, Streaming
 from ksi.kernel.table import AsyncQuery, Row
 from ksi.kernel.wheel import Wheel
+from ksi.kernel.writing import error_json
 
 _log = logging.getLogger("ksi.kernel")
 

@@ -16,7 +16,8 @@ from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, Shut
 from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.declare import Addressed, End, Gap
 from ksi.kernel.door import Done, Session, Sink
-from ksi.kernel.execution import Execution, gather
+from ksi.kernel.execution import Execution
+from ksi.kernel.writing import gather
 
 if TYPE_CHECKING:
     from ksi.core.envelope import EventEnvelope
@@ -43,8 +44,6 @@ class EndOnly:
 
 class Streaming(Execution):
     """A stream under way."""
-
-    __slots__ = ("_credit", "_flush_due", "_pending", "_sink", "_wakeup", "stream")
 
     def __init__(
         self,
@@ -177,16 +176,11 @@ class Streaming(Execution):
             gather(unit, context)
         return unit
 
-    def _concluded(self, raw: bytes | None, error: KSIError | None) -> Any:
-        chunks = list(self._pending)
-        written = super()._concluded(raw, error)
-
-        def concluded(committed: Committed | None, refused: KSIError | None) -> None:
-            if committed is not None:
-                self._deliver_all(chunks, committed)
-            written(committed, refused)
-
-        return concluded
+    def _closed(self, committed: Committed | None, refused: KSIError | None) -> None:
+        chunks, self._pending = list(self._pending), deque()
+        if committed is not None:
+            self._deliver_all(chunks, committed)
+        super()._closed(committed, refused)
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _put(self, raw: bytes) -> None:
@@ -210,7 +204,7 @@ class Streaming(Execution):
         for context in self.contexts:
             gather(unit, context)
         self._pending.clear()
-        self._write(unit, lambda committed, error: self._flushed(chunks, committed, error))
+        self.write(unit, lambda committed, error: self._flushed(chunks, committed, error))
 
     def _flushed(self, chunks: list[bytes], committed: Committed | None, error: KSIError | None) -> None:
         if committed is not None:
