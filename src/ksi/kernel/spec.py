@@ -14,6 +14,7 @@ from ksi.core.errors import DeclarationError
 from ksi.core.events import RecordedEvent
 from ksi.core.result import Failure, Success
 from ksi.kernel.context import EventContext
+from ksi.kernel.coroutines import never_waits, stepping
 from ksi.kernel.declare import Addressed, Declaration, End, Gap
 from ksi.kernel.schema import Codec, answer_codec, is_model, is_struct, parameters_codec, payload_codec
 
@@ -69,6 +70,8 @@ def build(function: Callable[..., Any], declaration: Declaration, *, owner: str,
     mode = _mode(function, declaration, where)
     payload, invoke, wants_context = _binding(function, hints, declaration, where)
     answer, chunk = _answers(hints, mode, where)
+    if mode == "async" and never_waits(function):
+        mode, invoke = "inline", stepping(invoke)
     if _is_result(hints["return"]):
         invoke = _unwrapping(invoke, mode)
     _check_answer(answer, where)
