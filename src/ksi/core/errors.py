@@ -365,6 +365,10 @@ class InterruptedRunError(OutcomeUnknownError):
 
     code = "interrupted"
 
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.args = (f"{what} was cut off when the daemon stopped; what there was of it is kept",)
+
 
 # ── capacity ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 class CapacityError(KSIError):
