@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,6 @@ from tests.daemon.ledger import OUTSIDE, lines
 from tests.daemon.load import Asked, Reader
 
 ALL = (Filter(kinds=("fact", "request", "outcome", "chunk")),)
-
-
-@asynccontextmanager
-async def log_of(home: Home) -> AsyncIterator[Journal]:
-    """The log of a daemon that has ended."""
-    async with SqliteEventStore.open(home.data / "events.db") as log:
-        yield log
 
 
 class Books:
@@ -43,10 +35,15 @@ class Books:
 
     @classmethod
     async def of(cls, home: Home) -> Books:
-        async with log_of(home) as log:
-            events = [event async for event in log.read_all(ALL)]
-            still_open = [known.request.name async for known in log.open_requests()]
-            return cls(events, await log.verify(), still_open)
+        """The books of a daemon that has ended."""
+        async with SqliteEventStore.open(home.data / "events.db") as log:
+            return await cls.read(log)
+
+    @classmethod
+    async def read(cls, log: Journal) -> Books:
+        events = [event async for event in log.read_all(ALL)]
+        still_open = [known.request.name async for known in log.open_requests()]
+        return cls(events, await log.verify(), still_open)
 
     def _enter(self, event: RecordedEvent) -> None:
         cause = str(event.causation_id)
