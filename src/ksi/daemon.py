@@ -161,7 +161,7 @@ def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
         uvloop.run(serve(config, plugins=plugins))
     except KSIError as error:
         _log.error("the daemon does not run: %s: %s", error.code, error.message)
-        print(f"ksi: {error.code}: {error.message}", file=sys.stderr)
+        sys.stderr.write(f"ksi: {error.code}: {error.message}\n")
         return EXIT_FAILED
     return EXIT_OK
 
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags = dict(pair.split("=", 1) for pair in given.set)
         config = configuration.load(Home.choose(given.home, os.environ), os.environ, flags)
     except (KSIError, ValueError) as error:
-        print(f"ksi: {error}", file=sys.stderr)
+        sys.stderr.write(f"ksi: {error}\n")
         return EXIT_FAILED
     return run(config, plugins=given.plugin)
 
