@@ -33,9 +33,9 @@ def test_without_any_source_all_are_defaults(home: Home) -> None:
 
 
 def test_a_later_source_wins_and_is_named(home: Home) -> None:
-    write(home, '[store]\ndurability = "off"\n[limits]\nin_flight = 10\nburst = 11\n')
+    write(home, '[store]\ndurability = "normal"\n[limits]\nin_flight = 10\nburst = 11\n')
     config = load(home, {"KSI_LIMITS__IN_FLIGHT": "20", "KSI_LIMITS__BURST": "21"}, {"limits.burst": "31"})
-    assert (config.store.durability, config.limits.in_flight, config.limits.burst) == ("off", 20, 31)
+    assert (config.store.durability, config.limits.in_flight, config.limits.burst) == ("normal", 20, 31)
     assert source_of(config, "store.durability") == str(home.config_file)
     assert source_of(config, "limits.in_flight") == "KSI_LIMITS__IN_FLIGHT"
     assert source_of(config, "limits.burst") == "flag limits.burst"

@@ -52,9 +52,9 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreSection(Section, frozen=True):
-    """``full`` waits for the disk at each commit, ``normal`` may lose the last ones with the power, ``off`` more."""
+    """``full`` waits for the disk at each commit, ``normal`` may lose the last ones with the power."""
 
-    durability: Literal["full", "normal", "off"] = "full"
+    durability: Literal["full", "normal"] = "full"
 
 
 class LimitsSection(Section, frozen=True):

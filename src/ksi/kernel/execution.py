@@ -21,15 +21,19 @@ from ksi.core.errors import (
     InvalidResponseError,
     KSIError,
     NoAnswerError,
+    StoreClosedError,
     StoreError,
+    UnavailableError,
 )
-from ksi.core.ports import Committed, Unit
+from ksi.core.ports import Committed, Outcome, Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Done
+from ksi.kernel.resume import ended
 from ksi.kernel.writing import WritingRequest, gather
 
 if TYPE_CHECKING:
     from ksi.kernel.spec import HandlerSpec
+    from ksi.kernel.table import Row
 
 CANCEL_GRACE = 5.0
 """Seconds that a cancelled handler has to end before its caller is told without it."""
@@ -39,13 +43,21 @@ _log = logging.getLogger("ksi.kernel")
 class Execution(WritingRequest):
     """A request that takes more than a call: recorded, keyed, asynchronous, limited or nested."""
 
+    parent: Execution | None
     task: asyncio.Task[None] | None = None
     _tick: int | None = None
+    _limit_at = 0.0
+    """Loop time at which it expires; while it stands still, the seconds that are left."""
+    _paused = 0
 
     # ── begin ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
         """Wait for the key and the slot, then begin."""
-        self.router.enter(self)
+        if self.answered:
+            return
+        if self._is_late():
+            self._refuse(DeadlineExceededError(self.envelope.name))
+            return
         self._set_limit()
         if self.locks:
             self._acquire()
@@ -78,13 +90,22 @@ class Execution(WritingRequest):
     def _opened(self, committed: Committed | None, error: KSIError | None) -> None:
         if error is not None:
             self._refuse(error)
-        elif self.cancelled:
-            self._conclude(None, CancelledError(self.envelope.name), ())
+        elif self.answered or self.committing:
+            self._conclude(None, None, ())
         else:
             self._handle()
 
     def _refuse(self, error: KSIError) -> None:
-        """End before the handler began: nothing is recorded, a retry runs."""
+        """End before the handler began: nothing is recorded, so a retry runs. A request on disk is closed.
+
+        When the daemon stops that one is left open: the next start runs it.
+        """
+        self.ended = True
+        if self.committing:
+            return
+        if self.opened and not self.router.is_draining:
+            self._record_end(error)
+            return
         self._answer(None, error)
         self._leave()
 
@@ -155,12 +176,7 @@ class Execution(WritingRequest):
 
     def failed(self, error: BaseException) -> None:
         """The handler raised."""
-        if isinstance(error, asyncio.CancelledError):
-            error = CancelledError(self.envelope.name)
-        elif not isinstance(error, KSIError):
-            _log.error("%s: handler of %s failed", self.owner, self.envelope.name, exc_info=error)
-            error = InternalError(f"handler of {self.envelope.name!r}", f"{type(error).__name__}: {error}")
-        self._conclude(None, error, ())
+        self._conclude(None, self.row.explain(error), ())
 
     def conclude(self, raw: bytes, contexts: Sequence[EventContext]) -> None:
         """Several handlers ended; ``contexts`` are those whose facts count."""
@@ -170,9 +186,10 @@ class Execution(WritingRequest):
     def _conclude(self, raw: bytes | None, error: KSIError | None, contexts: Sequence[EventContext]) -> None:
         """The handler has really ended; what remains is to record and to answer."""
         self.ended = True
-        for context in self.contexts:
-            context.is_closed = True
-        if self.answered or self.committing:
+        self._close_contexts()
+        if self.committing:
+            return
+        if self.answered:
             self._leave()
             return
         if self.cancelled and error is None:
@@ -198,15 +215,26 @@ class Execution(WritingRequest):
 
     def _closed(self, committed: Committed | None, refused: KSIError | None) -> None:
         """The outcome is on disk; or it was refused, and where the request is there, that is the outcome."""
-        raw, error = self.given
+        if isinstance(refused, InternalError):
+            _log.error("the commit of %s failed", self.envelope.name, exc_info=refused)
         if refused is None:
-            self._answer(raw, error)
-            self._leave()
-        elif self.opened and isinstance(refused, StoreError):
-            self.given = (None, refused)
-            self.write(Unit(origin=self.envelope, outcome=self.outcome(None, refused)), self._closed)
+            self._finish(*self.given)
+        elif self.opened and not isinstance(refused, StoreClosedError | UnavailableError):
+            self._record_end(refused)
         else:
-            self._answer(None, refused)
+            self._finish(None, refused)
+
+    def _record_end(self, error: KSIError) -> None:
+        """Close a request that is on disk with ``error``, then answer."""
+        self.committing = True
+        unit = Unit(origin=self.envelope, outcome=self.outcome(None, error))
+        self.write(unit, lambda committed, refused: self._finish(None, refused or error))
+
+    def _finish(self, raw: bytes | None, error: KSIError | None) -> None:
+        """What there was to record is recorded, or can not be."""
+        self.committing = False
+        self._answer(raw, error)
+        if self.ended:
             self._leave()
 
     # ── answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,59 +243,107 @@ class Execution(WritingRequest):
             return
         self.answered = True
         self.given = (raw, error)
-        if self._tick is not None:
-            self.router.wheel.remove(self, self._tick)
+        self._stop_limit()
         self.row.count(error)
-        if self.parent is not None and self.is_query and self.parent.read_recorder() is not None:
-            self.parent.read_recorder().query(self.envelope, raw, error, self.reads)  # type: ignore[union-attr]  # asked above
-        self.done(self.token, raw, error)
-        for done, token in self.joined or ():
-            done(token, raw, error)
+        if self.parent is not None and self.is_query and (reads := self.parent.read_recorder()) is not None:
+            reads.query(self.envelope, raw, error, self.reads)
+        deliver(self.done, self.token, raw, error)
+        for each in self.joined:
+            deliver(each.done, each.token, raw, error)
+        self.row.look(self.envelope, error)
 
     def _leave(self) -> None:
         """Give back key and slot; the request is over."""
         held, self.held = self.held, 0
-        for name, _ in reversed(self.locks[:held]):
-            self.router.keys.release(name, self)
         self.contexts = ()  # they hold this: a circle would be left to the collector with each request
         self.router.leave(self)
+        for name, _ in reversed(self.locks[:held]):
+            self.router.keys.release(name, self)
 
     def settle(self, raw: bytes | None, error: KSIError | None) -> None:
-        """Answer what the log knows already; nothing runs."""
-        self.router.running.pop(self.envelope.event_id, None)
+        """Answer without a run."""
+        self.ended = True
         self._answer(raw, error)
+        self._leave()
 
-    def join(self, done: Done, token: Any) -> None:
+    def replay(self, outcome: Outcome) -> None:
+        """Answer as the log says that it was answered."""
+        self.settle(*ended(outcome))
+
+    def join(self, done: Done, token: Any) -> Joined | None:
         """Somebody else waits for the same answer; it may be out already, while the handler still has to end."""
         if self.answered:
             done(token, *self.given)
-            return
-        if self.joined is None:
-            self.joined = []
-        self.joined.append((done, token))
+            return None
+        joined = Joined(self, done, token)
+        self.joined = (*self.joined, joined)
+        return joined
 
     # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _is_late(self) -> bool:
+        deadline = self.envelope.deadline_us
+        return deadline is not None and deadline <= self.router.clock.time_us()
+
     def _set_limit(self) -> None:
         seconds = self.row.timeout
         if self.envelope.deadline_us is not None:
             left = (self.envelope.deadline_us - self.router.clock.time_us()) / 1e6
             seconds = left if seconds is None else min(seconds, left)
         if seconds is not None and (self.row.can_wait or self.locks):
-            self._tick = self.router.wheel.add(self, seconds)
+            self._limit(seconds)
+
+    def _limit(self, seconds: float) -> None:
+        self._limit_at = self.router.loop.time() + seconds
+        self._tick = self.router.wheel.add(self, seconds)
+
+    def _stop_limit(self) -> None:
+        if self._tick is not None:
+            self.router.wheel.remove(self, self._tick)
+            self._tick = None
+
+    def stand(self) -> None:
+        """It is parked: nothing of it runs until :meth:`renew`."""
+        self.began = self.ended = True
+        self.pause()
+
+    def renew(self, row: Row, payload: Any, locks: Sequence[tuple[str, int]]) -> None:
+        """It may begin, in the code of today."""
+        self.row = row
+        self.payload = payload
+        self.locks = locks
+        self.began = self.ended = False
+
+    def pause(self) -> None:
+        """Something that it awaits is parked: its limit, and those of the ones that await it, stand still."""
+        self._paused += 1
+        if self._paused == 1 and self._tick is not None:
+            self._stop_limit()
+            self._limit_at -= self.router.loop.time()
+        if self.parent is not None:
+            self.parent.pause()
+
+    def go_on(self, stood_us: int) -> None:
+        """The parked one runs, or has ended, after ``stood_us`` microseconds."""
+        self._paused -= 1
+        if self.envelope.deadline_us is not None:
+            self.envelope.deadline_us += stood_us
+        if self._paused == 0 and self._limit_at and self._tick is None and not self.answered:
+            self._limit(self._limit_at)
+        if self.parent is not None:
+            self.parent.go_on(stood_us)
 
     def expire(self) -> None:
         """Its time is over: the answer goes out now, the handler is told, key and slot stay until it has ended."""
         self._tick = None
         if self.answered or self.committing:
             return
-        name, limit = self.envelope.name, self.row.timeout
-        deadline = self.envelope.deadline_us
+        name = self.envelope.name
         if self.cancelled:
-            self._give_up(CancelledError(name))
-        elif deadline is not None and deadline <= self.router.clock.time_us():
-            self._give_up(DeadlineExceededError(name))
+            self.give_up(CancelledError(name))
+        elif self._is_late():
+            self.give_up(DeadlineExceededError(name))
         else:
-            self._give_up(EventTimeoutError(name, seconds=limit or 0.0))
+            self.give_up(EventTimeoutError(name, seconds=self.row.timeout or 0.0))
 
     def cancel(self) -> None:
         """The caller wants no more."""
@@ -275,27 +351,30 @@ class Execution(WritingRequest):
             return
         self.cancelled = True
         if not self.began or self.task is None:
-            self._give_up(CancelledError(self.envelope.name))
+            self.give_up(CancelledError(self.envelope.name))
             return
-        if self._tick is not None:
-            self.router.wheel.remove(self, self._tick)
-        self._tick = self.router.wheel.add(self, CANCEL_GRACE)
+        self._stop_limit()
+        self._limit(CANCEL_GRACE)
         self._stop_task()
 
-    def _give_up(self, error: KSIError) -> None:
+    def give_up(self, error: KSIError) -> None:
+        """Answer now, whatever the handler does."""
         if not self.began:
             self._stop_waiting()
             self._refuse(error)
             return
-        for context in self.contexts:
-            context.is_closed = True
+        self._close_contexts()
         self._stop_task()
         if self.is_recorded and self.opened:
-            self.committing = True
-            unit = Unit(origin=self.envelope, outcome=self.outcome(None, error))
-            self.write(unit, lambda committed, refused: self._answer(None, refused or error))
-        else:
-            self._answer(None, error)
+            self._record_end(error)
+            return
+        self._answer(None, error)
+        if self.ended:
+            self._leave()
+
+    def _close_contexts(self) -> None:
+        for context in self.contexts:
+            context.is_closed = True
 
     def _stop_task(self) -> None:
         if self.task is not None:
@@ -310,3 +389,28 @@ class Execution(WritingRequest):
     def _stop_waiting(self) -> None:
         if self.held < len(self.locks):
             self.router.keys.forget(self.locks[self.held][0], self)
+
+
+class Joined:
+    """One more who waits for the answer of a request under way."""
+
+    __slots__ = ("_execution", "done", "token")
+
+    def __init__(self, execution: Execution, done: Done, token: Any) -> None:
+        self._execution = execution
+        self.done = done
+        self.token = token
+
+    def cancel(self) -> None:
+        """Wait no more; the request goes on for the others."""
+        if not self._execution.answered and self in self._execution.joined:
+            self._execution.joined = tuple(each for each in self._execution.joined if each is not self)
+            deliver(self.done, self.token, None, CancelledError(self._execution.envelope.name))
+
+
+def deliver(done: Done, token: Any, raw: bytes | None, error: KSIError | None) -> None:
+    """Call back. A transport that fails must not keep a key from those who wait for it."""
+    try:
+        done(token, raw, error)
+    except Exception:  # noqa: BLE001  # the caller's code, at the router's door
+        _log.exception("an answer could not be delivered")
