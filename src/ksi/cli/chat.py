@@ -27,11 +27,11 @@ def chat(invocation: Invocation, /, agent: str | None, conversation: str | None,
 
     Where stdin is no terminal, each line of it is a turn.
     """
-    if agent is not None and conversation is not None:
-        raise click.UsageError("an agent has its own conversation: --agent or --conversation")
     if agent is not None:
+        if conversation is not None or {"temperature", "seed"} & given(options).keys():
+            raise click.UsageError("an agent has its own conversation, temperature and seed")
         _spawn(invocation, agent, given(options))
-        event, fields = "agent:send_message", {"agent": agent}
+        event, fields = "agent:send_message", {"agent": agent} | given({"max_tokens": options["max_tokens"]})
     else:
         name = conversation or f"chat-{token_hex(4)}"
         event, fields = "completion:create", {"conversation": name} | given(options)

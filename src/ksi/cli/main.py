@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from ksi import __version__
-from ksi.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, report
+from ksi.cli.failure import EXIT_INTERRUPTED, report
 from ksi.cli.invocation import Invocation, shared_options
 from ksi.core.errors import KSIError
 
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = cli.main(arguments, prog_name="ksi", standalone_mode=False, obj=invocation)
     except click.ClickException as error:
         error.show()
-        sys.exit(EXIT_USAGE)
+        sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     except KSIError as error:

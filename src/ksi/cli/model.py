@@ -7,7 +7,7 @@ import click
 from ksi.cli.invocation import Invocation, family
 from ksi.cli.output import Record, show_table, show_value, size
 from ksi.cli.reach import ask
-from ksi.providers.model import SMOLLM2, ModelStore
+from ksi.providers.model import PROVIDER, SMOLLM2, ModelStore
 
 
 @family()
@@ -36,10 +36,11 @@ def list_models(invocation: Invocation) -> None:
 
 
 @model.command()
+@click.argument("provider", default=PROVIDER)
 @click.pass_obj
-def stop(invocation: Invocation) -> None:
-    """Stop the embedded model's process; the next completion starts it again."""
-    show_value(invocation, ask(invocation, "model:stop"))
+def stop(invocation: Invocation, provider: str) -> None:
+    """Stop the process of a model that runs here; the next completion starts it again."""
+    show_value(invocation, ask(invocation, "model:stop", provider=provider))
 
 
 def _cells(found: Record) -> tuple[str, ...]:

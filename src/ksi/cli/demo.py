@@ -1,0 +1,212 @@
+"""``ksi demo``: the main job on the real model, with its claims checked against the log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import click
+import msgspec
+
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.stage import Chunk, Stage, Told
+from ksi.providers.model import PROVIDER, SMOLLM2, ModelStore
+
+PROMPT = "Tell me about a lighthouse at night."
+LONG_PROMPT = "Tell me a long story about a ship that came back."
+SEEN_BEFORE_THE_KILL = 12
+SEEN_BEFORE_THE_CANCEL = 6
+TURN_TOKENS = 24
+AGENTS = ("ada", "ben")
+SYSTEM = "You write a story together with a friend. Answer with one short sentence that goes on with it."
+OPENING = "The old lighthouse had been dark for years, until one night a light appeared."
+IDLE_WITHIN = 2.0
+IDLE_SHARE = 0.1
+_SAMPLE = 0.2
+NEXT = ("ksi chat", "ksi log --tree", "ksi events")
+
+
+class Counts(msgspec.Struct):
+    """What all beats gave; the rate is that of the answers that were not cut off."""
+
+    tokens: int = 0
+    timed_tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, told: Told) -> Told:
+        self.tokens += len(told.chunks)
+        if told.exit_code == 0:
+            self.timed_tokens += len(told.chunks)
+            self.seconds += told.seconds
+        return told
+
+
+@command()
+@click.option("--keep", is_flag=True, help="Keep the demo's home, and its daemon running.")
+@click.pass_obj
+def demo(invocation: Invocation, keep: bool) -> None:
+    """Show the main job on the real model, in a home of its own: stream, kill, agents, log.
+
+    Every claim is checked against the log; where one does not hold the exit code is 1.
+    """
+    began, counts = monotonic(), Counts()
+    with _home(keep=keep) as home:
+        stage = Stage(home, as_json=invocation.json)
+        stage.note(f"The model is real and small: {SMOLLM2.name}, on this machine. It writes; it is not smart.")
+        ModelStore().install()
+        stage.run("start")
+        first = _stream(stage, counts)
+        second = _kill(stage, counts)
+        stage.claim(first.text != second.text, "different prompts give different texts")
+        conversation, then = _agents(stage, counts)
+        _log(stage, conversation, then)
+        (health,) = stage.ask("status")
+        _end(stage, counts, events=health["head"], seconds=monotonic() - began)
+        if keep:
+            stage.note(f"its home is {home}")
+
+
+@contextmanager
+def _home(*, keep: bool) -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="ksi-demo-"))
+    try:
+        yield home
+    finally:
+        if not keep:
+            Stage(home, as_json=True).ask("stop", "--quiet")
+            shutil.rmtree(home)
+
+
+# ── 1. STREAM ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _stream(stage: Stage, counts: Counts) -> Told:
+    stage.beat(1, "STREAM", "tokens as they come; each is in the log before it is seen")
+    told = counts.add(stage.stream("complete", PROMPT, "--max-tokens", "40"))
+    stage.claim(told.end["provider"] == PROVIDER, f"the provider is {PROVIDER}, no server and no key")
+    stage.claim(told.end["model_sha256"] == SMOLLM2.sha256, f"the model's sha256 is {SMOLLM2.sha256[:16]}…")
+    stage.claim(
+        told.chunks == _recorded(stage, told.stream), f"the log holds these {len(told.chunks)} tokens, in order"
+    )
+    return told
+
+
+# ── 2. KILL ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _kill(stage: Stage, counts: Counts) -> Told:
+    stage.beat(2, "KILL", "kill -9 of the daemon in the middle of an answer")
+    told = counts.add(
+        stage.stream(
+            "complete", LONG_PROMPT, "--max-tokens", "48", after=SEEN_BEFORE_THE_KILL, act=lambda _: _kill_daemon(stage)
+        )
+    )
+    stage.claim(told.error == "interrupted", "whoever waited for the answer was told so")
+    (verified,) = stage.run("verify")
+    stage.claim(verified["problems"] == [], f"the log is whole up to @{verified['head']}")
+    run = stage.run("runs", "-n", "1")[-1]
+    stage.claim(run["status"] == "interrupted", f"run {run['run'][:18]} is interrupted, its tokens are kept")
+    rest = counts.add(stage.stream("resume", "last"))
+    seen = told.chunks + rest.chunks
+    recorded = _recorded(stage, told.stream) + _recorded(stage, rest.stream)
+    lost, doubled = len(set(seen) - set(recorded)), len(seen) - len(set(seen))
+    stage.claim(lost == doubled == 0, f"lost {lost}, doubled {doubled} of {len(seen)} tokens, counted from the log")
+    whole = "".join(text for _, text in recorded)
+    stage.claim(rest.end["text"] == whole, "the whole answer is what was there, and its continuation")
+    return rest
+
+
+def _kill_daemon(stage: Stage) -> None:
+    (health,) = stage.ask("status")
+    os.kill(health["pid"], signal.SIGKILL)
+    stage.typed(f"kill -9 {health['pid']}")
+    stage.run("start")
+
+
+# ── 3. AGENTS ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _agents(stage: Stage, counts: Counts) -> tuple[str, int]:
+    """The first agent's conversation, and the position after its first turn."""
+    stage.beat(3, "AGENTS", "two agents write a story by turns; one turn is cancelled")
+    for name in AGENTS:
+        stage.run("send", "agent:spawn", f"agent={name}", f"system={SYSTEM}")
+    first = _turn(stage, counts, AGENTS[0], OPENING)
+    then = int(stage.ask("status")[0]["head"])
+    second = _turn(stage, counts, AGENTS[1], first.text)
+    third = _cancelled_turn(stage, counts, AGENTS[0], second.text)
+    _turn(stage, counts, AGENTS[1], third.text)
+    return f"conversation/{first.end['conversation']}", then
+
+
+def _turn(stage: Stage, counts: Counts, agent: str, text: str) -> Told:
+    told = counts.add(stage.stream(*_message(agent, text, TURN_TOKENS)))
+    stage.claim(told.exit_code == 0 and told.text == told.end["text"], f"{agent} said {len(told.chunks)} tokens")
+    return told
+
+
+def _cancelled_turn(stage: Stage, counts: Counts, agent: str, text: str) -> Told:
+    def interrupt(process: subprocess.Popen[str]) -> None:
+        process.send_signal(signal.SIGINT)
+
+    told = counts.add(stage.stream(*_message(agent, text, 200), after=SEEN_BEFORE_THE_CANCEL, act=interrupt))
+    stage.claim(told.exit_code == 130 and told.end["finish_reason"] == "cancelled", f"{agent} was cancelled by Ctrl-C")
+    stage.claim(_is_soon_idle(stage), f"the model's process is idle within {IDLE_WITHIN:g} s")
+    (status,) = stage.ask("send", "completion:status", "run=last")
+    kept = status["completions"][0]
+    usage = kept["usage"]["output_tokens"]
+    is_kept = kept["text"].startswith(told.text) and usage > 0
+    stage.claim(is_kept, f"the text so far is kept, and its usage: {usage} tokens")
+    return told
+
+
+def _message(agent: str, text: str, max_tokens: int) -> tuple[str, ...]:
+    return ("send", "agent:send_message", f"agent={agent}", f"text={text}", f"max_tokens:={max_tokens}", "--stream")
+
+
+def _is_soon_idle(stage: Stage) -> bool:
+    pid = next(model["pid"] for model in stage.ask("model", "list") if model["provider"] == PROVIDER)
+    until = monotonic() + IDLE_WITHIN
+    while monotonic() < until:
+        if _busy_share(pid) < IDLE_SHARE:
+            return True
+    return False
+
+
+def _busy_share(pid: int) -> float:
+    """The share of one processor that a process takes, over a moment."""
+    before, began = _cpu_seconds(pid), monotonic()
+    sleep(_SAMPLE)
+    return (_cpu_seconds(pid) - before) / (monotonic() - began)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# ── 4. LOG ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _log(stage: Stage, conversation: str, then: int) -> None:
+    stage.beat(4, "LOG", "the causes of all that, and a conversation as it was")
+    stage.show("log", "--tree")
+    (was,) = stage.run("show", conversation, "--at", f"@{then}")
+    (now,) = stage.ask("show", conversation)
+    messages, more = (len(shown["state"]["messages"]) for shown in (was, now))
+    stage.claim(0 < messages < more, f"{conversation} had {messages} messages at @{then}; now it has {more}")
+
+
+def _recorded(stage: Stage, stream: str) -> list[Chunk]:
+    """The tokens of a stream, as the log holds them."""
+    chunks = stage.ask("log", "--stream", stream, "--kind", "chunk", "-n", "10000")
+    return [(f"{stream}@{event['version']}", event["data"]["text"]) for event in chunks]
+
+
+def _end(stage: Stage, counts: Counts, *, events: int, seconds: float) -> None:
+    rate = counts.timed_tokens / counts.seconds
+    found = {"events": events, "tokens": counts.tokens, "tokens_per_s": round(rate, 1), "seconds": round(seconds, 1)}
+    text = f"demo ok: {events} events, {counts.tokens} tokens, {rate:.0f} tokens/s, {seconds:.1f} s"
+    stage.ended({"demo": "ok"} | found, text)
+    stage.note("Try next:")
+    for line in NEXT:
+        stage.typed(line)
