@@ -8,9 +8,9 @@ from random import Random
 
 from ksi.testing.daemon_process import DaemonProcess
 from tests.daemon.audit import Books
+from tests.daemon.conftest import LEDGER
 from tests.daemon.load import under_load
 
-LEDGER = Path(__file__).with_name("ledger.py")
 START_SECONDS = 0.8
 """A start that is to be killed is killed within this time: about as long as it takes."""
 
