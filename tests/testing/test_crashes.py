@@ -14,7 +14,7 @@ from ksi.core.events import fact
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.plugin import AsyncPlugin
-from ksi.kernel.recovery import RERUNS_MAX
+from ksi.kernel.rerun import RERUNS_MAX
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.loop import VirtualClockLoop
 

@@ -118,6 +118,7 @@ class EventContext:
         """Ask for something without waiting: recorded in the same commit, started after it, also after a crash."""
         self._check("emit")
         envelope = self._execution.child(name, encode(data, fields), awaited=False)
+        self._execution.router.check_emit(envelope)
         if self.emits is None:
             self.emits = []
         self.emits.append(envelope)
@@ -127,12 +128,14 @@ class EventContext:
 
         A nested command commits by itself before it answers; if this handler fails later, that stays.
         """
-        self._check_open()
+        self.check_open()
+        if self._effects is not None:
+            await self._effects.record_times()
         return await self._execution.router.nested(self._execution, name, encode(data, fields), timeout)
 
     def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncGenerator[Any, None]:
         """Ask for a stream: its chunks, then ``End(answer)``. Closing the iterator cancels it."""
-        self._check_open()
+        self.check_open()
         return self._execution.router.nested_stream(self._execution, name, encode(data, fields))
 
     async def commit(self) -> None:
@@ -177,7 +180,7 @@ class EventContext:
 
     def now(self) -> datetime:
         """The time, recorded, so that a rerun sees the same."""
-        self._check_open()
+        self.check_open()
         return self.effects.now()
 
     @property
@@ -204,11 +207,11 @@ class EventContext:
         self.entries.append(entry)
 
     def _check(self, what: str) -> None:
-        self._check_open()
+        self.check_open()
         if self._execution.is_query:
             raise QueryWroteError(self._execution.envelope.name, what)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self.is_closed:
             raise ContextClosedError(self._execution.envelope.name)
 

@@ -128,8 +128,16 @@ class Effects:
         return name, digest, self._counts[name, digest]
 
     async def _begin(self, key: Key, raw: bytes) -> None:
-        data = {**self._facts(key), "request": msgspec.Raw(raw)}
-        await self._execution.written(Unit(origin=self._execution.envelope, entries=[_entry(REQUESTED, data)]))
+        entries = take_entries(self._context, EFFECTS)
+        entries.append(_entry(REQUESTED, {**self._facts(key), "request": msgspec.Raw(raw)}))
+        await self._execution.written(Unit(origin=self._execution.envelope, entries=entries))
+        self._context.check_open()
+
+    async def record_times(self) -> None:
+        """Put on disk what :meth:`now` gave: what follows may be made of it, and a rerun must make the same."""
+        entries = take_entries(self._context, EFFECTS)
+        if entries:
+            await self._execution.written(Unit(origin=self._execution.envelope, entries=entries))
 
     async def _end(self, key: Key, *, value: bytes = b"null", error: KSIError | None = None) -> None:
         entry = _entry(COMPLETED, self._result(key, value, error))
@@ -148,6 +156,14 @@ class Effects:
     def _facts(self, key: Key) -> dict[str, Any]:
         envelope = self._execution.envelope
         return {"effect": key[0], "path": envelope.path or envelope.name, "hash": key[1], "n": key[2]}
+
+
+def take_entries(context: EventContext, stream: str) -> list[Entry]:
+    """Of what ``context`` has buffered, the entries of ``stream``, taken out."""
+    taken = [entry for entry in context.entries or () if entry.stream == stream]
+    if taken:
+        context.entries = [entry for entry in context.entries or () if entry.stream != stream]
+    return taken
 
 
 def _entry(name: str, data: Mapping[str, Any]) -> Entry:

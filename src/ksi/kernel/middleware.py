@@ -6,7 +6,7 @@ at what came out, after the answer has gone. An onion, ``async def (envelope, ca
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -51,8 +51,9 @@ class Middleware(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stack(msgspec.Struct, frozen=True):
-    """All that concerns one event."""
+    """All that concerns one event. ``identity`` runs before ``permission``, the others after it."""
 
+    identity: tuple[Check, ...]
     door: tuple[Check, ...]
     inner: tuple[Check, ...]
     permission: Check | None
@@ -87,12 +88,12 @@ class EventMiddleware:
         """What concerns this event."""
         pieces = self.pieces_for(spec)
         checks = [(piece, check) for piece in pieces if piece.bind and (check := piece.bind(spec)) is not None]
-        permission = next((check for piece, check in checks if piece.stage == "permission"), None)
-        others = [(piece, check) for piece, check in checks if piece.stage != "permission"]
+        others = [(piece, check) for piece, check in checks if piece.stage not in ("identity", "permission")]
         return Stack(
+            identity=tuple(check for piece, check in checks if piece.stage == "identity"),
             door=tuple(check for _, check in others),
             inner=tuple(check for piece, check in others if not piece.door_only),
-            permission=permission,
+            permission=all_of([check for piece, check in checks if piece.stage == "permission"]),
             after=tuple(piece.after for piece in pieces if piece.after is not None),
             onions=tuple(piece.around for piece in pieces if piece.around is not None),
         )
@@ -108,6 +109,13 @@ class EventPipeline:
         """Names of the middleware at each stage, in the order in which it runs."""
         pieces = self._middleware.pieces_for(spec)
         return {stage: [piece.name for piece in pieces if piece.stage == stage] for stage in STAGES}
+
+
+def all_of(checks: Sequence[Check]) -> Check | None:
+    """One permission out of several, all of which must allow; its rule names theirs."""
+    if len(checks) < 2:
+        return next(iter(checks), None)
+    return lambda envelope, session: " & ".join(filter(None, [check(envelope, session) for check in checks]))
 
 
 def wrap(onions: tuple[Onion, ...], handler: Next) -> Next:

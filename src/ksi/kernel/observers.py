@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ksi.core import ids
 from ksi.core.context import current
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError
+from ksi.core.errors import CheckpointConflictError, KSIError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.patterns import expand
 from ksi.kernel.reaction import Reaction
@@ -78,6 +78,8 @@ class Observers:
             try:
                 await self._once(handler, event)
                 return
+            except CheckpointConflictError:
+                return  # another generation of it was faster
             except Exception as error:  # noqa: BLE001  # the door of a supervised task
                 _log.error(
                     "observer %s: @%d, attempt %d of %d", handler.where, event.position, attempt, attempts,

@@ -11,6 +11,7 @@ from ksi.core.ports import Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Session
 from ksi.kernel.execution import Execution
+from ksi.kernel.rerun import History
 from ksi.kernel.writing import gather
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Reaction(Execution):
         session = Session(principal=envelope.principal, source=envelope.source)
         row: Any = ObserverRow(owner)
         super().__init__(router, row, envelope, session, None, lambda *_: None, None)
-        self.opened = self.is_rerun = True
+        self.recover(History())
         self.context = EventContext(self)
 
     def child(self, name: str, raw: bytes, *, awaited: bool) -> EventEnvelope:

@@ -15,6 +15,8 @@ from ksi.kernel.door import Done, Session
 from ksi.kernel.reads import Reads, RecordingReader
 
 if TYPE_CHECKING:
+    from ksi.kernel.execution import Joined
+    from ksi.kernel.rerun import History
     from ksi.kernel.router import Router
     from ksi.kernel.table import Row
 
@@ -33,16 +35,15 @@ class Request:
     """The handler has really ended."""
     opened = False
     """Its own row is on disk, or on its way there."""
-    is_rerun = False
+    history: History | None = None
+    """Of a rerun: what the log tells of its earlier life."""
     ordinal = 1
     """Of the next event written in its name."""
-    skip = 0
-    """Facts of a rerun that are on disk already."""
     held = 0
     """Locks that it holds, of :attr:`locks`."""
     locks: Sequence[tuple[str, int]] = ()
     contexts: Sequence[EventContext] = ()
-    joined: list[tuple[Done, Any]] | None = None
+    joined: Sequence[Joined] = ()
     given: tuple[bytes | None, KSIError | None] = (None, None)
     """The answer, once it is known."""
     reads: Reads | None = None
@@ -85,6 +86,11 @@ class Request:
     @property
     def is_recorded(self) -> bool:
         return self.row.is_recorded
+
+    @property
+    def is_rerun(self) -> bool:
+        """Whether what it requests may be in the log already."""
+        return self.history is not None
 
     def matches(self, known: Known | EventEnvelope) -> bool:
         """Whether ``known`` asks for the same."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from ksi.core import canonical, ids
-from ksi.core.errors import InvalidFrameError, KSIError, NotFoundError, from_wire
+from ksi.core.errors import InternalError, InvalidFrameError, KSIError, NotFoundError, from_wire
 from ksi.core.events import RecordedEvent
 from ksi.core.ports import Known, Outcome
 from ksi.kernel.door import Session, Sink
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ksi.kernel.router import Router
 
 PAGE = 64
+_log = logging.getLogger("ksi.kernel")
 
 
 class LiveStreams:
@@ -76,6 +78,9 @@ class Resumed:
             raw, error = ended(await self._follow(stream, version, known))
         except KSIError as refused:
             raw, error = None, refused
+        except Exception as raised:  # noqa: BLE001  # the door of a task that nobody awaits
+            _log.exception("reading %s failed", self._address)
+            raw, error = None, InternalError(f"reading {self._address!r}", str(raised))
         self._sink.end(raw, error)
 
     async def _follow(self, stream: str, version: int, known: Known) -> Outcome:
@@ -96,15 +101,14 @@ class Resumed:
 
     async def _deliver(self, stream: str, version: int) -> tuple[int, bool]:
         """Deliver as many chunks as there is credit for; the last version looked at, and whether that was all."""
-        limit = min(self._credit, PAGE)
-        if limit <= 0:
-            return version, False
         seen = 0
-        async for event in self._router.journal.read_stream(stream, from_version=version + 1, limit=limit):
+        async for event in self._router.journal.read_stream(stream, from_version=version + 1, limit=PAGE):
+            if event.kind == "chunk" and self._credit <= 0:
+                return version, False
             seen += 1
             version = event.version
             self._pass_on(event)
-        return version, seen < limit
+        return version, seen < PAGE
 
     def _pass_on(self, event: RecordedEvent) -> None:
         if event.kind == "chunk":

@@ -6,9 +6,8 @@ import asyncio
 import contextvars
 import difflib
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
-from typing import Any
-from uuid import UUID
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,28 +15,29 @@ from ksi.core import canonical, ids
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope, min_deadline
 from ksi.core.errors import (
-    InterruptedRunError,
     KSIError,
+    NoHandlerError,
     NotFoundError,
-    OutcomeUnknownError,
     PermissionDeniedError,
     QueryWroteError,
     ShuttingDownError,
     UnknownEventError,
     UnsupportedError,
 )
-from ksi.core.events import Filter, Query
-from ksi.core.ports import Journal, Known, Outcome, Unit
+from ksi.core.ports import Committed, Journal, Known, Outcome, Unit
 from ksi.core.threads import Threads, settle
 from ksi.kernel.context import EventContext
 from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
-from ksi.kernel.effects import Effects, Recorded
-from ksi.kernel.execution import Execution
+from ksi.kernel.effects import Effects
+from ksi.kernel.execution import Execution, deliver
 from ksi.kernel.keys import Keys
+from ksi.kernel.middleware import Parked
 from ksi.kernel.nested import Inbox
+from ksi.kernel.parking import Parking
 from ksi.kernel.request import conflicting
-from ksi.kernel.resume import LiveStreams, Resumed, ended, request_of
+from ksi.kernel.rerun import History, end_without_run, history_of
+from ksi.kernel.resume import LiveStreams, Resumed, request_of
 from ksi.kernel.services import ServiceRegistry
 from ksi.kernel.streaming import UNLIMITED, EndOnly, Streaming
 from ksi.kernel.table import AsyncQuery, Row
@@ -52,6 +52,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     stall_timeout: float = 60.0
     drain_timeout: float = 10.0
+
+
+class Admitted(NamedTuple):
+    """What the checks and the decoder made of a request."""
+
+    payload: Any
+    locks: Sequence[tuple[str, int]]
+    parked: Parked | None
 
 
 class Router:
@@ -73,7 +81,8 @@ class Router:
         self.running: dict[bytes, Execution] = {}
         self.queries: set[AsyncQuery] = set()
         self.readers: set[asyncio.Task[None]] = set()
-        self.recorded_effects: dict[bytes, Recorded] = {}
+        self.under_way: set[Execution] = set()
+        self.parking = Parking(self)
         self.is_draining = False
         self._denials = Denials(self)
         self._base = contextvars.copy_context()
@@ -94,52 +103,60 @@ class Router:
                 raise self.unknown(envelope.name)
             if not row.is_recorded:
                 raise UnsupportedError(f"{row.name!r} is not recorded: there is nothing to go on without you")
-            self._check(row, envelope, session, is_nested=False)
-            row.payload(envelope)
+            admitted = self._admitted(row, envelope, session, is_nested=False)
         except KSIError as error:
-            self.refuse(error, envelope, session, done, token)
+            self.refuse(error, envelope, done, token)
             return
-        self.loop.create_task(self._accept(envelope, session, done, token), context=self.fresh_context())
+        running = self._same(row, envelope)
+        if running is None:
+            execution = self._execution(row, envelope, session, admitted, ignore, None, None)
+            self._start(self._accepted(execution, admitted.parked, done, token), execution)
+        elif running.matches(envelope):
+            done(token, self._receipt(envelope), None)
+        else:
+            done(token, None, conflicting(envelope))
 
-    async def _accept(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
-        known = await self._find(envelope.event_id)
-        if known is not None:
-            same = Execution.matches(self._shell(envelope, session), known)
-            done(token, *((self._receipt(envelope), None) if same else (None, conflicting(envelope))))
+    async def _accepted(self, execution: Execution, parked: Parked | None, done: Done, token: Any) -> None:
+        try:
+            known = await self.journal.find(execution.envelope.event_id)
+            if known is not None and not execution.matches(known):
+                raise conflicting(execution.envelope)
+            if known is None:
+                await execution.written(Unit(origin=execution.envelope))
+        except Exception as raised:  # noqa: BLE001  # the door of a task that nobody awaits
+            execution.settle(None, error := execution.row.explain(raised))
+            done(token, None, error)
             return
-
-        def opened(committed: Any, error: KSIError | None) -> None:
-            done(token, None if error else self._receipt(envelope), error)
-            if error is None:
-                self.start_recorded(envelope, session)
-
-        self.journal.write(Unit(origin=envelope, request=True), opened)
+        done(token, self._receipt(execution.envelope), None)
+        await self._begin_or_replay(execution, parked, known)
 
     def open_stream(self, envelope: EventEnvelope, session: Session, sink: Sink, credit: int) -> StreamCall:
         row = self.table.get(envelope.name)
         if row is not None and row.is_stream and row.handlers:
-            return self._open_stream(row, envelope, session, sink, credit)
+            return self._open_stream(row, envelope, session, sink, credit, None)
         ending = EndingCall(sink)
         ending.call = self.dispatch(envelope, session, ending.done, None)
         return ending
 
-    def _open_stream(self, row: Row, envelope: EventEnvelope, session: Session, sink: Sink, credit: int) -> StreamCall:
+    def _open_stream(
+        self, row: Row, envelope: EventEnvelope, session: Session, sink: Sink, credit: int, parent: Execution | None
+    ) -> StreamCall:
         is_explicit = envelope.id is not None
         try:
-            self._check(row, envelope, session, is_nested=False)
-            payload = row.payload(envelope)
+            admitted = self._admitted(row, envelope, session, is_nested=parent is not None)
         except KSIError as error:
             ending = EndingCall(sink)
-            self.refuse(error, envelope, session, ending.done, None)
+            row.refuse(error, envelope, ending.done, None)
             return ending
-        streaming = Streaming(self, row, envelope, session, payload, sink, credit)
-        running = self.running.get(envelope.event_id) if is_explicit else None
+        running = self._same(row, envelope)
         if running is not None:
             if running.matches(envelope):
                 return self.resume(f"{row.category}/{ids.text(envelope.event_id)}@0", session, sink, credit)
             sink.end(None, conflicting(envelope))
             return EndingCall(sink)
-        self._start(streaming, looks_first=is_explicit and row.is_recorded)
+        streaming = Streaming(self, row, envelope, session, admitted.payload, sink, credit, parent)
+        streaming.locks = admitted.locks
+        self._look_and_start(streaming, admitted.parked, is_explicit=is_explicit)
         return streaming
 
     def resume(self, address: str, session: Session, sink: Sink, credit: int) -> StreamCall:
@@ -156,127 +173,210 @@ class Router:
 
     def _admit(
         self, row: Row, envelope: EventEnvelope, session: Session, done: Done, token: Any, parent: Execution | None
-    ) -> Execution | None:
+    ) -> Call | None:
         is_explicit = envelope.id is not None
         try:
-            self._check(row, envelope, session, is_nested=parent is not None)
-            payload = row.payload(envelope)
-            locks = row.locks(payload)
+            admitted = self._admitted(row, envelope, session, is_nested=parent is not None)
         except KSIError as error:
-            self.refuse(error, envelope, session, done, token)
+            row.refuse(error, envelope, done, token)
             return None
-        running = self.running.get(envelope.id) if is_explicit and row.is_recorded else None  # type: ignore[arg-type]  # explicit
+        running = self._same(row, envelope)
         if running is not None:
-            self._join(running, envelope, done, token)
-            return None
-        execution = self._execution(row, envelope, session, payload, done, token, parent)
-        execution.locks = locks
+            return self._join(running, envelope, done, token)
+        execution = self._execution(row, envelope, session, admitted, done, token, parent)
         if envelope.cause is not None and parent is None:
             execution.above = self.running.get(envelope.cause)
-        looks_first = row.is_recorded and is_explicit and (parent is None or parent.is_rerun)
-        self._start(execution, looks_first=looks_first)
+        self._look_and_start(execution, admitted.parked, is_explicit=is_explicit)
         return execution
 
-    def _check(self, row: Row, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> None:
+    def _admitted(self, row: Row, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> Admitted:
+        """Permission, admission, decoding. Raises only KSIErrors."""
         if self.is_draining and not is_nested and (row.is_recorded or row.is_stream):
             raise ShuttingDownError
-        row.check(envelope, session, is_nested=is_nested)
+        if not row.handlers:
+            raise NoHandlerError(row.name)
+        try:
+            parked = row.check(envelope, session, is_nested=is_nested)
+            payload = row.payload(envelope)
+        except Exception as raised:  # noqa: BLE001  # the router's door: checks and validators are plugins' code
+            raise row.explain(raised) from None
+        return Admitted(payload, row.locks(payload), parked)
 
     def _execution(
-        self, row: Row, envelope: EventEnvelope, session: Session, payload: Any, done: Done, token: Any,
+        self, row: Row, envelope: EventEnvelope, session: Session, admitted: Admitted, done: Done, token: Any,
         parent: Execution | None,
     ) -> Execution:  # fmt: skip
-        if row.is_stream:
-            return Streaming(self, row, envelope, session, payload, EndOnly(done, token), UNLIMITED, parent)
-        return Execution(self, row, envelope, session, payload, done, token, parent)
+        execution = (
+            Streaming(self, row, envelope, session, admitted.payload, EndOnly(done, token), UNLIMITED, parent)
+            if row.is_stream
+            else Execution(self, row, envelope, session, admitted.payload, done, token, parent)
+        )
+        execution.locks = admitted.locks
+        return execution
 
-    def _start(self, execution: Execution, *, looks_first: bool) -> None:
-        if not looks_first:
-            execution.start()
-            return
-        self.running[execution.envelope.event_id] = execution
-        self.loop.create_task(self._start_unless_known(execution), context=self.fresh_context())
+    def _same(self, row: Row, envelope: EventEnvelope) -> Execution | None:
+        """The request with this id that is under way, or parked. Queries take their id as a cause only."""
+        if envelope.id is None or not row.is_recorded:
+            return None
+        return self.running.get(envelope.id) or self.parking.get(envelope.id)
 
-    async def _start_unless_known(self, execution: Execution) -> None:
-        """A request that came with an id of its own may have been here before."""
-        try:
-            known = await self._find(execution.envelope.event_id)
-        except KSIError as error:
-            execution.settle(None, error)
-            return
-        if known is None:
-            execution.start()
-        elif not execution.matches(known):
-            execution.settle(None, conflicting(execution.envelope))
-        elif known.outcome is not None:
-            execution.settle(*ended(known.outcome))
-        elif execution.row.declaration.on_crash == "interrupted":
-            self.close_request(known.request, interrupted := InterruptedRunError(known.request.name))
-            execution.settle(None, interrupted)
-        elif execution.parent is not None:
-            await self.prepare_rerun(execution, known)
-            execution.start()
-        else:
-            execution.settle(None, OutcomeUnknownError(f"request {ids.text(known.request.event_id)}"))
-
-    def _join(self, running: Execution, envelope: EventEnvelope, done: Done, token: Any) -> None:
+    def _join(self, running: Execution, envelope: EventEnvelope, done: Done, token: Any) -> Call | None:
         if running.matches(envelope):
-            running.join(done, token)
-        else:
-            done(token, None, conflicting(envelope))
+            return running.join(done, token)
+        done(token, None, conflicting(envelope))
+        return None
 
-    def refuse(self, error: KSIError, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
+    def _look_and_start(self, execution: Execution, parked: Parked | None, *, is_explicit: bool) -> None:
+        """A request that came with an id of its own may have been here before."""
+        parent = execution.parent
+        if execution.is_recorded and is_explicit and (parent is None or parent.is_rerun):
+            self._start(self._start_unless_known(execution, parked), execution)
+        else:
+            self.enter(execution)
+            self._begin(execution, parked)
+
+    def _start(self, starting: Coroutine[Any, Any, None], execution: Execution) -> None:
+        self.enter(execution)
+        task = self.loop.create_task(starting, context=self.fresh_context())
+        self.readers.add(task)
+        task.add_done_callback(self.readers.discard)
+
+    async def _start_unless_known(self, execution: Execution, parked: Parked | None) -> None:
+        try:
+            known = await self.journal.find(execution.envelope.event_id)
+            if known is not None and not execution.matches(known):
+                raise conflicting(execution.envelope)
+            await self._begin_or_replay(execution, parked, known)
+        except Exception as raised:  # noqa: BLE001  # the door of a task that nobody awaits
+            execution.settle(None, execution.row.explain(raised))
+
+    async def _begin_or_replay(self, execution: Execution, parked: Parked | None, known: Known | None) -> None:
+        if known is None:
+            self._begin(execution, parked)
+        elif known.outcome is not None:
+            execution.replay(known.outcome)
+        else:
+            await self._run_again(execution, known)
+
+    async def _run_again(self, execution: Execution, known: Known) -> None:
+        """It is open in the log, and nobody is at it."""
+        history = await history_of(self.journal, known.request.event_id)
+        execution.recover(history)
+        if execution.answered:
+            return
+        if history.is_parked:
+            self.leave(execution)
+            self.parking.keep(execution)
+        elif (end := end_without_run(execution.row, known.request, history)) is not None:
+            execution.failed(end)
+        else:
+            execution.start()
+
+    def _begin(self, execution: Execution, parked: Parked | None) -> None:
+        if parked is None:
+            execution.start()
+            return
+        self.leave(execution)
+        self.parking.park(execution, parked.reason)
+
+    def refuse(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
         """Answer with an error from before the handler began. A denial is on disk before its answer."""
         if isinstance(error, PermissionDeniedError):
-            self._denials.record(envelope, error, lambda denied: done(token, None, denied))
+            self._denials.record(envelope, error, lambda denied: deliver(done, token, None, denied))
         else:
             done(token, None, error)
 
-    # ── recorded requests: emits, accepted ones, reruns ──────────────────────────────────────────────────────────────
-    def start_recorded(self, envelope: EventEnvelope, session: Session) -> None:
-        """Run a request that is on disk already; nobody waits for its answer, but ``session`` may be pushed to."""
-        row = self.table.get(envelope.name)
-        try:
-            if row is None:
-                raise self.unknown(envelope.name)
-            execution = self.recorded_execution(row, envelope, session, ignore)
-        except KSIError as error:
-            self.close_request(envelope, error)
-            return
-        execution.opened = True
-        execution.start()
+    # ── recorded requests: emits, reruns, parked ones ────────────────────────────────────────────────────────────────
+    def check_emit(self, envelope: EventEnvelope) -> None:
+        """Bring the payload into its canonical form. Raises what makes the request impossible."""
+        self._recorded_row(envelope.name).payload(envelope)
 
-    def recorded_execution(self, row: Row, envelope: EventEnvelope, session: Session, done: Done) -> Execution:
-        """Raises what its checks and its payload's decoder raise."""
-        row.check(envelope, session, is_nested=True)
-        execution = self._execution(row, envelope, session, row.payload(envelope), done, None, None)
-        execution.locks = row.locks(execution.payload)
+    def start_recorded(self, envelope: EventEnvelope, session: Session) -> None:
+        """Run a request that is on disk already; nobody waits for its answer, but ``session`` may be pushed to.
+
+        A daemon that stops leaves it to the next start.
+        """
+        if self.is_draining:
+            return
+        try:
+            execution, parked = self._recorded_execution(envelope, session)
+        except KSIError as error:
+            self.refuse(error, envelope, self._close_refused, envelope)
+            return
+        self.enter(execution)
+        self._begin(execution, parked)
+
+    async def resume_parked(self, event_id: bytes) -> None:
+        """Run a parked request, once. Raises NotFoundError where none is parked."""
+        await self.parking.resume(event_id)
+
+    async def cancel_parked(self, event_id: bytes, error: KSIError) -> None:
+        """End a parked request with ``error``. Raises NotFoundError where none is parked."""
+        await self.parking.cancel(event_id, error)
+
+    def known_execution(self, known: Known, history: History) -> Execution:
+        """A request of an earlier life, ready to run again. Raises what its checks and its payload's decoder raise."""
+        request = known.request
+        session = Session(principal=request.principal, source=request.source)
+        execution, _ = self._recorded_execution(request, session)
+        execution.recover(history)
         return execution
 
-    async def write(self, unit: Unit) -> None:
+    def run(self, execution: Execution) -> None:
+        """Start what :meth:`known_execution` gave."""
+        self.enter(execution)
+        execution.start()
+
+    def run_parked(self, execution: Execution) -> None:
+        """Start what was parked: checked again, in the code of today, but not parked again."""
+        envelope = execution.envelope
+        try:
+            row = self.table.get(envelope.name)
+            if row is None:
+                raise self.unknown(envelope.name)
+            admitted = self._admitted(row, envelope, execution.session, is_nested=True)
+        except KSIError as error:
+            execution.give_up(error)
+            return
+        execution.renew(row, admitted.payload, admitted.locks)
+        self.run(execution)
+
+    def _recorded_execution(self, envelope: EventEnvelope, session: Session) -> tuple[Execution, Parked | None]:
+        row = self._recorded_row(envelope.name)
+        admitted = self._admitted(row, envelope, session, is_nested=True)
+        execution = self._execution(row, envelope, session, admitted, ignore, None, None)
+        execution.opened = True
+        return execution, admitted.parked
+
+    def _recorded_row(self, name: str) -> Row:
+        row = self.table.get(name)
+        if row is None:
+            raise self.unknown(name)
+        if not row.is_recorded:
+            raise UnsupportedError(f"{name!r} is not recorded: it can not be emitted, request it")
+        return row
+
+    async def write(self, unit: Unit) -> Committed:
         """Commit ``unit`` and wait for it. Raises what the journal says."""
-        future: asyncio.Future[None] = self.loop.create_future()
-        self.journal.write(unit, lambda committed, error: settle(future, None, error))
-        await future
+        future: asyncio.Future[Committed] = self.loop.create_future()
+        self.journal.write(unit, lambda committed, error: settle(future, committed, error))
+        return await future
 
     def close_request(self, envelope: EventEnvelope, error: KSIError) -> None:
         """Give a recorded request its end without running it."""
         unit = Unit(origin=envelope, outcome=Outcome(False, error_json(error)))
-        self.journal.write(unit, lambda committed, refused: None)
+        self.journal.write(unit, lambda committed, refused: self._closed(envelope, refused))
 
-    async def prepare_rerun(self, execution: Execution, known: Known) -> None:
-        """Load what ``execution`` had recorded before the crash, to be served to it."""
-        recorded = Recorded()
-        facts = 0
-        async for event in self.journal.read_all(caused_by(known.request.event_id)):
-            if event.stream == "$effects":
-                recorded.note(event.name, event.data)
-            elif event.kind == "request":
-                recorded.requested.add(event.event_id.bytes)
-            elif event.kind == "fact" and event.stream != "$recovery":
-                facts += 1
-        self.recorded_effects[known.request.event_id] = recorded
-        execution.recover(facts=facts)
+    def _close_refused(self, envelope: EventEnvelope, raw: bytes | None, error: KSIError | None) -> None:
+        assert error is not None
+        self.close_request(envelope, error)
+
+    def _closed(self, envelope: EventEnvelope, refused: KSIError | None) -> None:
+        if refused is not None:
+            _log.error("%s could not be closed: %s", envelope.name, refused)
+        row = self.table.get(envelope.name)
+        if row is not None and row.is_stream:
+            self.streams.ended(f"{row.category}/{ids.text(envelope.event_id)}")
 
     # ── nested ───────────────────────────────────────────────────────────────────────────────────────────────────────
     async def nested(self, parent: Execution, name: str, raw: bytes, timeout: float | None) -> Any:
@@ -296,10 +396,8 @@ class Router:
         row, envelope = self._nested_row(parent, name, raw, None)
         if not row.is_stream:
             raise UnsupportedError(f"{name!r} does not stream: request it")
-        self._check(row, envelope, parent.session, is_nested=True)
         inbox = Inbox()
-        streaming = Streaming(self, row, envelope, parent.session, row.payload(envelope), inbox, inbox.size, parent)
-        self._start(streaming, looks_first=parent.is_rerun)
+        streaming = self._open_stream(row, envelope, parent.session, inbox, inbox.size, parent)
         try:
             async for item in inbox.read(streaming.grant):
                 yield item
@@ -355,7 +453,8 @@ class Router:
         return UnknownEventError(name, suggestions=difflib.get_close_matches(name, self.table, n=3))
 
     def effects_of(self, execution: Execution, context: EventContext) -> Effects:
-        return Effects(execution, context, self.recorded_effects.get(execution.envelope.event_id))
+        history = execution.history
+        return Effects(execution, context, None if history is None else history.recorded)
 
     def fresh_context(self) -> contextvars.Context:
         """A copy of the context from before the first connection: nothing leaks from one request to another."""
@@ -368,9 +467,6 @@ class Router:
     def log_failure(self, row: Row, raised: BaseException | None) -> None:
         _log.error("%s: handler of %s failed", row.owner, row.name, exc_info=raised)
 
-    def _shell(self, envelope: EventEnvelope, session: Session) -> Execution:
-        return Execution(self, self.table[envelope.name], envelope, session, None, ignore, None)
-
     @staticmethod
     def _receipt(envelope: EventEnvelope) -> bytes:
         return canonical.encode({"event_id": ids.text(envelope.event_id), "correlation_id": envelope.correlation_id})
@@ -378,12 +474,14 @@ class Router:
     # ── under way ────────────────────────────────────────────────────────────────────────────────────────────────────
     def enter(self, execution: Execution) -> None:
         self.running[execution.envelope.event_id] = execution
+        self.under_way.add(execution)
 
     def leave(self, execution: Execution) -> None:
         event_id = execution.envelope.event_id
         if self.running.get(event_id) is execution:
             del self.running[event_id]
-        self.recorded_effects.pop(event_id, None)
+        self.under_way.discard(execution)
+        self.parking.left(execution)
         self._ended(execution.row)
 
     def query_ended(self, query: AsyncQuery) -> None:
@@ -393,7 +491,7 @@ class Router:
 
     def is_busy(self, rows: Collection[Row]) -> bool:
         """Whether a request of one of ``rows`` is under way."""
-        calls: list[Execution | AsyncQuery] = [*self.running.values(), *self.queries]
+        calls: list[Execution | AsyncQuery] = [*self.under_way, *self.queries]
         return any(call.row in rows for call in calls)
 
     def _ended(self, row: Row) -> None:
@@ -402,22 +500,22 @@ class Router:
         self._look_idle()
 
     def _look_idle(self) -> None:
-        if self._idle is not None and not self.running and not self.queries:
+        if self._idle is not None and not self.under_way and not self.queries:
             self._idle.set()
 
     async def drain(self, seconds: float) -> None:
         """Refuse what is new, let what runs end for ``seconds``, then cancel it and wait for its outcomes."""
         self.is_draining = True
-        for execution in list(self.running.values()):
+        for execution in list(self.under_way):
             if isinstance(execution, Streaming) and not execution.is_recorded:
                 execution.shut_down()
         if await self._wait_idle(seconds):
             return
-        calls: list[Call] = [*self.running.values(), *self.queries]
+        calls: list[Call] = [*self.under_way, *self.queries]
         for call in calls:
             call.cancel()
         if not await self._wait_idle(CANCEL_PATIENCE):
-            _log.warning("left running: %s", sorted({execution.row.name for execution in self.running.values()}))
+            _log.warning("left running: %s", sorted({execution.row.name for execution in self.under_way}))
 
     async def _wait_idle(self, seconds: float) -> bool:
         self._idle = asyncio.Event()
@@ -471,8 +569,3 @@ def _settle(future: asyncio.Future[bytes], raw: bytes | None, error: KSIError | 
         future.set_exception(error)
     else:
         future.set_result(raw or b"null")
-
-
-def caused_by(event_id: bytes) -> Query:
-    """Query for all that was recorded in the name of a request."""
-    return (Filter(causation_id=UUID(bytes=event_id), kinds=("fact", "request", "outcome")),)

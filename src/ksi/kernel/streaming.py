@@ -7,15 +7,14 @@ work. All chunks of one loop turn are one commit; after it they are delivered wi
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from ksi.core import ids
 from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, ShuttingDownError, StreamStalledError
-from ksi.core.ports import Committed, Entry, Unit
+from ksi.core.ports import Committed, Entry, Outcome, Unit
 from ksi.kernel.declare import Addressed, End, Gap
-from ksi.kernel.door import Done, Session, Sink
+from ksi.kernel.door import Done, Session, Sink, StreamCall
 from ksi.kernel.execution import Execution
 from ksi.kernel.writing import gather
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from ksi.kernel.table import Row
 
 UNLIMITED = 1 << 62
+UNWRITTEN_MAX = 256
+"""Chunks of one stream that may be on their way to the disk, or given in one loop turn where it is not recorded."""
 
 
 class EndOnly:
@@ -56,22 +57,34 @@ class Streaming(Execution):
         credit: int,
         parent: Execution | None = None,
     ) -> None:
-        super().__init__(router, row, envelope, session, payload, self._end, None, parent)
+        super().__init__(router, row, envelope, session, payload, self._tell_end, None, parent)
         self._sink: Sink | None = sink
         self._credit = credit
-        self._pending: deque[bytes] = deque()
+        self._pending: list[bytes] = []
+        self._unwritten = 0
         self._flush_due = False
+        self._broken: KSIError | None = None
         self._wakeup: asyncio.Future[None] | None = None
+        self._reader: StreamCall | None = None
         self.stream = f"{row.category}/{ids.text(envelope.event_id)}" if row.is_recorded else ""
 
     # ── the reader ───────────────────────────────────────────────────────────────────────────────────────────────────
     def grant(self, credit: int) -> None:
+        if self._reader is not None:
+            self._reader.grant(credit)
         self._credit += credit
         self._wake()
 
+    def cancel(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+        super().cancel()
+
     def disconnected(self) -> None:
         self._sink = None
-        if self.row.declaration.on_disconnect == "detach":
+        if self._reader is not None:
+            self._reader.disconnected()
+        elif self.row.declaration.on_disconnect == "detach":
             self.grant(UNLIMITED)
         else:
             self.cancel()
@@ -79,9 +92,17 @@ class Streaming(Execution):
     def shut_down(self) -> None:
         """End a stream that shows what is recorded elsewhere: it would never end, and its reader can go on later."""
         if not self.answered:
-            self._give_up(ShuttingDownError())
+            self.give_up(ShuttingDownError())
 
-    def _end(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
+    def replay(self, outcome: Outcome) -> None:
+        """Its reader is shown the chunks that the log holds, then the end."""
+        sink = self._sink
+        if sink is not None and not isinstance(sink, EndOnly) and self.is_recorded:
+            self._sink = None
+            self._reader = self.router.resume(f"{self.stream}@0", self.session, sink, self._credit)
+        super().replay(outcome)
+
+    def _tell_end(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
         if self._sink is not None:
             self._sink.end(raw, error)
         self.router.streams.ended(self.stream)
@@ -101,49 +122,62 @@ class Streaming(Execution):
                 end = self._take(chunk, end)
                 if self.cancelled:
                     break
-                if end is None and self._credit <= 0:
-                    end = await self._wait_for_credit(chunks)
+                if end is None and self._must_wait():
+                    end = await self._wait(chunks)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # the router's door
             error = self.row.explain(raised)
         finally:
             await self._close(chunks)
-        self._pumped(end, error, context)
+        self._pumped(end, self._broken or error, context)
 
     def _take(self, chunk: Any, end: bytes | None) -> bytes | None:
         """Put a chunk on its way; the answer is the end value once it came."""
+        if self._broken is not None:
+            raise self._broken
         if end is not None:
             raise InvalidResponseError(self.row.name, "a chunk after the End")
         match chunk:
             case End(answer):
                 return self.row.encode_answer(answer) if self.row.spec.answer.hint is not None else b"{}"
             case Addressed(at, data) if not self.is_recorded:
-                self._credit -= 1
-                self._deliver(at, self.row.encode_chunk(data))
+                self._put(self.row.encode_chunk(data), at)
             case Gap(info) if not self.is_recorded:
                 if self._sink is not None:
                     self._sink.gap(info)
             case _:
-                self._credit -= 1
                 self._put(self.row.encode_chunk(chunk))
         return None
 
-    async def _wait_for_credit(self, chunks: AsyncGenerator[Any, None]) -> bytes | None:
-        """Sleep until the reader wants more. One that never does is cancelled, or left behind, with an end frame.
+    def _must_wait(self) -> bool:
+        """For the reader's credit, or for the disk: a generator that never waits would fill the memory."""
+        return self._credit <= 0 or self._unwritten >= UNWRITTEN_MAX
+
+    async def _wait(self, chunks: AsyncGenerator[Any, None]) -> bytes | None:
+        """Sleep until the next chunk is wanted. One that never is is cancelled, or left behind, with an end frame.
 
         Cancelled here, the handler is told where it stands, so that it can still yield what it has.
         """
-        self._wakeup = self.router.loop.create_future()
         stalled = self.router.loop.call_later(self.router.limits.stall_timeout, self._stalled)
         try:
-            await self._wakeup
+            while self._must_wait():
+                self._wakeup = self.router.loop.create_future()
+                await self._wakeup
             return None
         except asyncio.CancelledError as cancelled:
-            return self._take(await chunks.athrow(cancelled), None)
+            return await self._interrupt(chunks, cancelled)
         finally:
             stalled.cancel()
             self._wakeup = None
 
+    async def _interrupt(self, chunks: AsyncGenerator[Any, None], cancelled: asyncio.CancelledError) -> bytes | None:
+        try:
+            return self._take(await chunks.athrow(cancelled), None)
+        except StopAsyncIteration:
+            return None
+
     def _stalled(self) -> None:
+        if self._credit > 0:
+            return  # the disk is slow, not the reader
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.end(None, StreamStalledError(seconds=self.router.limits.stall_timeout))
@@ -177,20 +211,26 @@ class Streaming(Execution):
         return unit
 
     def _closed(self, committed: Committed | None, refused: KSIError | None) -> None:
-        chunks, self._pending = list(self._pending), deque()
+        chunks, self._pending = self._pending, []
         if committed is not None:
             self._deliver_all(chunks, committed)
         super()._closed(committed, refused)
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    def _put(self, raw: bytes) -> None:
-        if not self.is_recorded:
-            self._deliver(None, raw)
+    def _put(self, raw: bytes, at: str | None = None) -> None:
+        history = self.history
+        if history is not None and history.chunks:
+            history.chunks -= 1  # said before the crash
             return
-        self._pending.append(raw)
+        self._credit -= 1
+        self._unwritten += 1
         if not self._flush_due:
             self._flush_due = True
             self.router.loop.call_soon(self._flush)
+        if self.is_recorded:
+            self._pending.append(raw)
+        else:
+            self._deliver(at, raw)
 
     def _entries(self) -> list[Entry]:
         return [Entry(stream=self.stream, name=self.row.chunk_name, data=raw, kind="chunk") for raw in self._pending]
@@ -199,20 +239,24 @@ class Streaming(Execution):
         if not self._flush_due or self.committing:
             return
         self._flush_due = False
-        chunks = list(self._pending)
+        if not self.is_recorded:
+            self._unwritten = 0
+            self._wake()
+            return
         unit = Unit(origin=self.envelope, entries=self._entries())
         for context in self.contexts:
             gather(unit, context)
-        self._pending.clear()
+        chunks, self._pending = self._pending, []
         self.write(unit, lambda committed, error: self._flushed(chunks, committed, error))
 
     def _flushed(self, chunks: list[bytes], committed: Committed | None, error: KSIError | None) -> None:
+        self._unwritten -= len(chunks)
+        self._wake()
         if committed is not None:
             self._deliver_all(chunks, committed)
-        elif error is not None and not self.answered:
-            self._answer(None, error)
-            if self.task is not None:
-                self.task.cancel()
+        elif self._broken is None:
+            self._broken = error
+            self._stop_task()
 
     def _deliver_all(self, chunks: list[bytes], committed: Committed) -> None:
         for raw, version in zip(chunks, committed.versions, strict=False):

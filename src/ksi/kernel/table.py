@@ -7,7 +7,8 @@ a future or an :class:`~ksi.kernel.execution.Execution`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +29,7 @@ from ksi.core.errors import (
 )
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Call, Done, Session
-from ksi.kernel.execution import Execution
+from ksi.kernel.execution import CANCEL_GRACE, Execution, deliver
 from ksi.kernel.middleware import Stack, wrap
 from ksi.kernel.schema import invalid
 from ksi.kernel.spec import EventSpec, HandlerSpec
@@ -36,6 +37,7 @@ from ksi.kernel.spec import EventSpec, HandlerSpec
 if TYPE_CHECKING:
     from ksi.kernel.router import Router
 
+_log = logging.getLogger("ksi.kernel")
 REFUSED_ANSWERS = (ValidationError, msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 REFUSALS = (ValidationError, msgspec.MsgspecError, ValueError, RecursionError)
 """What decoders of both kinds raise; pydantic's is a ValueError."""
@@ -134,6 +136,8 @@ class Row:
     # ── permission and the like ──────────────────────────────────────────────────────────────────────────────────────
     def check(self, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> Any:
         """Run the checks that come before decoding; the answer is None, or Parked. Raises what they raise."""
+        for check in self.stack.identity:
+            check(envelope, session)
         if self.stack.permission is not None:
             envelope.rule = self.stack.permission(envelope, session)
         for check in self.stack.inner if is_nested else self.stack.door:
@@ -159,11 +163,16 @@ class Row:
         return self.router.dispatch_row_for(self)
 
     def _unhandled(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
-        done(token, None, NoHandlerError(self.name))
+        self.refuse(NoHandlerError(self.name), envelope, done, token)
 
     def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """The shortest way: nothing waits, nothing is recorded."""
-        door, permission, after = self.stack.door, self.stack.permission, self.stack.after
+        identity, permission, door, after = (
+            self.stack.identity,
+            self.stack.permission,
+            self.stack.door,
+            self.stack.after,
+        )
         invoke, encode, decode = handler.invoke, self.spec.answer.encode, self.decode
         set_current, reset = current.set, current.reset
         general = self.router.dispatch_row_for(self)
@@ -171,6 +180,8 @@ class Row:
         def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
             self.calls += 1
             try:
+                for check in identity:
+                    check(envelope, session)
                 if permission is not None:
                     permission(envelope, session)
                 for check in door:
@@ -178,31 +189,31 @@ class Row:
                         return general(envelope, session, done, token)
                 payload = decode(envelope.raw)
             except Exception as raised:  # noqa: BLE001  # the router's door: whatever is raised is answered
-                self._refused(self.explain_refusal(raised), envelope, session, done, token)
+                self._refused(self.explain_refusal(raised), envelope, done, token)
                 return None
             scope = set_current(envelope)
             try:
                 answer = invoke(payload, None)
             except Exception as raised:  # noqa: BLE001  # the router's door
-                self._refused(self.explain(raised), envelope, session, done, token)
+                self._refused(self.explain(raised), envelope, done, token)
                 return None
             finally:
                 reset(scope)
             try:
                 raw = encode(answer)
             except REFUSED_ANSWERS as raised:
-                self._refused(self.explain_answer(answer, raised), envelope, session, done, token)
+                self._refused(self.explain_answer(answer, raised), envelope, done, token)
                 return None
             done(token, raw, None)
-            for look in after:
-                look(envelope, None)
+            if after:
+                self.look(envelope, None)
             return None
 
         return dispatch
 
     def _compile_async(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """A query that may wait: one task, no commit. The limit stands in the wheel."""
-        door, permission = self.stack.door, self.stack.permission
+        identity, permission, door = self.stack.identity, self.stack.permission, self.stack.door
         invoke, decode = handler.invoke, self.decode
         router, timeout = self.router, self.timeout
         general = router.dispatch_row_for(self)
@@ -213,6 +224,8 @@ class Row:
             if envelope.deadline_us is not None:
                 return general(envelope, session, done, token)
             try:
+                for check in identity:
+                    check(envelope, session)
                 if permission is not None:
                     permission(envelope, session)
                 for check in door:
@@ -220,8 +233,7 @@ class Row:
                         return general(envelope, session, done, token)
                 payload = decode(envelope.raw)
             except Exception as raised:  # noqa: BLE001  # the router's door
-                self.calls += 1
-                self._refused(self.explain_refusal(raised), envelope, session, done, token)
+                self.refuse(self.explain_refusal(raised), envelope, done, token)
                 return None
             query = AsyncQuery(self, envelope, done, token)
             scope = fresh_context()
@@ -229,14 +241,28 @@ class Row:
             if timeout is not None:
                 query.tick = limit(query, timeout)
             under_way(query)
-            query.task = create_task(query.run(invoke(payload, None)), context=scope)
+            query.task = create_task(query.run(invoke, payload), context=scope)
             return query
 
         return dispatch
 
-    def _refused(self, error: KSIError, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
+    def refuse(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
+        """Answer with an error from before the handler began."""
+        self.calls += 1
+        self._refused(error, envelope, done, token)
+
+    def _refused(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
         self.errors[error.code] = self.errors.get(error.code, 0) + 1
-        self.router.refuse(error, envelope, session, done, token)
+        self.router.refuse(error, envelope, done, token)
+        self.look(envelope, error)
+
+    def look(self, envelope: EventEnvelope, error: KSIError | None) -> None:
+        """Let the ``after`` pieces see what came out; the answer has gone, so one that fails harms nobody."""
+        for look in self.stack.after:
+            try:
+                look(envelope, error)
+            except Exception:  # noqa: BLE001  # a plugin's code, behind the answer
+                _log.exception("%s: middleware after %s failed", self.owner, self.name)
 
     def explain_refusal(self, raised: Exception) -> KSIError:
         """What the caller is told of something that was raised before the handler began."""
@@ -327,24 +353,26 @@ class Row:
     async def _one(self, execution: Execution, handler: HandlerSpec) -> tuple[Any, EventContext] | KSIError:
         """One handler's answer with its own buffer, or its error."""
         context = execution.new_context()
+        given = execution.envelope.raw
 
         async def innermost(envelope: EventEnvelope) -> Any:
-            return await self._call(execution, handler, context)
+            # An onion may have changed the payload.
+            payload = execution.payload if envelope.raw is given else self.payload(envelope)
+            return await self._call(handler, payload, context)
 
         try:
             return await wrap(self.stack.onions, innermost)(execution.envelope), context
         except Exception as error:  # noqa: BLE001  # the router's door
             return self.explain(error)
 
-    async def _call(self, execution: Execution, handler: HandlerSpec, context: EventContext) -> Any:
+    async def _call(self, handler: HandlerSpec, payload: Any, context: EventContext) -> Any:
         match handler.mode:
             case "inline":
-                return handler.invoke(execution.payload, context)
+                return handler.invoke(payload, context)
             case "blocking":
-                job = lambda: handler.invoke(execution.payload, context)  # noqa: E731  # one expression, one use
-                return await self.router.threads.run("blocking", job)
+                return await self.router.threads.run("blocking", lambda: handler.invoke(payload, context))
             case _:
-                return await handler.invoke(execution.payload, context)
+                return await handler.invoke(payload, context)
 
 
 class AsyncQuery:
@@ -365,10 +393,10 @@ class AsyncQuery:
     def row(self) -> Row:
         return self._row
 
-    async def run(self, handling: Awaitable[Any]) -> None:
+    async def run(self, invoke: Callable[..., Awaitable[Any]], payload: Any) -> None:
         row = self._row
         try:
-            raw = row.encode_answer(await handling)
+            raw = row.encode_answer(await invoke(payload, None))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
             self._answer(None, row.explain(error))
         else:
@@ -383,9 +411,8 @@ class AsyncQuery:
         if self.tick is not None:
             row.router.wheel.remove(self, self.tick)
         row.count(error)
-        self._done(self._token, raw, error)
-        for look in row.stack.after:
-            look(self._envelope, error)
+        deliver(self._done, self._token, raw, error)
+        row.look(self._envelope, error)
 
     def cancel(self) -> None:
         self._stop(CancelledError(self._row.name))
@@ -400,10 +427,10 @@ class AsyncQuery:
         self.task.add_done_callback(lambda task: self._row.router.query_ended(self))  # it may never have begun
 
 
-async def _stop(tasks: Any) -> None:
-    """Cancel what still runs and wait for its end."""
+async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs and wait for its end, but not for ever."""
     running = [task for task in tasks if not task.done()]
     for task in running:
         task.cancel()
     if running:
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.wait(running, timeout=CANCEL_GRACE)

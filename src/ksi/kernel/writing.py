@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ksi.core import canonical
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError
+from ksi.core.errors import KSIError, ValidationError
 from ksi.core.ports import Committed, Outcome, Unit
 from ksi.core.threads import settle
 from ksi.kernel.context import EventContext
 from ksi.kernel.request import Request
+
+if TYPE_CHECKING:
+    from ksi.kernel.rerun import History
 
 Written = Callable[[Committed | None, KSIError | None], None]
 
@@ -24,33 +27,32 @@ class WritingRequest(Request):
         """Commit ``unit`` in the name of this request; its emits start when it is on disk.
 
         The request's own row, and those of its ancestors, go in front where they are not on disk yet: from then on
-        they count as begun.
+        they count as begun, unless the commit fails.
         """
-        opens = unit.request = not self.opened
-        if self.parent is not None:
-            unit.ancestors = self._unopened_ancestors()
-        if self.is_rerun:
-            self._drop_recorded(unit)
+        unopened = self._unopened() if self.parent is not None or not self.opened else ()
+        if unopened:
+            unit.request = unopened[-1] is self
+            unit.ancestors = [each.envelope for each in unopened if each is not self]
+            done = _opening(unopened, done)
+        if self.history is not None:
+            self._drop_recorded(unit, self.history)
         unit.ordinal = self.ordinal
-        self.ordinal += len(unit.entries)
-        if unit.outcome is None:
-            self.opened = True
-            done = self._opening(opens, done)
-        else:
-            self.ordinal += 1
+        self.ordinal += len(unit.entries) + (unit.outcome is not None)
         if unit.emits:
             done = self._emitting(unit.emits, done)
         self.router.journal.write(unit, done)
 
-    def _opening(self, opens: bool, done: Written) -> Written:
-        """Take back that the request is on disk where it is not."""
-
-        def written(committed: Committed | None, error: KSIError | None) -> None:
-            if error is not None and opens:
-                self.opened = False
-            done(committed, error)
-
-        return written
+    def _unopened(self) -> list[Request]:
+        """This one and its ancestors, as far as they are not on disk, the outermost first. From now on they are."""
+        found: list[Request] = []
+        each: Request | None = self
+        while each is not None:
+            if each.is_recorded and not each.opened:
+                each.opened = True
+                found.append(each)
+            each = each.parent
+        found.reverse()
+        return found
 
     def _emitting(self, emits: list[EventEnvelope], done: Written) -> Written:
         """Start what was emitted, behind the answer."""
@@ -84,34 +86,34 @@ class WritingRequest(Request):
             return Outcome(True, raw or b"{}", metadata)
         return Outcome(False, error_json(error), metadata)
 
-    def recover(self, *, facts: int) -> Self:
-        """Mark as a rerun: its request is on disk already, and ``facts`` of its facts are."""
-        self.opened = self.is_rerun = True
-        self.skip = facts
-        self.ordinal = 1 + facts
-        return self
+    def recover(self, history: History) -> None:
+        """Mark as a rerun: its request is on disk already, and all that ``history`` tells."""
+        self.opened = True
+        self.history = history
+        self.ordinal = 1 + history.facts
 
-    def _unopened_ancestors(self) -> list[EventEnvelope]:
-        above: list[EventEnvelope] = []
-        request = self.parent
-        while request is not None:
-            if request.is_recorded and not request.opened:
-                request.opened = True
-                above.append(request.envelope)
-            request = request.parent
-        above.reverse()
-        return above
-
-    def _drop_recorded(self, unit: Unit) -> None:
+    @staticmethod
+    def _drop_recorded(unit: Unit, history: History) -> None:
         """A rerun says again what was committed before the crash: that much is left out."""
-        if self.skip:
-            facts = [entry for entry in unit.entries if entry.kind == "fact"][: self.skip]
-            self.skip -= len(facts)
+        facts = [entry for entry in unit.entries if entry.kind == "fact"][: history.facts]
+        if facts:
+            history.facts -= len(facts)
+            known = {entry.stream for entry in facts}
             unit.entries = [entry for entry in unit.entries if not any(entry is fact for fact in facts)]
-        if self.is_rerun and unit.emits:
-            recorded = self.router.recorded_effects.get(self.envelope.event_id)
-            requested = set() if recorded is None else recorded.requested
-            unit.emits = [emit for emit in unit.emits if emit.event_id not in requested]
+            unit.expected = {stream: version for stream, version in unit.expected.items() if stream not in known}
+        unit.emits = [emit for emit in unit.emits if emit.event_id not in history.recorded.requested]
+
+
+def _opening(unopened: Sequence[Request], done: Written) -> Written:
+    """Take back that they are on disk where they are not."""
+
+    def written(committed: Committed | None, error: KSIError | None) -> None:
+        if error is not None:
+            for each in unopened:
+                each.opened = False
+        done(committed, error)
+
+    return written
 
 
 def gather(unit: Unit, context: EventContext) -> None:
@@ -129,7 +131,12 @@ def gather(unit: Unit, context: EventContext) -> None:
 
 def error_json(error: KSIError) -> bytes:
     """``{"code", "message", "details"}``, as the wire and the log have it."""
-    return canonical.encode({"code": _code(error), "message": error.message, "details": error.details()})
+    facts = {"code": _code(error), "message": error.message, "details": error.details()}
+    try:
+        return canonical.encode(facts)
+    except ValidationError:  # a plugin's own error may carry anything
+        shown = {name: ascii(value) for name, value in error.details().items()}
+        return canonical.encode({**facts, "message": ascii(error.message), "details": shown})
 
 
 def _code(error: KSIError) -> str:

@@ -1,0 +1,83 @@
+"""Running a recorded request again: what the log tells of it, whether it may run, what it is served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from ksi.core.errors import InterruptedRunError, KSIError, OutcomeUnknownError
+from ksi.core.events import Filter, Query, RecordedEvent
+from ksi.kernel.effects import EFFECTS, REQUESTED, Recorded
+
+if TYPE_CHECKING:
+    from ksi.core.envelope import EventEnvelope
+    from ksi.core.ports import Journal
+    from ksi.kernel.table import Row
+
+RERUNS_MAX = 2
+RECOVERY, PARKED = "$recovery", "$parked"
+IS_PARKED, WAS_RESUMED = "request:parked", "request:resumed"
+
+
+class History(msgspec.Struct):
+    """What is recorded in the name of an open request. ``facts`` and ``chunks`` are counted down as it says them again.
+
+    ``attempts`` counts its reruns after crashes, ``has_acted`` is whether it did anything that others may have seen.
+    """
+
+    attempts: int = 0
+    facts: int = 0
+    chunks: int = 0
+    has_acted: bool = False
+    is_parked: bool = False
+    was_resumed: bool = False
+    recorded: Recorded = msgspec.field(default_factory=Recorded)
+
+    def note(self, event: RecordedEvent) -> None:
+        """Take up one event that it caused."""
+        if event.stream == RECOVERY:
+            self.attempts += 1
+        elif event.stream == PARKED:
+            self.is_parked = event.name == IS_PARKED
+            self.was_resumed = self.was_resumed or event.name == WAS_RESUMED
+        elif event.stream == EFFECTS:
+            self.recorded.note(event.name, event.data)
+            self.has_acted = self.has_acted or event.name == REQUESTED
+        else:
+            self._note_own(event)
+
+    def _note_own(self, event: RecordedEvent) -> None:
+        match event.kind:
+            case "chunk":
+                self.chunks += 1
+            case "request":
+                self.recorded.requested.add(event.event_id.bytes)
+                self.has_acted = True
+            case "fact":
+                self.facts += 1
+                self.has_acted = True
+
+
+async def history_of(journal: Journal, event_id: bytes) -> History:
+    history = History()
+    async for event in journal.read_all(caused_by(event_id)):
+        history.note(event)
+    return history
+
+
+def end_without_run(row: Row, request: EventEnvelope, history: History) -> KSIError | None:
+    """How an open request ends without running again; None: it runs."""
+    on_crash = row.declaration.on_crash
+    if on_crash == "interrupted" and (history.has_acted or row.is_stream):
+        return InterruptedRunError(request.name)
+    may_rerun = not row.is_before or on_crash == "rerun" or not history.has_acted
+    if not may_rerun or history.attempts >= RERUNS_MAX:
+        return OutcomeUnknownError(request.name)
+    return None
+
+
+def caused_by(event_id: bytes) -> Query:
+    """Query for all that was recorded in the name of a request."""
+    return (Filter(causation_id=UUID(bytes=event_id), kinds=("fact", "request", "outcome", "chunk")),)
