@@ -51,19 +51,18 @@ class Load(msgspec.Struct, frozen=True):
 
 def _in_python(path: Path, lines: Sequence[bytes], window: int, count: int) -> float:
     """The same over one connection."""
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    peer.connect(str(path))
     begin = time.perf_counter()
     asked = answered = 0
     owed = window
-    while answered < count:
-        owed = min(owed, count - asked)
-        peer.sendall(b"".join(lines[(asked + ordinal) % len(lines)] for ordinal in range(owed)))
-        asked += owed
-        received = peer.recv(1 << 18)
-        if not received or b'"ok":false' in received:
-            raise RuntimeError("an answer is an error, or the connection was closed")
-        owed = received.count(b"\n")
-        answered += owed
-    peer.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.connect(str(path))
+        while answered < count:
+            owed = min(owed, count - asked)
+            peer.sendall(b"".join(lines[(asked + ordinal) % len(lines)] for ordinal in range(owed)))
+            asked += owed
+            received = peer.recv(1 << 18)
+            if not received or b'"ok":false' in received:
+                raise RuntimeError("an answer is an error, or the connection was closed")
+            owed = received.count(b"\n")
+            answered += owed
     return time.perf_counter() - begin
