@@ -10,19 +10,13 @@ from itertools import accumulate, pairwise
 import apsw
 import msgspec
 
-from ksi.store.chain import DIGEST
-from ksi.store.row import Row, unpack
+from ksi.store.row import Row, row_of
 from ksi.store.tail import Tail, last_version, linked
 
 BLOCK = 512
 """Rows that one posting names at most."""
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[int]).decode
-
-
-def row_of(stored: bytes) -> Row:
-    """The row in a stored body; its digest is looked at by ``verify`` and at the start, not at each read."""
-    return unpack(memoryview(stored)[:-DIGEST])
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────

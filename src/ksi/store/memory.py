@@ -41,7 +41,7 @@ class InMemoryEventStore(LoopLog):
     def _keep(self, batch: Batch) -> None:
         for decided in batch:
             if decided.row is not None:
-                self._tail.add(decided.row)
+                self._tail.add(decided.row, decided.body)
                 self._commits[-1:] = _joined(self._commits[-1:], batch.at, decided.row.last)
         # Not at once: what the ends of its units write is the next turn's batch, not a deeper call.
         asyncio.get_running_loop().call_soon(self._kept, batch)

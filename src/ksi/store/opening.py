@@ -34,8 +34,11 @@ def recover(connection: apsw.Connection, witness: Witness) -> Recovered:
     check_witness(connection, head, witness.read())
     flushed, verified = meta(connection, "flushed") or 0, meta(connection, "verified") or 0
     start = link_at(connection, verified) if verified else GENESIS
-    rows = [row for row in checked_rows(connection, start) if row.last > flushed]
-    return Recovered(head, flushed, Tail(rows), stored_open(connection), stored_checkpoints(connection))
+    tail = Tail()
+    for row, stored in checked_rows(connection, start):
+        if row.last > flushed:
+            tail.add(row, stored)
+    return Recovered(head, flushed, tail, stored_open(connection), stored_checkpoints(connection))
 
 
 def check_witness(connection: apsw.Connection, head: Link, seen: Link) -> None:
@@ -47,15 +50,15 @@ def check_witness(connection: apsw.Connection, head: Link, seen: Link) -> None:
         raise LogDamagedError(f"the commit that ends at @{seen.last} is not the one that was acknowledged", position=0)
 
 
-def checked_rows(connection: apsw.Connection, start: Link) -> Iterator[Row]:
-    """The rows after ``start``; each commit's are given when its digests and its link are found right."""
+def checked_rows(connection: apsw.Connection, start: Link) -> Iterator[tuple[Row, bytes]]:
+    """The rows after ``start``, also as stored; those of a commit are given when its digests and link are right."""
     previous = start
     for at, last, link_hash in connection.execute("SELECT * FROM commits WHERE at > ? ORDER BY at", (start.at,)):
         bodies = [stored for (stored,) in connection.execute(_BODIES, (previous.last, last))]
         rows = [_checked(stored, previous) for stored in bodies]
         if next_link(previous, at, last, bodies) != (at, last, link_hash) or not rows or rows[-1].last != last:
             raise LogDamagedError(f"the commit that ends at @{last} does not fit its link", position=previous.last)
-        yield from rows
+        yield from zip(rows, bodies, strict=True)
         previous = Link(at, last, link_hash)
     beyond = connection.execute("SELECT max(pos) FROM log").get or 0
     if beyond > previous.last:

@@ -29,6 +29,11 @@ def sort_key(values: Iterable[Any]) -> bytes:
     return b"".join(map(_encode, values))
 
 
+def beginning_of(text: str) -> bytes:
+    """What the bytes of every text begin with that begins with ``text``."""
+    return sort_key((text,))[:-1] if text else b""
+
+
 def _encode(value: Any) -> bytes:
     match value:
         case str():

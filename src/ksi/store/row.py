@@ -23,6 +23,7 @@ from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
 from ksi.core.events import Position, RecordedEvent
 from ksi.core.ports import Outcome
+from ksi.store.chain import DIGEST
 
 REQUESTS = "$requests"
 """Stream of requests and outcomes. Their version is their position: a counter of their own would order nothing more."""
@@ -92,6 +93,11 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 pack = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 unpack = msgspec.msgpack.Decoder(Row).decode
+
+
+def row_of(stored: bytes) -> Row:
+    """The row in a sealed body; its digest is looked at by ``verify`` and at the start, not at each read."""
+    return unpack(memoryview(stored)[:-DIGEST])
 
 
 def request_of(envelope: EventEnvelope, raw: bytes | None = None) -> Request:

@@ -56,9 +56,9 @@ class Generations:
         self._newest = newest
         self._bytes = 0
 
-    def add(self, row: Row, size: int) -> None:
-        self._newest.add(row)
-        self._bytes += size
+    def add(self, row: Row, body: bytes) -> None:
+        self._newest.add(row, body)
+        self._bytes += len(body)
 
     @property
     def is_full(self) -> bool:
@@ -81,15 +81,18 @@ class Generations:
     def failed(self) -> None:
         """What was begun is not on disk: it is a part of the newest again."""
         assert self._old is not None
-        self._newest = Tail([*self._old.after(0), *self._newest.after(0)])
-        self._old = None
+        self._old.extend(self._newest)
+        self._newest, self._old = self._old, None
 
     def tails(self) -> tuple[Tail, ...]:
         return (self._newest,) if self._old is None else (self._old, self._newest)
 
     def heads(self) -> dict[str, int]:
         """Versions of the streams whose keys are in memory."""
-        return {line.stream: line.version for tail in self.tails() for row in tail.after(0) for line in row.lines}
+        heads: dict[str, int] = {}
+        for tail in self.tails():
+            heads.update(tail.heads)
+        return heads
 
 
 ROWS_MAX = 16_384

@@ -110,7 +110,7 @@ class SqliteEventStore(LoopLog):
             return
         for decided in batch:
             if decided.row is not None:
-                self._generations.add(decided.row, len(decided.body))
+                self._generations.add(decided.row, decided.body)
         self._kept(batch)
         self._upkeep.look()
 

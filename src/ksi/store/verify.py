@@ -33,7 +33,7 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
         yield error.message
     found = _Found(connection)
     try:
-        for row in checked_rows(connection, GENESIS):
+        for row, _ in checked_rows(connection, GENESIS):
             yield from found.add(row)
     except LogDamagedError as error:
         yield error.message

@@ -14,7 +14,7 @@ import msgspec
 from ksi.core.errors import NotFoundError, ValidationError
 from ksi.core.events import RecordedEvent
 from ksi.core.views import Page, View
-from ksi.store.order import AFTER_ALL, sort_key
+from ksi.store.order import AFTER_ALL, beginning_of, sort_key
 from ksi.store.query import Compiled
 from ksi.store.row import Row
 
@@ -127,11 +127,11 @@ class Place:
     def __call__(self, index: str | None, record: Any) -> bytes:
         return sort_key(self._fields[index](record))
 
-    def span(self, index: str | None, prefix: Sequence[Any], after: str | None, backwards: bool) -> Span:
+    def span(self, index: str | None, prefix: Sequence[Any], begins: str, after: str | None, backwards: bool) -> Span:
         """What a scan has still to show. ``after`` is the token of a page."""
         if index not in self._fields:
             raise NotFoundError("index", str(index))
-        low = sort_key(prefix)
+        low = sort_key(prefix) + beginning_of(begins)
         high = low + AFTER_ALL
         if after is not None:
             low, high = (low, _place(after)) if backwards else (_place(after) + b"\0", high)
@@ -164,12 +164,13 @@ class KeptViewReader(Generic[R]):
         self,
         index: str | None = None,
         *prefix: Any,
+        begins: str = "",
         after: str | None = None,
         limit: int = 100,
         backwards: bool = False,
     ) -> Page[R]:
         limit = min(limit, SCAN_MAX)
-        span = self._kept.place_of.span(index, prefix, after, backwards)
+        span = self._kept.place_of.span(index, prefix, begins, after, backwards)
         found = self._kept.shelf.scan(span, limit + 1)
         more = len(found) > limit
         return Page([record for _, record in found[:limit]], found[limit - 1][0].hex() if more and limit else None)
