@@ -64,11 +64,15 @@ class ViewReader(Protocol[R]):
         self,
         index: str | None = None,
         *prefix: Any,
+        begins: str = "",
         after: str | None = None,
         limit: int = 100,
         backwards: bool = False,
     ) -> Page[R]:
-        """Records in the order of ``index`` (None: of the key) whose first index fields equal ``prefix``."""
+        """Records in the order of ``index`` (None: of the key) whose first index fields equal ``prefix``.
+
+        ``begins`` is how the field behind those begins: keys are fields too, behind those of the index.
+        """
 
 
 class Fold(Protocol[S]):

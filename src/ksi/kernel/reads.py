@@ -76,11 +76,14 @@ class RecordingReader:
         self,
         index: str | None = None,
         *prefix: Any,
+        begins: str = "",
         after: str | None = None,
         limit: int = 100,
         backwards: bool = False,
     ) -> Page[Any]:
-        page = await self._reader.scan(index, *prefix, after=after, limit=limit, backwards=backwards)
+        page = await self._reader.scan(index, *prefix, begins=begins, after=after, limit=limit, backwards=backwards)
         how = {"index": index, "prefix": list(prefix), "after": after, "limit": limit, "backwards": backwards}
+        if begins:
+            how["begins"] = begins
         self._reads.view(self._name, how, page.records)
         return page

@@ -177,14 +177,11 @@ class State(AsyncPlugin):
         limit: Limit = 100,
     ) -> Values:
         """List the values of a namespace by key, a page at a time."""
-        view, found = context.view(StateView), list[Value]()
-        while len(found) < limit:
-            page = await view.scan("by_found", namespace, True, after=after, limit=limit - len(found))
-            found += [value for value in page.records if value.key.startswith(prefix)]
-            after = page.next
-            if after is None or (page.records[-1].key > prefix and not page.records[-1].key.startswith(prefix)):
-                return Values(found, None)
-        return Values(found, after)
+        # Behind the fields of the index stand those of the key: the namespace again, then the key itself.
+        page = await context.view(StateView).scan(
+            "by_found", namespace, True, namespace, begins=prefix, after=after, limit=limit
+        )
+        return Values(list(page.records), page.next)
 
     @staticmethod
     async def _current(request: ValueRef, context: EventContext, expected_version: int | None) -> Value:

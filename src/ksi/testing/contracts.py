@@ -580,6 +580,22 @@ class ViewContract:
         with pytest.raises(NotFoundError):
             await reader.scan("by_colour")
 
+    async def test_a_scan_is_narrowed_by_how_the_next_field_begins(self, store: Journal) -> None:
+        store.register(CounterView)
+        names = ("a", "ab", "ab\0", "ab\0c", "abc", "a\U0010ffff", "b", "\u00e9")
+        await store.append_all([StreamAppend(f"counter/{name}", [added(1)]) for name in names])
+        reader = store.view(CounterView)
+        for begins in ("", "a", "ab", "ab\0", "abcd", "\u00e9"):
+            wanted = sorted(name for name in names if name.startswith(begins))
+            assert [record.id for record in (await reader.scan(begins=begins)).records] == wanted
+            assert [record.id for record in (await reader.scan("by_total", 1, begins=begins)).records] == wanted
+            backwards = await reader.scan("by_total", 1, begins=begins, backwards=True)
+            assert [record.id for record in backwards.records] == wanted[::-1]
+        first = await reader.scan(begins="ab", limit=1)
+        assert [record.id for record in (await reader.scan(begins="ab", after=first.next)).records] == [
+            "ab\0", "ab\0c", "abc",
+        ]  # fmt: skip
+
     @pytest.mark.parametrize("backwards", [False, True])
     async def test_pages_join_without_gap_or_double(self, store: Journal, backwards: bool) -> None:
         store.register(CounterView)
