@@ -268,6 +268,7 @@ class Router:
             self.leave(execution)
             self.parking.keep(execution)
         elif (end := end_without_run(execution.row, known.request, history)) is not None:
+            execution.read_back()
             execution.failed(end)
         else:
             execution.start()

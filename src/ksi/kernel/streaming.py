@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksi.core import ids
 from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, ShuttingDownError, StreamStalledError
-from ksi.core.ports import Committed, Entry, Outcome, Unit
+from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.declare import Addressed, End, Gap
 from ksi.kernel.door import Done, Session, Sink, StreamCall
 from ksi.kernel.execution import Execution
@@ -94,13 +94,11 @@ class Streaming(Execution):
         if not self.answered:
             self.give_up(ShuttingDownError())
 
-    def replay(self, outcome: Outcome) -> None:
-        """Its reader is shown the chunks that the log holds, then the end."""
+    def read_back(self) -> None:
         sink = self._sink
         if sink is not None and not isinstance(sink, EndOnly) and self.is_recorded:
             self._sink = None
             self._reader = self.router.resume(f"{self.stream}@0", self.session, sink, self._credit)
-        super().replay(outcome)
 
     def _tell_end(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
         if self._sink is not None:
@@ -218,10 +216,6 @@ class Streaming(Execution):
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _put(self, raw: bytes, at: str | None = None) -> None:
-        history = self.history
-        if history is not None and history.chunks:
-            history.chunks -= 1  # said before the crash
-            return
         self._credit -= 1
         self._unwritten += 1
         if not self._flush_due:
