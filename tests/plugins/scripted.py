@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ksi.core.ports import Journal
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
 from ksi.providers.base import CompletionRequest, Provider, TextPart
 from ksi.providers.desk import CONCURRENT, QUEUE_SIZE_MAX, Desk, Offer
-from ksi.providers.script import Answers, BeforeToken, ScriptProvider
+from ksi.providers.script import PROVIDER, Answers, BeforeToken, ScriptProvider
 from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from ksi.testing.harness import EventTestHarness, HarnessStream
 
@@ -62,9 +63,11 @@ def harness(
     concurrent: int = CONCURRENT,
     queue_size_max: int = QUEUE_SIZE_MAX,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    models: tuple[str, ...] = (PROVIDER,),
+    log: Journal | None = None,
 ) -> EventTestHarness:
     """A KSI that asks ``providers``, the first by default; they outlive its crashes, as a remote one would."""
-    offers = [_offer(provider, concurrent) for provider in providers]
+    offers = [_offer(provider, models, concurrent) for provider in providers]
 
     class OwnDesk(AsyncPlugin):
         name = "own-desk"
@@ -74,11 +77,11 @@ def harness(
             desk = Desk(offers, default=offers[0].name, queue_size_max=queue_size_max, timeouts=timeouts)
             return {Desk: desk}
 
-    return EventTestHarness(OwnDesk, Conversation, Completion, *more)
+    return EventTestHarness(OwnDesk, Conversation, Completion, *more, log=log)
 
 
-def _offer(provider: Provider, concurrent: int) -> Offer:
-    return Offer(name=provider.name, make=lambda: provider, models=(provider.name,), concurrent=concurrent)
+def _offer(provider: Provider, models: tuple[str, ...], concurrent: int) -> Offer:
+    return Offer(name=provider.name, make=lambda: provider, models=models, concurrent=concurrent)
 
 
 async def take(stream: HarnessStream, count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -30,10 +31,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion and those that went on with it, the oldest first; ``text`` is what they wrote together."""
+    """A completion with those that went on with it: ``last`` is the newest, ``text`` what all wrote together."""
 
     payload: CreateCompletion
-    completions: list[str]
+    last: str
     text: str
     pieces: int
     asked: Asked | None
@@ -83,30 +84,35 @@ class Past:
         return root
 
     async def chain(self, root: str) -> Chain:
-        """Everything that was written in answer to ``root``.
-
-        Raises:
-            ConflictError: The answer is whole.
-        """
-        completions = [root]
-        while following := (await self._view.scan("by_resumed", completions[-1], backwards=True, limit=1)).records:
-            completions.append(following[0].completion)
+        """What is needed to go on with ``root``. Raises ConflictError where its answer is whole."""
+        completions = await self.completions_of(root)
         if await self.status(completions[-1]) == "done":
             raise ConflictError(f"completion {root} is whole: there is nothing to go on with", completion=root)
-        texts = [text for completion in completions for text in await self.texts(completion)]
+        texts = await self.texts(completions)
         request = (await self._known(root)).request
         return Chain(
             payload=msgspec.json.decode(request.raw, type=CreateCompletion),
-            completions=completions,
+            last=completions[-1],
             text="".join(texts),
             pieces=len(texts),
             asked=await self._asked(root),
         )
 
-    async def texts(self, completion: str) -> list[str]:
-        """The chunks of one completion."""
-        events = self._log.read_stream(stream_of(completion))
-        return [event.data["text"] async for event in events if event.kind == "chunk"]
+    async def completions_of(self, root: str) -> list[str]:
+        """``root`` and those that went on with it, in order."""
+        completions = [root]
+        while following := (await self._view.scan("by_resumed", completions[-1], backwards=True, limit=1)).records:
+            completions.append(following[0].completion)
+        return completions
+
+    async def texts(self, completions: Sequence[str]) -> list[str]:
+        """The chunks that they wrote."""
+        return [
+            event.data["text"]
+            for completion in completions
+            async for event in self._log.read_stream(stream_of(completion))
+            if event.kind == "chunk"
+        ]
 
     async def status(self, completion: str) -> Status:
         """How it ended, as far as the log knows; ``running`` where it has no end yet."""

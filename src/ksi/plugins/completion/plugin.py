@@ -122,7 +122,7 @@ class Completion(PushedResults, AsyncPlugin):
             # A crash may have come between the last token and the end: one more is the least that can be asked for.
             max_tokens=max_tokens or max(1, left),
             so_far=chain.text,
-            resumes=chain.completions[-1],
+            resumes=chain.last,
             asked=chain.asked,
             is_spoken=await _is_spoken(chain.payload.conversation, root, context),
         )
@@ -189,7 +189,8 @@ class Completion(PushedResults, AsyncPlugin):
     async def _one(self, past: Past, run: str) -> ShownCompletion:
         record = await past.find(run)
         if record is not None:
-            text = "".join(await past.texts(record.completion))
+            root = await past.root_of(record.completion)
+            text = "".join(await past.texts(await past.completions_of(root)))
             return await self._shown(past, record, text=text)
         ticket = self._under_way(run)
         if ticket is None:

@@ -94,7 +94,7 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShownCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion in a list; ``text`` only where one run was asked for."""
+    """A completion in a list. ``text``, only where one was asked for, is the answer with all that went on with it."""
 
     completion: str
     run: str
