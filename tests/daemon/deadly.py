@@ -1,9 +1,10 @@
-"""A plugin that ends its process at a step that is named: the file ``die`` in the home holds the step, and is used up."""
+"""A plugin that ends its process at the step that the file ``die`` in its home names, once."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 from ksi.core.events import NewEvent
@@ -40,9 +41,7 @@ class Deadly(AsyncPlugin):
 
     async def _two_effects(self, number: int, context: EventContext, *, idempotent: bool) -> str:
         for step in ("first", "second"):
-            await context.effect(
-                f"world:{step}", number, lambda step=step: self._act(step, number), idempotent=idempotent
-            )
+            await context.effect(f"world:{step}", number, partial(self._act, step, number), idempotent=idempotent)
         return "paid"
 
     async def _act(self, step: str, number: int) -> None:

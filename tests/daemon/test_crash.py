@@ -85,7 +85,7 @@ async def test_a_duplicate_joins_the_one_that_runs_and_one_with_other_content_is
         with pytest.raises(ConflictError):
             await other.request("deadly:wait", number=2, options=options)
         await other.request("deadly:open")
-        assert await asyncio.gather(first, second) == [1, 1]
+        assert (await first, await second) == (1, 1)
     assert world(daemon) == ["wait 1"]
 
 
