@@ -216,6 +216,10 @@ class Streaming(Execution):
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _put(self, raw: bytes, at: str | None = None) -> None:
+        history = self.history
+        if history is not None and history.chunks:
+            history.chunks -= 1  # said before the crash
+            return
         self._credit -= 1
         self._unwritten += 1
         if not self._flush_due:
