@@ -7,7 +7,7 @@ from ksi.store.query import Wanted
 from ksi.store.row import Row, events_of, lines_of
 from ksi.store.tail import RowSource
 
-ROWS_MAX = 512
+ROWS_MAX = 1024
 """Rows that are looked at for one page, so that a filter that matches nothing does not hold a reader for long."""
 
 

@@ -46,8 +46,8 @@ from ksi.store.tail import RowSource
 from ksi.store.views import KeptView, KeptViewReader, Place, Shelf, ViewBook
 
 R = TypeVar("R")
-PAGE = 256
-"""Events that are read at once."""
+PAGE_MIN, PAGE_MAX = 64, 1024
+"""Events that are read at once: few at first, for many readers want no more; then more, for each page is a job."""
 
 
 class Batch(list[Decided]):
@@ -249,10 +249,11 @@ class LoopLog(ABC):
     ) -> AsyncIterator[list[RecordedEvent]]:
         head = self._decider.visible
         cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
-        left = limit
+        left, size = limit, PAGE_MIN
         while not cursor.at_end and left != 0:
-            page = await self.page(cursor, PAGE if left is None else min(PAGE, left))
+            page = await self.page(cursor, size if left is None else min(size, left))
             left = None if left is None else left - len(page)
+            size = min(2 * size, PAGE_MAX)
             yield page
 
     async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
@@ -319,7 +320,7 @@ class LoopLog(ABC):
         """Bring ``kept`` to the head, and under it what is under way."""
         cursor = Cursor(kept.query, after=position, until=self._decider.visible)
         while not cursor.at_end:
-            for change in kept.apply(cursor.page(self.stored_source(), PAGE)):
+            for change in kept.apply(cursor.page(self.stored_source(), PAGE_MAX)):
                 kept.show(change)
             self._folded(kept, cursor.position)
         for decided in self._decider.pending:
