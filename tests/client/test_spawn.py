@@ -46,6 +46,17 @@ async def test_a_subscription_goes_on_with_the_daemon_that_follows_a_killed_one(
             assert (await anext(events)).data["data"]["key"] == "b"
 
 
+async def test_a_subscription_goes_on_with_the_daemon_after_a_stopped_one(home: Home, started: list[int]) -> None:
+    client = EventClient(home=home.path, start=True)
+    async with client, client.subscribe("state:", after="start") as events:
+        await client.request("state:set", key="a", value=1)
+        assert (await anext(events)).data["data"]["key"] == "a"
+        await client.request("system:shutdown")
+        started.append(await asyncio.to_thread(_started_again, home))
+        await client.request("state:set", key="b", value=2)
+        assert (await anext(events)).data["data"]["key"] == "b"
+
+
 def _started_again(home: Home) -> int:
     while is_answering(home.socket):  # the system closes the killed daemon's socket
         pass

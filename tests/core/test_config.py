@@ -61,7 +61,6 @@ def test_a_variable_separates_a_list_by_commas(home: Home) -> None:
         ("[limits]\nin_flight = 0\n", "limits.in_flight"),
         ("[plugins]\nload = ['a:A', 1]\n", "plugins.load"),
         ("[plugin]\ngreeter = 1\n", "plugin"),
-        ("[permission]\ndefault_profile = 'nobody'\n", "permission.default_profile"),
         ("store = 1\n", "store"),
     ],
 )

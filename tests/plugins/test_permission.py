@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ksi.core.config import Config, LimitsSection, PermissionSection, ProfileSection
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, OverloadedError, PermissionDeniedError
+from ksi.core.errors import ConfigError, KSIError, OverloadedError, PermissionDeniedError
 from ksi.core.home import Home
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
@@ -169,6 +169,24 @@ def test_the_built_in_profiles_differ_where_they_should(profile: str, allowed: s
     policy = Policy(PermissionSection(default_profile=profile))
     assert policy.decide(OWNER, allowed).allowed
     assert not policy.decide(OWNER, denied).allowed
+
+
+@pytest.mark.parametrize(
+    ("section", "place"),
+    [
+        (PermissionSection(default_profile="gone"), "permission.default_profile"),
+        (PermissionSection(default_profile="trusted", principals={"uid:7": "gone"}), "permission.principals.uid:7"),
+    ],
+)
+def test_a_profile_that_does_not_exist_is_named_with_its_place(section: PermissionSection, place: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Policy(section).refuse_unknown()
+    assert caught.value.where == place
+    assert "restricted" in str(caught.value)
+
+
+def test_built_in_profiles_may_be_given_to_anybody() -> None:
+    Policy(PermissionSection(default_profile="restricted", principals={"uid:7": "researcher"})).refuse_unknown()
 
 
 def test_a_profile_that_does_not_exist_allows_nothing() -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from ksi.client.exchange import Exchange
 from ksi.core import canonical
-from ksi.core.errors import CancelledError, KSIError
+from ksi.core.errors import CancelledError, KSIError, ShuttingDownError
 from ksi.wire.answers import Answer
 from ksi.wire.frames import Request
 
@@ -152,11 +152,19 @@ class EventStream:
 
 
 class SubscriptionStream(EventStream):
-    """Recorded events; over a new connection it goes on after the last one that came."""
+    """Recorded events; over a new connection it goes on after the last one that came.
+
+    So the end of the daemon is not its end: the next one, on the same home, goes on with it.
+    """
 
     @property
     def is_repeatable(self) -> bool:
         return True
+
+    def received(self, answer: Answer) -> bool:
+        if answer.error is not None and answer.error.code == ShuttingDownError.code:
+            return False
+        return super().received(answer)
 
     def _onward(self, at: str, credit: int) -> Request:
         payload = canonical.decode(self._request.data or b"{}")

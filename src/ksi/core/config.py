@@ -225,7 +225,6 @@ class _Collected:
             settings = msgspec.convert(self.tables, Settings, dec_hook=_secret)
         except msgspec.ValidationError as error:
             raise self._located(str(error)) from None
-        self._check_profiles(settings.permission)
         tables = {name: getattr(settings, name) for name in Settings.__struct_fields__}
         return Config(home=home, sources=self.sources, **tables)
 
@@ -237,14 +236,6 @@ class _Collected:
             name = ".".join(filter(None, (name, message.split("`")[1])))
         source = next((where for path, where in self.sources.items() if f"{path}.".startswith(f"{name}.")), self.file)
         return ConfigError(f"{name}: {message}", where=source)
-
-    def _check_profiles(self, permission: PermissionSection) -> None:
-        used = {"default_profile": permission.default_profile}
-        used |= {f"principals.{principal}": profile for principal, profile in permission.principals.items()}
-        for place, profile in used.items():
-            if profile not in permission.profiles:
-                name = f"permission.{place}"
-                raise ConfigError(f"{name}: no profile {profile!r} is defined", where=self.sources.get(name, DEFAULT))
 
 
 def _file(home: Home) -> Iterator[tuple[_Path, Any]]:

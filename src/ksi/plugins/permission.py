@@ -84,6 +84,7 @@ class Permission(AsyncPlugin):
         services = self.host.services
         settings: Settings = services.get(Config) if services.provider_of(Config) else Settings()
         self._policy = Policy(settings.permission)
+        self._policy.refuse_unknown()
         self._default_profile = settings.permission.default_profile
         self._rate = Rate(settings.limits.rate_per_second, settings.limits.burst)
         self._monotonic = services.get(Clock).monotonic

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ksi.core.config import OPEN_PROFILE, PermissionSection, ProfileSection
+from ksi.core.errors import ConfigError
 from ksi.core.patterns import matches
 
 READING = (
@@ -47,6 +48,14 @@ class Policy:
         self.profiles = {**BUILT_IN, **section.profiles}
         self._principals = {DAEMON: OPEN_PROFILE, **section.principals}
         self._default = section.default_profile
+
+    def refuse_unknown(self) -> None:
+        """Raises ConfigError where a principal, or everybody, has a profile that does not exist."""
+        used = {"permission.default_profile": self._default}
+        used |= {f"permission.principals.{principal}": name for principal, name in self._principals.items()}
+        for place, name in used.items():
+            if name not in self.profiles and (place, name) != ("permission.principals.daemon", OPEN_PROFILE):
+                raise ConfigError(f"no profile {name!r}: choose of {', '.join(sorted(self.profiles))}", where=place)
 
     def profile_of(self, principal: str) -> str:
         """The name of the principal's profile."""
