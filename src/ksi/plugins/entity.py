@@ -75,9 +75,11 @@ class Entity(AsyncPlugin):
     ) -> tuple[Any, RecordedEvent | None]:
         """The state, and the last fact in it."""
         state, last = fold.initial(), None
+        # A fold may say that chunks belong to its entity too, as the tokens of a completion do.
+        kinds = getattr(fold, "kinds", ("fact",))
         async for event in self._log.read_stream(entity):
             if at is not None and event.position > at:
                 break
-            if event.kind == "fact":
+            if event.kind in kinds:
                 state, last = fold.apply(state, event), event
         return state, last

@@ -26,6 +26,7 @@ class CompletionFold:
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
+    kinds = ("fact", "chunk")
 
     def initial(self) -> CompletionState:
         return CompletionState()
