@@ -44,7 +44,7 @@ def encoder_for(parts: Collection[Any]) -> Callable[[Any], bytes]:
 
     Structs write their fields in order by themselves: what needs care is mappings, sets, and floats that may be NaN.
     """
-    if any(part in _UNORDERED for part in parts):
+    if not is_ordered(parts):
         return encode
     plain = msgspec.json.Encoder().encode
     if float not in parts:
@@ -57,6 +57,11 @@ def encoder_for(parts: Collection[Any]) -> Callable[[Any], bytes]:
         return raw
 
     return encode_exact
+
+
+def is_ordered(parts: Collection[Any]) -> bool:
+    """Whether values made of these types have one order by themselves: no mappings, no sets."""
+    return not any(part in _UNORDERED for part in parts)
 
 
 def decode(raw: bytes | memoryview) -> Any:

@@ -45,6 +45,11 @@ def payload_codec(hint: Any, *, where: str) -> Codec:
     if not is_struct(hint):
         raise DeclarationError(f"a payload is a msgspec struct or a pydantic model, not {hint!r}", where=where)
     for part in _parts(hint, set()):
+        if is_model(part):
+            raise DeclarationError(
+                f"msgspec does not know the pydantic model {part.__name__}: take a model for the whole payload",
+                where=where,
+            )
         if is_struct(part) and not part.__struct_config__.forbid_unknown_fields:
             raise DeclarationError(
                 f"{part.__name__} would drop unknown fields in silence: "
@@ -60,6 +65,8 @@ def answer_codec(hint: Any, *, where: str) -> Codec:
         return _model_codec(hint)
     if hint is None or hint is type(None):
         return Codec(None, canonical.decode, lambda value: b"{}", lambda: {"type": "object", "maxProperties": 0})
+    if any(is_model(part) for part in _parts(hint, set())):
+        return _models_codec(hint)
     try:
         return _struct_codec(hint) if is_struct(hint) else _value_codec(hint)
     except TypeError as error:
@@ -138,18 +145,35 @@ def _encode_anything(value: Any) -> bytes:
 
 
 def _model_codec(hint: Any) -> Codec:
-    validator, serializer = hint.__pydantic_validator__, hint.__pydantic_serializer__
-    validate_json = validator.validate_json
+    return _pydantic_codec(hint, hint.__pydantic_validator__, hint.__pydantic_serializer__, hint.model_json_schema)
+
+
+def _models_codec(hint: Any) -> Codec:
+    """Of a type that has models inside."""
+    from pydantic import TypeAdapter  # loaded already: it made the models; a daemon without any never pays for it
+
+    adapter: Any = TypeAdapter(hint)
+    return _pydantic_codec(hint, adapter.validator, adapter.serializer, adapter.json_schema)
+
+
+def _pydantic_codec(hint: Any, validator: Any, serializer: Any, schema: Callable[[], dict[str, Any]]) -> Codec:
+    validate_json, to_json, to_python = validator.validate_json, serializer.to_json, serializer.to_python
+    is_loose = not canonical.is_ordered(set(_parts(hint, set())))
 
     def decode(raw: bytes) -> Any:
         return validate_json(raw, strict=True, extra="forbid")
 
     def encode(value: Any) -> bytes:
-        if not isinstance(value, hint):
+        if not is_model(hint) or not isinstance(value, hint):
             value = validator.validate_python(value)
-        return typing.cast(bytes, serializer.to_json(value))
+        if is_loose:
+            return canonical.encode(to_python(value, mode="json"))
+        raw = typing.cast(bytes, to_json(value))
+        if b"null" in raw:  # pydantic reads NaN, and writes it as null
+            canonical.refuse_inexact(to_python(value))
+        return raw
 
-    return Codec(hint, decode, encode, hint.model_json_schema)
+    return Codec(hint, decode, encode, schema)
 
 
 def _parts(hint: Any, seen: set[Any]) -> Iterator[Any]:

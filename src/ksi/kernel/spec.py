@@ -148,7 +148,7 @@ def _binding(
     if len(parameters) == 1:
         (name,) = parameters
         if is_struct(hints[name]) or is_model(hints[name]):
-            return payload_codec(hints[name], where=where), _whole(function, wants_context), wants_context
+            return payload_codec(hints[name], where=where), _whole(function, name, wants_context), wants_context
     fields = [
         (name, hints[name], msgspec.NODEFAULT if parameter.default is parameter.empty else parameter.default)
         for name, parameter in parameters.items()
@@ -158,10 +158,17 @@ def _binding(
     return codec, _spread(function, list(parameters), wants_context), wants_context
 
 
-def _whole(function: Callable[..., Any], wants_context: bool) -> Invoke:
-    if wants_context:
-        return function
-    return lambda payload, context: function(payload)
+def _whole(function: Callable[..., Any], name: str, wants_context: bool) -> Invoke:
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values()):
+        if wants_context:
+            return lambda payload, context: function(**{name: payload, "context": context})
+        return lambda payload, context: function(**{name: payload})
+    if not wants_context:
+        return lambda payload, context: function(payload)
+    if next(iter(parameters)) == "context":
+        return lambda payload, context: function(context, payload)
+    return function
 
 
 def _spread(function: Callable[..., Any], names: list[str], wants_context: bool) -> Invoke:
