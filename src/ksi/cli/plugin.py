@@ -25,9 +25,9 @@ def list_plugins(invocation: Invocation) -> None:
     if invocation.json:
         return
     for failed in plugins:
-        if failed.get("error"):
+        if failed["problem"]:
             click.secho(f"\n{failed['name']} failed:", bold=True)
-            click.echo(failed["error"])
+            click.echo(failed["problem"])
 
 
 @plugin.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ def daemon_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of whoever starts a daemon."""
     for option in (
         click.option(
-            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="As in --set store.durability=off."
+            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="As in --set store.durability=normal."
         ),
         click.option("--plugin", "plugins", multiple=True, metavar="module:Class|FILE", help="Load this plugin too."),
     ):
@@ -47,7 +48,10 @@ def daemon_arguments(plugins: Sequence[str], settings: Sequence[str]) -> list[st
 @daemon_options
 @click.pass_obj
 def serve(invocation: Invocation, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Run the daemon in the foreground, with its log lines on stderr. Ctrl-C stops it."""
+    """Run the daemon in the foreground; on a terminal with its log lines on stderr. Ctrl-C stops it."""
     from ksi.daemon import run  # the whole daemon: whoever only starts one here does not load it
 
+    sys.path.insert(
+        0, str(Path.cwd())
+    )  # where module:Class is looked for first, as in a daemon that `ksi start` starts
     sys.exit(run(load(invocation.home, os.environ, settings_of(settings)), plugins=plugins))
