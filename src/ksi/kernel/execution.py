@@ -131,15 +131,15 @@ class Execution(WritingRequest):
         return context
 
     def _call(self, handler: HandlerSpec, context: EventContext | None) -> None:
-        token = current.set(self.envelope)
+        # In a context of its own: this may be called where another request has just ended.
+        scope = self.router.fresh_context()
+        scope.run(current.set, self.envelope)
         try:
-            answer = handler.invoke(self.payload, context)
-        except Exception as error:  # noqa: BLE001  # the router's door: whatever a handler raises is answered
+            answer = scope.run(handler.invoke, self.payload, context)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
             self.failed(error)
         else:
             self.returned(answer, context)
-        finally:
-            current.reset(token)
 
     def _call_in_thread(self, handler: HandlerSpec, context: EventContext | None) -> None:
         def done(answer: Any, error: BaseException | None) -> None:
