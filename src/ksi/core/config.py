@@ -103,11 +103,17 @@ class LocalSection(Section, frozen=True):
 
 
 class ProvidersSection(Section, frozen=True):
-    """Who completes; ``default`` is used where a request names nobody."""
+    """Who completes; ``default`` is used where a request names nobody.
+
+    For rehearsals, and labelled as that: ``script`` holds texts that are given in turn, ``replay`` is a file of
+    recorded answers.
+    """
 
     default: str = "local"
     openai: OpenAISection = OpenAISection()
     local: LocalSection = LocalSection()
+    script: tuple[str, ...] = ()
+    replay: str | None = None
 
 
 class ProfileSection(Section, frozen=True):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
 from ksi.core.config import Config
-from ksi.providers.base import Provider
+from ksi.providers.base import CompletionRequest, Provider
 from ksi.providers.desk import Desk, Offer
 from ksi.providers.model import SMOLLM2
 from ksi.providers.timeouts import Timeouts
 
-LOCAL, OPENAI = "local", "openai"
+LOCAL, OPENAI, SCRIPT, REPLAY = "local", "openai", "script", "replay"
 
 
 def desk_of(config: Config) -> Desk:
     """All providers of ``config``. None of them is imported before its first use: httpx alone is a third of a start."""
     completion = config.completion
     return Desk(
-        [_local(config), _openai(config)],
+        [_local(config), _openai(config), *_rehearsed(config)],
         default=config.providers.default,
         queue_size_max=completion.queue_size_max,
         timeouts=Timeouts(first_token=completion.first_token_timeout, between_tokens=completion.between_tokens_timeout),
@@ -44,3 +48,30 @@ def _openai(config: Config) -> Offer:
         return OpenAIProvider(base_url=section.base_url, api_key=key)
 
     return Offer(name=OPENAI, make=make, models=section.models, concurrent=config.completion.per_provider)
+
+
+def _rehearsed(config: Config) -> Iterator[Offer]:
+    """Those who only say what they were told: there where they were told something."""
+    texts, recordings = config.providers.script, config.providers.replay
+    if texts:
+        yield Offer(name=SCRIPT, make=lambda: _script(texts), models=(SCRIPT,))
+    if recordings is not None:
+        yield Offer(name=REPLAY, make=lambda: _replay(Path(recordings)))
+
+
+def _script(texts: tuple[str, ...]) -> Provider:
+    from ksi.providers.script import ScriptProvider  # lazy, see desk_of
+
+    turns = cycle(texts)
+
+    def answer(request: CompletionRequest) -> str:
+        begun = request.continue_text
+        return next((text for text in texts if begun and text.startswith(begun)), None) or next(turns)
+
+    return ScriptProvider(answer)
+
+
+def _replay(path: Path) -> Provider:
+    from ksi.providers.replay import ReplayProvider, read_recordings  # lazy, see desk_of
+
+    return ReplayProvider(read_recordings(path))

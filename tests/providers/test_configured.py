@@ -1,0 +1,65 @@
+"""The desk that a configuration makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ksi.core.config import Config, ProvidersSection, load
+from ksi.core.errors import NotFoundError, ValidationError
+from ksi.core.home import Home
+from ksi.providers.base import CompletionRequest, Message, TextDelta, TextPart
+from ksi.providers.configured import desk_of
+from ksi.providers.desk import Choice
+from ksi.providers.model import SMOLLM2
+from ksi.providers.replay import Recording, request_hash, write_recordings
+
+
+def configured(tmp_path: Path, **flags: object) -> Config:
+    return load(Home(tmp_path), {}, flags)
+
+
+async def text_of(choice: Choice, **more: object) -> str:
+    messages = (Message(role="user", parts=(TextPart(text="Go."),)),)
+    request = CompletionRequest(messages=messages, model=choice.model, **more)  # type: ignore[arg-type]  # fields of it
+    return "".join([chunk.text async for chunk in choice.provider.stream(request) if isinstance(chunk, TextDelta)])
+
+
+async def test_the_embedded_model_answers_where_nobody_is_named(tmp_path: Path) -> None:
+    desk = desk_of(configured(tmp_path))
+    choice = await desk.choose(None, None)
+    assert (choice.provider.name, choice.model) == ("local", SMOLLM2.name)
+    assert list(desk.offers) == ["local", "openai"]
+    assert desk.offers["local"].concurrent == ProvidersSection().local.slots
+    await desk.release()
+
+
+async def test_a_server_without_models_of_its_own_choice_wants_one_named(tmp_path: Path) -> None:
+    desk = desk_of(configured(tmp_path, **{"providers.openai.models": "small,large"}))
+    assert (await desk.choose("openai", None)).model == "small"
+    assert (await desk.choose(None, "large")).provider.name == "openai"
+    await desk.release()
+    with pytest.raises(ValidationError, match="name one"):
+        await desk_of(configured(tmp_path)).choose("openai", None)
+
+
+async def test_a_script_gives_its_texts_in_turn_and_goes_on_with_the_one_that_was_begun(tmp_path: Path) -> None:
+    (tmp_path / "ksi.toml").write_text('providers.default = "script"\nproviders.script = ["One, two.", "Three."]\n')
+    desk = desk_of(configured(tmp_path))
+    choice = await desk.choose(None, None)
+    assert [await text_of(choice) for _ in range(3)] == ["One, two.", "Three.", "One, two."]
+    assert await text_of(choice, continue_text="One,") == " two."
+    assert choice.provider.name == "script"
+
+
+async def test_recorded_answers_are_given_for_the_models_that_they_came_from(tmp_path: Path) -> None:
+    messages = (Message(role="user", parts=(TextPart(text="Go."),)),)
+    asked = CompletionRequest(messages=messages, model="large")
+    recording = Recording(request_hash=request_hash(asked), model="large", chunks=(TextDelta(text="Gone."),))
+    write_recordings(tmp_path / "recorded", [recording])
+    desk = desk_of(configured(tmp_path, **{"providers.replay": str(tmp_path / "recorded")}))
+    assert await text_of(await desk.choose("replay", "large")) == "Gone."
+    with pytest.raises(NotFoundError) as caught:
+        await desk.choose("replay", "lange")
+    assert caught.value.suggestions == ["large"]
