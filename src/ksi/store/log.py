@@ -1,4 +1,4 @@
-"""The log as both backends offer it: writing in batches of a loop turn, reading page by page, views, subscriptions.
+"""The log as both backends offer it: writing in batches of a loop turn, requests, views, subscriptions.
 
 A backend says how a batch is kept (:meth:`LoopLog._keep`) and where rows are found; the rest stands here once.
 """
@@ -6,12 +6,11 @@ A backend says how a batch is kept (:meth:`LoopLog._keep`) and where rows are fo
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
-from uuid import UUID
 
 from ksi.core import canonical
 from ksi.core.clock import Clock, microseconds
@@ -22,32 +21,27 @@ from ksi.core.events import (
     MAIN,
     AppendCondition,
     Appended,
-    BranchInfo,
     Durable,
     ExpectedVersion,
     NewEvent,
     Position,
     Query,
-    RecordedEvent,
     StreamAppend,
-    StreamInfo,
 )
-from ksi.core.patterns import matches
 from ksi.core.ports import Committed, Done, Entry, Known, Overflow, Start, Unit
 from ksi.core.threads import settle
 from ksi.core.views import View, ViewReader
 from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decided, Decider, IdIndex, move
-from ksi.store.query import Compiled, StreamRange, Wanted
+from ksi.store.query import Compiled
+from ksi.store.reading import PAGE_MAX, LogReads, only_main
 from ksi.store.row import REQUESTS, envelope_of, events_of, outcome_of, requests_of
 from ksi.store.subscribe import Bell, LogSubscription
 from ksi.store.tail import RowSource
 from ksi.store.views import KeptView, KeptViewReader, Place, Shelf, ViewBook
 
 R = TypeVar("R")
-PAGE_MIN, PAGE_MAX = 64, 1024
-"""Events that are read at once: few at first, for many readers want no more; then more, for each page is a job."""
 
 
 class Batch(list[Decided]):
@@ -58,7 +52,7 @@ class Batch(list[Decided]):
         self.at = at
 
 
-class LoopLog(ABC):
+class LoopLog(LogReads):
     """The common part of the backends. All calls from one event loop."""
 
     durable: Durable
@@ -94,17 +88,8 @@ class LoopLog(ABC):
         """Begin to store ``batch``; :meth:`_kept` follows on the loop."""
 
     @abstractmethod
-    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]: ...
-
-    @abstractmethod
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         """Where the records of ``view`` are, and the position that they stand at."""
-
-    @abstractmethod
-    def _stream_names(self) -> Sequence[str]: ...
-
-    @abstractmethod
-    def _start_of(self, stream: str, version: int) -> int: ...
 
     @abstractmethod
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None: ...
@@ -205,89 +190,6 @@ class LoopLog(ABC):
         while self._decider.pending:
             await self.bell.wait()
 
-    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def read_stream(
-        self,
-        stream: str,
-        *,
-        from_version: int = 1,
-        to_version: int | None = None,
-        backwards: bool = False,
-        limit: int | None = None,
-        branch: str = MAIN,
-    ) -> AsyncIterator[RecordedEvent]:
-        only_main(branch)
-        after = 0
-        if stream == REQUESTS:
-            after = from_version - 1
-        elif from_version > 1:
-            after = self._start_of(stream, from_version)
-        wanted = StreamRange(stream, from_version, to_version)
-        async for page in self._pages(wanted, after, None, backwards, limit):
-            for event in page:
-                yield event
-                if not backwards and event.version == to_version:
-                    return
-
-    async def read_all(
-        self,
-        query: Query = (),
-        *,
-        after: Position | None = None,
-        until: Position | None = None,
-        backwards: bool = False,
-        limit: int | None = None,
-        branch: str = MAIN,
-    ) -> AsyncIterator[RecordedEvent]:
-        only_main(branch)
-        async for page in self._pages(Compiled(query), after or 0, until, backwards, limit):
-            for event in page:
-                yield event
-
-    async def _pages(
-        self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
-    ) -> AsyncIterator[list[RecordedEvent]]:
-        head = self._decider.visible
-        cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
-        left, size = limit, PAGE_MIN
-        while not cursor.at_end and left != 0:
-            page = await self.page(cursor, size if left is None else min(size, left))
-            left = None if left is None else left - len(page)
-            size = min(2 * size, PAGE_MAX)
-            yield page
-
-    async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
-        only_main(branch)
-        for name in sorted(name for name in self._stream_names() if matches(pattern, name)):
-            async for event in self.read_stream(name, backwards=True, limit=1):
-                yield StreamInfo(name, event.version, event.position)
-
-    async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
-        only_main(branch)
-        event = self._decider.event(event_id.bytes)
-        return event if event is not None and event.position <= self._decider.visible else None
-
-    async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
-        only_main(branch)
-        row = self._decider.row_at(position) if position <= self._decider.visible else None
-        events = () if row is None else events_of(row)
-        return next((event for event in events if event.position == position), None)
-
-    async def head(self, *, branch: str = MAIN) -> Position | None:
-        only_main(branch)
-        return Position(self._decider.visible) if self._decider.visible else None
-
-    async def version(self, stream: str, *, branch: str = MAIN) -> int:
-        if not self._decider.pending:
-            only_main(branch)
-            return self._decider.version(stream)
-        async for event in self.read_stream(stream, backwards=True, limit=1, branch=branch):
-            return event.version
-        return 0
-
-    async def branches(self) -> Sequence[BranchInfo]:
-        return [BranchInfo(MAIN, None, None, await self.head())]
-
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
     async def find(self, event_id: bytes) -> Known | None:
         return self._known(event_id)
@@ -328,7 +230,7 @@ class LoopLog(ABC):
                 events = [event for event in events_of(decided.row) if kept.query.matches(event)]
                 decided.changes = [*decided.changes, *kept.apply(events)]
 
-    def _folded(self, kept: KeptView, position: int) -> None:  # noqa: B027  # not every backend writes it down
+    def _folded(self, kept: KeptView, position: int) -> None:  # not every backend writes it down
         """``kept`` stands at ``position``, on its way to the head."""
 
     def unregister(self, view: type[View[Any]]) -> None:
@@ -390,12 +292,6 @@ class LoopLog(ABC):
     def visible_head(self) -> int:
         """Position of the last acknowledged event; 0 where there is none."""
         return self._decider.visible
-
-
-def only_main(branch: str) -> None:
-    """This log has one branch."""
-    if branch != MAIN:
-        raise NotFoundError("branch", branch)
 
 
 def _finish(decided: Decided, committed: Committed | None, error: KSIError | None) -> None:

@@ -14,7 +14,8 @@ from ksi.core.errors import StoreClosedError
 from ksi.core.events import MAIN, Durable, Position, RecordedEvent
 from ksi.core.views import View
 from ksi.store.cursor import Cursor
-from ksi.store.log import Batch, LoopLog, only_main
+from ksi.store.log import Batch, LoopLog
+from ksi.store.reading import only_main
 from ksi.store.tail import Tail
 from ksi.store.views import Key, Place, Shelf, Span
 

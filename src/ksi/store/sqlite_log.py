@@ -20,8 +20,9 @@ from ksi.store.cursor import Cursor
 from ksi.store.idindex import SqliteIds
 from ksi.store.keys import Table
 from ksi.store.lock import LockFile
-from ksi.store.log import Batch, LoopLog, only_main
+from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, recover, stored_open
+from ksi.store.reading import only_main
 from ksi.store.schema import Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf

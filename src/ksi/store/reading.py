@@ -1,0 +1,122 @@
+"""Reading a log, page by page, up to what is acknowledged. Both backends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+from ksi.core.errors import NotFoundError
+from ksi.core.events import MAIN, BranchInfo, Position, Query, RecordedEvent, StreamInfo
+from ksi.core.patterns import matches
+from ksi.store.cursor import Cursor
+from ksi.store.decide import Decider
+from ksi.store.query import Compiled, StreamRange, Wanted
+from ksi.store.row import REQUESTS, events_of
+
+PAGE_MIN, PAGE_MAX = 64, 1024
+"""Events that are read at once: few at first, for many readers want no more; then more, for each page is a job."""
+
+
+class LogReads(ABC):
+    """The reading half of a log."""
+
+    _decider: Decider
+
+    @abstractmethod
+    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
+        """``cursor.page`` where this log is read."""
+
+    @abstractmethod
+    def _stream_names(self) -> Sequence[str]: ...
+
+    @abstractmethod
+    def _start_of(self, stream: str, version: int) -> int: ...
+
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        branch: str = MAIN,
+    ) -> AsyncIterator[RecordedEvent]:
+        only_main(branch)
+        after = 0
+        if stream == REQUESTS:
+            after = from_version - 1
+        elif from_version > 1:
+            after = self._start_of(stream, from_version)
+        wanted = StreamRange(stream, from_version, to_version)
+        async for page in self._pages(wanted, after, None, backwards, limit):
+            for event in page:
+                yield event
+                if not backwards and event.version == to_version:
+                    return
+
+    async def read_all(
+        self,
+        query: Query = (),
+        *,
+        after: Position | None = None,
+        until: Position | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        branch: str = MAIN,
+    ) -> AsyncIterator[RecordedEvent]:
+        only_main(branch)
+        async for page in self._pages(Compiled(query), after or 0, until, backwards, limit):
+            for event in page:
+                yield event
+
+    async def _pages(
+        self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
+    ) -> AsyncIterator[list[RecordedEvent]]:
+        head = self._decider.visible
+        cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
+        left, size = limit, PAGE_MIN
+        while not cursor.at_end and left != 0:
+            page = await self.page(cursor, size if left is None else min(size, left))
+            left = None if left is None else left - len(page)
+            size = min(2 * size, PAGE_MAX)
+            yield page
+
+    async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
+        only_main(branch)
+        for name in sorted(name for name in self._stream_names() if matches(pattern, name)):
+            async for event in self.read_stream(name, backwards=True, limit=1):
+                yield StreamInfo(name, event.version, event.position)
+
+    async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
+        only_main(branch)
+        event = self._decider.event(event_id.bytes)
+        return event if event is not None and event.position <= self._decider.visible else None
+
+    async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
+        only_main(branch)
+        row = self._decider.row_at(position) if position <= self._decider.visible else None
+        events = () if row is None else events_of(row)
+        return next((event for event in events if event.position == position), None)
+
+    async def head(self, *, branch: str = MAIN) -> Position | None:
+        only_main(branch)
+        return Position(self._decider.visible) if self._decider.visible else None
+
+    async def version(self, stream: str, *, branch: str = MAIN) -> int:
+        if not self._decider.pending:
+            only_main(branch)
+            return self._decider.version(stream)
+        async for event in self.read_stream(stream, backwards=True, limit=1, branch=branch):
+            return event.version
+        return 0
+
+    async def branches(self) -> Sequence[BranchInfo]:
+        return [BranchInfo(MAIN, None, None, await self.head())]
+
+
+def only_main(branch: str) -> None:
+    """This log has one branch."""
+    if branch != MAIN:
+        raise NotFoundError("branch", branch)

@@ -1,0 +1,149 @@
+"""Parts of the SQLite log whose failures are hard to bring about from outside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import apsw
+import pytest
+
+from ksi.core import ids
+from ksi.core.events import Position
+from ksi.core.ports import Journal
+from ksi.store.chain import sealed
+from ksi.store.decide import Decider
+from ksi.store.idindex import AHEAD_US, SqliteIds, id_floor
+from ksi.store.memory import InMemoryEventStore
+from ksi.store.order import sort_key
+from ksi.store.row import Row, pack, unpack
+from ksi.store.schema import TABLES
+from ksi.store.segments import Generations
+from ksi.store.shelf import SqliteShelf
+from ksi.store.sqlite_log import SqliteEventStore
+from ksi.store.tail import Tail
+from ksi.store.views import Place
+from ksi.testing.contracts import Counter, CounterView, added, command, listed
+from ksi.testing.loop import ManualClock
+
+DAY_US = 86_400_000_000
+
+
+@pytest.fixture
+def connection() -> Iterator[apsw.Connection]:
+    connection = apsw.Connection(":memory:")
+    connection.execute(TABLES)
+    yield connection
+    connection.close()
+
+
+def rows(count: int) -> list[tuple[Row, bytes]]:
+    decider: Decider = InMemoryEventStore()._decider
+    decided = [decider.decide(command(f"counter/{n}"), 1, lambda committed, error: None) for n in range(count)]
+    return [(one.row, one.body) for one in decided if one.row is not None]
+
+
+def test_a_generation_that_could_not_be_written_is_whole_again() -> None:
+    generations = Generations(0, Tail())
+    made = rows(5)
+    for row, body in made[:3]:
+        generations.add(row, body)
+    generations.begin()
+    for row, body in made[3:]:
+        generations.add(row, body)
+    generations.failed()
+    (tail,) = generations.tails()
+    assert tail.rows(None, 0, 99, False, 99) == [row for row, _ in made]
+    assert [row.last for row in tail.rows(["s:counter/1", "s:counter/4"], 0, 99, False, 99)] == [6, 15]
+    assert generations.heads() == {f"counter/{n}": 1 for n in range(5)}
+
+
+def test_records_that_could_not_be_written_are_still_there(connection: apsw.Connection) -> None:
+    shelf = SqliteShelf(connection, CounterView(), Place(CounterView))
+    shelf.put(("a",), Counter("a", 1))
+    shelf.put(("b",), Counter("b", 1))
+    shelf.begin()
+    shelf.put(("a",), Counter("a", 2))
+    shelf.failed()
+    assert shelf.get(("a",)) == Counter("a", 2)
+    shelf.begin()
+    shelf.write(connection, 7)
+    shelf.written()
+    again = SqliteShelf(connection, CounterView(), Place(CounterView))
+    assert (again.position, again.get(("a",)), again.get(("b",))) == (7, Counter("a", 2), Counter("b", 1))
+
+
+def test_an_id_of_tomorrow_is_known_when_tomorrow_comes(connection: apsw.Connection) -> None:
+    now = 1_800_000_000_000_000
+    known = SqliteIds(connection, now)
+    early = id_floor(now + AHEAD_US + DAY_US)
+    connection.execute("INSERT INTO ids(id, pos) VALUES (?, 5)", (early,))
+    assert known.find(early) == 5
+    known.trim(9, now + 3 * DAY_US)
+    assert known.find(early) == 5
+
+
+def test_ids_are_found_after_they_left_memory(connection: apsw.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ksi.store.idindex.IDS_MAX", 8)
+    now = 1_800_000_000_000_000
+    known = SqliteIds(connection, now)
+    made = [id_floor(now + n * 1000) for n in range(40)]
+    for position, raw in enumerate(made, 1):
+        known.add(raw, position)
+        connection.execute("INSERT INTO ids(id, pos) VALUES (?, ?)", (raw, position))
+        known.trim(position, now)
+    assert [known.find(raw) for raw in made] == list(range(1, 41))
+    assert known.find(id_floor(now + 40_000)) is None
+    assert len(known._positions) <= 9
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [None, False, True],
+        [-(2**63), -256, -1, 0, 1, 255, 256, 2**63 - 1],
+        [float("-inf"), -2.5, -0.1, 0.0, 1e-9, 3.25, float("inf")],
+        ["", "\0", "\0a", "a", "a\0", "a\0b", "aa", "b", "\N{GRINNING FACE}"],
+        [b"", b"\0", b"\0\xff", b"\xff"],
+    ],
+)
+def test_bytes_sort_like_the_values_and_parts_like_tuples(values: list[object]) -> None:
+    assert sorted(values, key=lambda value: sort_key([value])) == values
+    pairs = [(one, other) for one in values for other in values]
+    assert sorted(pairs, key=sort_key) == pairs
+
+
+def test_a_row_is_unpacked_as_it_was_packed() -> None:
+    ((row, body),) = rows(1)
+    assert unpack(pack(row)) == row
+    assert body == sealed(pack(row))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Journal, ManualClock]]:
+    clock = ManualClock()
+    opened = (
+        InMemoryEventStore(clock=clock)
+        if request.param == "memory"
+        else SqliteEventStore.open(tmp_path / "events.db", clock=clock)
+    )
+    async with opened as log:
+        yield log, clock
+
+
+async def test_recorded_time_does_not_go_back_with_the_clock(store: tuple[Journal, ManualClock]) -> None:
+    log, clock = store
+    await log.append("counter/a", [added()])
+    clock.shift_wall(-3600)
+    await log.append("counter/a", [added()])
+    first, second = await listed(log.read_all())
+    assert second.recorded_at > first.recorded_at
+    assert await log.position_at(first.recorded_at) == Position(1)
+    assert await log.position_at(second.recorded_at + timedelta(days=1)) == Position(2)
+    assert await log.verify() == []
+
+
+def test_a_derived_id_leads_back_to_its_request() -> None:
+    ((row, _),) = rows(1)
+    assert ids.base_of(row.lines[0].event_id.bytes) == (row.origin.id, 1)
