@@ -317,6 +317,15 @@ class Execution(WritingRequest):
         self.locks = locks
         self.began = self.ended = False
 
+    def let_go(self, error: KSIError) -> None:
+        """Answer it and those who await it, without a word in the log: the next start goes on with what is open."""
+        above = self.parent
+        while above is not None:
+            above._close_contexts()  # noqa: SLF001  # another one of this class
+            above._answer(None, error)  # noqa: SLF001  # the same
+            above = above.parent
+        self.settle(None, error)
+
     def pause(self) -> None:
         """Something that it awaits is parked: its limit, and those of the ones that await it, stand still."""
         self._paused += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ksi.core import canonical, ids
-from ksi.core.errors import KSIError, NotFoundError
+from ksi.core.errors import KSIError, NotFoundError, ShuttingDownError
 from ksi.core.events import fact
 from ksi.core.ports import Committed, Entry, Known, Unit
 from ksi.kernel.execution import Execution
@@ -99,6 +99,11 @@ class Parking:
             raise _nothing_parked(event_id)
         else:
             execution.give_up(error)
+
+    def let_go(self) -> None:
+        """The daemon stops: those who wait are told so, and all stays as it is on disk."""
+        for execution, _ in list(self._waiting.values()):
+            execution.let_go(ShuttingDownError())
 
     def left(self, execution: Execution) -> bool:
         """It is parked no more. False: it was not."""

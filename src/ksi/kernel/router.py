@@ -507,6 +507,7 @@ class Router:
     async def drain(self, seconds: float) -> None:
         """Refuse what is new, let what runs end for ``seconds``, then cancel it and wait for its outcomes."""
         self.is_draining = True
+        self.parking.let_go()
         for execution in list(self.under_way):
             if isinstance(execution, Streaming) and not execution.is_recorded:
                 execution.shut_down()
