@@ -66,9 +66,7 @@ class LimitsSection(Section, frozen=True):
     inbound_bytes_max: Count = 256 << 20
     rate_per_second: Rate = 500_000.0
     burst: Count = 1_000_000
-    request_timeout: Seconds = 30.0
     stall_timeout: Seconds = 60.0
-    drain_timeout: Seconds = 600.0  #: for the old generation of a plugin that is loaded again
     stop_timeout: Seconds = 10.0  #: for what runs when the daemon stops
 
 

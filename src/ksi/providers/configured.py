@@ -27,12 +27,12 @@ def desk_of(config: Config) -> Desk:
 
 
 def _local(config: Config) -> Offer:
-    slots = config.providers.local.slots
+    threads, slots = config.providers.local.threads, config.providers.local.slots
 
     def make() -> Provider:
         from ksi.providers.local import LocalProvider  # lazy, see desk_of
 
-        return LocalProvider(slots=slots, log_path=config.home.logs / "model.log")
+        return LocalProvider(threads=threads, slots=slots, log_path=config.home.logs / "model.log")
 
     # No more than the child has slots: who waits there would wait without its priority.
     return Offer(name=LOCAL, make=make, models=(SMOLLM2.name,), concurrent=min(slots, config.completion.per_provider))
