@@ -107,8 +107,9 @@ class Mixed(AsyncPlugin):
         await context.request("state:set", key=name, value=name)
         return name
 
-    @event("mixed:open", inline=True)
+    @query("mixed:open", inline=True)
     def open_gate(self) -> None:
+        """A query, so that it is served while the daemon stops."""
         self._gate.set()
 
     @query("mixed:none")

@@ -49,8 +49,12 @@ CHUNKS = 200
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     file = tmp_path / "work.py"
-    file.write_text(SOURCE.format(code=1))
+    write(file, SOURCE.format(code=1))
     return file
+
+
+def write(file: Path, source: str) -> None:
+    file.write_text(source)
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ async def test_a_reload_under_load_loses_and_doubles_nothing_and_a_stream_ends_i
         stream = client.stream("work:count", to=CHUNKS)
         codes = [(await anext(stream)).data]
         for code in range(2, RELOADS + 2):
-            plugin.write_text(SOURCE.format(code=code))
+            write(plugin, SOURCE.format(code=code))
             await client.request("plugin:reload", name="work")
             assert await client.request("work:do", number=-code) == code
         codes += [chunk.data async for chunk in stream]
@@ -104,7 +108,7 @@ async def check_log(daemon: DaemonProcess, workers: Workers) -> None:
 
 async def test_code_that_does_not_load_leaves_the_old_code_at_work(daemon: DaemonProcess, plugin: Path) -> None:
     async with daemon.client() as client:
-        plugin.write_text("this is no Python")
+        write(plugin, "this is no Python")
         with pytest.raises(PluginFailedError, match="SyntaxError"):
             await client.request("plugin:reload", name="work")
         assert await client.request("work:do", number=1) == 1
