@@ -532,7 +532,7 @@ class CheckpointConflictError(StoreError):
 class LogDamagedError(StoreError):
     """What is on disk is not what was written. ``position`` is the last that is known to be whole.
 
-    Nothing is changed. Restore a backup, or run ``ksi verify`` to see what is lost.
+    Nothing is changed, and the daemon does not start on it: restore a backup.
     """
 
     code = "log_damaged"
