@@ -79,9 +79,7 @@ async def lose_power(path: Path, vfs: DiskVFS, seed: int) -> list[int]:
     async with kernel_on(path, vfs) as ksi:
         await add_rows(ksi, 3, answered)
         vfs.disk.fail_after(Random(seed).randrange(1, 40))
-        # On a disk that is gone nobody is owed an answer; what counts is what was answered before.
-        await asyncio.wait([adding := asyncio.create_task(add_rows(ksi, 60, answered))], timeout=60)
-        adding.cancel()
+        await add_rows(ksi, 60, answered)  # each is answered, also where the disk can not even be read
     return answered
 
 

@@ -276,10 +276,14 @@ class Decider:
         for change in decided.changes:
             change.kept.show(change)
 
-    def reset(self, checkpoints: Mapping[str, Position]) -> list[Decided]:
-        """Nothing that is under way will be on disk: know only what is. Gives the units that fail."""
-        failed = list(self.pending)
+    def take_pending(self) -> list[Decided]:
+        """The units under way, which will not be on disk; :meth:`reset` must follow."""
+        taken = list(self.pending)
         self.pending.clear()
+        return taken
+
+    def reset(self, checkpoints: Mapping[str, Position]) -> None:
+        """Know only what is on disk; nothing is under way."""
         self.last = self.visible
         self._shelves.ids.forget_after(self.visible)
         self.heads = self._shelves.stored_heads()
@@ -287,7 +291,6 @@ class Decider:
         self.checkpoints = dict(checkpoints)
         for kept in self._views.kept.values():
             kept.forget_pending()
-        return failed
 
 
 def move(checkpoints: dict[str, Position], moved: Moved) -> None:

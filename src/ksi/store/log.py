@@ -139,11 +139,15 @@ class LoopLog(LogReads):
         self.bell.ring()
 
     def _lost(self, error: KSIError) -> None:
-        """Nothing that is under way is on disk, nor will be."""
+        """Nothing that is under way is on disk, nor will be. Said first: what is on disk may be unreadable too."""
         self._batch = self._in_flight = None
-        for decided in self._decider.reset(self._checkpoints):
-            _finish(decided, None, error)
-        self.bell.ring()
+        failed = self._decider.take_pending()
+        try:
+            self._decider.reset(self._checkpoints)
+        finally:
+            for decided in failed:
+                _finish(decided, None, error)
+            self.bell.ring()
 
     async def append(
         self,

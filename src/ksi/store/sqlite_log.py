@@ -139,6 +139,7 @@ class SqliteEventStore(LoopLog):
         self._probing = False
         self._probed = self._clock.monotonic()
         if error is None and self._writer.link.last == self.visible_head() and not self.closed:
+            self._decider.reset(self._checkpoints)
             self._refused, self._failed = None, False
 
     async def close(self) -> None:
