@@ -91,7 +91,8 @@ async def test_a_second_daemon_on_the_same_home_is_refused_and_told_who_has_it(d
     second = DaemonProcess(daemon.home.path, LEDGER)
     await second.spawn()
     assert await second.ended() == 1
-    assert f"pid {daemon.pid}" in second.said()
+    (refusal,) = [line for line in second.said().splitlines() if line.startswith("ksi: log_locked")]
+    assert f"pid {daemon.pid}," in refusal
     async with daemon.client() as client:
         assert await client.request("counter:add", name="a") == 1
 
