@@ -1,0 +1,77 @@
+"""The pages hold: their plugins load, their programs run, their tests pass, no code is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ksi.core import errors
+from ksi.core.errors import KSIError
+from ksi.testing.daemon_process import DaemonProcess
+from ksi.testing.harness import EventTestHarness
+from tests.docs.pages import PAGES, ROOT, blocks, only
+
+HOW_TO = ROOT / "docs" / "how-to"
+PLUGINS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page, "python"))
+    if "(AsyncPlugin)" in block
+]
+
+
+async def output_of(*command: str, cwd: Path, home: Path | None = None) -> str:
+    """What a Python program says; it must end well."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=cwd,
+        env={**os.environ, "KSI_HOME": str(home)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+async def test_each_plugin_loads_as_pasted(plugin: str, tmp_path: Path) -> None:
+    (tmp_path / "pasted.py").write_text(plugin)
+    async with EventTestHarness(str(tmp_path / "pasted.py")) as ksi:
+        assert [(info.status, info.problem) for info in ksi.kernel.plugins.list_plugins()] == [("running", None)]
+
+
+async def test_the_tests_of_the_counter_pass(tmp_path: Path) -> None:
+    page = HOW_TO / "write-a-plugin.md"
+    for name in ("counter.py", "test_counter.py"):
+        (tmp_path / name).write_text(only(page, "python", f"# {name}"))
+    assert "3 passed" in await output_of("-m", "pytest", "-q", "-o", "asyncio_mode=auto", cwd=tmp_path)
+
+
+async def test_the_programs_of_the_client_run(tmp_path: Path) -> None:
+    programs = blocks(HOW_TO / "use-the-client.md", "python")
+    async with DaemonProcess(tmp_path / "home") as daemon:
+        said = []
+        for program in programs:
+            (tmp_path / "program.py").write_text(program)
+            said.append(await output_of("program.py", cwd=tmp_path, home=daemon.home.path))
+    requests, streamed, subscribed, _ = said
+    assert "unknown_event" in requests
+    assert re.match(r"completion/[\w-]+@2 ", streamed)
+    assert "state:value_was_set" in subscribed
+
+
+def test_the_page_of_codes_has_each_code_once() -> None:
+    listed = re.findall(r"^\| `(\w+)` \| `(\w+)`", (HOW_TO / "error-codes.md").read_text(), re.MULTILINE)
+    known = [
+        (kind.code, name)
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, KSIError) and kind is not KSIError
+    ]
+    assert sorted(listed) == sorted(known)
