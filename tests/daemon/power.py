@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -14,7 +12,6 @@ import apsw
 from ksi.core import ids
 from ksi.core.errors import KSIError, LogDamagedError, UnavailableError
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.disk import Disk, PowerLostError
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.vfs import DiskVFS
 from tests.daemon.audit import Books
@@ -26,31 +23,12 @@ CHANGES_MAX = 700
 """Writes and syncs among which the last one is chosen: some dozens of commits, flushes of keys, checkpoints."""
 
 
-class DyingDisk(Disk):
-    """Without power it takes nothing more, but can still be read: so a process in the test finds its own end."""
-
-    def check(self, boot: int) -> None:
-        if boot != self.boots:
-            raise PowerLostError
-
-    @contextmanager
-    def change(self, boot: int, *, grows: bool = False) -> Iterator[None]:
-        self._check_power()
-        with super().change(boot, grows=grows):
-            yield
-        self._check_power()
-
-    def _check_power(self) -> None:
-        if not self.is_powered:
-            raise PowerLostError
-
-
 async def lost(path: Path, seed: int, *, durability: Durability = "full", syncs: bool = True) -> int:
     """How many acknowledged commands are gone afterwards; -1 where the log can not even be opened.
 
     ``syncs`` False is SQLite's ``synchronous=OFF``.
     """
-    with DiskVFS(DyingDisk()) as vfs:
+    with DiskVFS() as vfs:
         acknowledged = await _until_the_power_goes(vfs, path, Random(seed), durability, syncs=syncs)
         vfs.disk.crash(seed)
         try:
