@@ -8,7 +8,7 @@ import signal
 import sys
 from collections import Counter as Tally
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import apsw
 import pytest
@@ -202,7 +202,7 @@ def test_a_torn_slot_of_the_witness_leaves_the_other(tmp_path: Path) -> None:
 
 async def test_runs_and_causes_are_told_apart_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
-    origin, other = request(), request()
+    origin, other = request(), request(id=uuid4().bytes)
     async with SqliteEventStore.open(path) as store:
         await written(store, Unit(origin=origin, request=True))
         both = Entry(stream="$effects", name="effect:requested", data=b"{}", kind="request")

@@ -566,6 +566,22 @@ class ViewContract:
         assert await store.view(CounterView).get("a") == Counter("a", 3)
         assert len(await listed(store.read_all())) == 2
 
+    async def test_of_several_views_all_or_none_see_a_fact(self, store: Journal) -> None:
+        class Times(CounterView):
+            name = "times"
+
+            def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
+                name = event.stream.partition("/")[2]
+                known = writer.get(name)
+                writer.put(Counter(name, known.total + 1 if known else 1))
+
+        store.register(Times)
+        store.register(CounterView)
+        with pytest.raises(InternalError):
+            await store.append("counter/a", [added(1), added("poison")])
+        await store.append("counter/a", [added(2)])
+        assert await store.view(Times).get("a") == Counter("a", 1)
+
     async def test_records_are_scanned_in_the_order_of_key_and_index(self, store: Journal) -> None:
         store.register(CounterView)
         reader = store.view(CounterView)
