@@ -13,6 +13,7 @@ import pluggy
 
 from ksi.core.errors import (
     ConflictError,
+    DeclarationError,
     DependencyCycleError,
     KSIError,
     MissingServiceError,
@@ -132,11 +133,22 @@ class Plugins:
             PluginFailedError: It failed and is required.
         """
         async with self._changing:
-            waiting = {plugin.name: (plugin, source) for source in sources for plugin in self._make(source)}
+            waiting = self._waiting(sources)
             for name in self._order(waiting):
                 plugin, source = waiting[name]
                 await self._start_or_report(plugin, source)
             self.rebuild()
+
+    def _waiting(self, sources: Sequence[Source]) -> dict[str, tuple[AsyncPlugin, Source]]:
+        """The plugins of ``sources`` by name; of two with one name the first."""
+        waiting: dict[str, tuple[AsyncPlugin, Source]] = {}
+        for source in sources:
+            for plugin in self._make(source):
+                held = waiting.setdefault(plugin.name, (plugin, source))
+                if held[0] is not plugin:
+                    error = DeclarationError(f"a plugin of this name is loaded from {held[1]}", where=str(source))
+                    self._report(f"{plugin.name} of {source}", source, error)
+        return waiting
 
     def _make(self, source: Source) -> list[AsyncPlugin]:
         try:
@@ -180,7 +192,7 @@ class Plugins:
             for plugin in plugins:
                 if plugin.name in self._loaded:
                     raise ConflictError(f"plugin {plugin.name!r} is loaded already: reload it", plugin=plugin.name)
-            started = [await self._started(plugin, source, 1) for plugin in plugins]
+            started = [await self._start(plugin, source, 1) for plugin in plugins]
             self.rebuild()
             return [loaded.info() for loaded in started]
 
@@ -216,40 +228,44 @@ class Plugins:
         kinds = [kind for kind in old.source.classes(generation) if kind.name == name]
         if not kinds:
             raise NotFoundError("plugin class", name)
+        fresh = await self._initialized(kinds[0](), old.source, generation)  # until here the old one serves
         self._withdraw(old)
         try:
-            fresh = await self._started(kinds[0](), old.source, generation)
-        except Exception:
+            self._take_in(fresh)
+        except Exception as error:
+            self._withdraw(fresh)
             self._take_in(old)
-            raise
-        finally:
             self.rebuild()
+            await fresh.stop()
+            raise _named(error, name) from error
+        self.rebuild()
         self._drain(old)
         return fresh.info()
 
-    async def _started(self, plugin: AsyncPlugin, source: Source, generation: int) -> Loaded:
-        """The same as :meth:`_start`; what is no KSIError becomes one that names the plugin."""
-        try:
-            return await self._start(plugin, source, generation)
-        except KSIError:
-            raise
-        except Exception as error:
-            raise PluginFailedError(plugin.name, f"{type(error).__name__}: {error}") from error
-
-    async def _start(self, plugin: AsyncPlugin, source: Source, generation: int) -> Loaded:
+    async def _initialized(self, plugin: AsyncPlugin, source: Source, generation: int) -> Loaded:
+        """A generation that is ready to be taken in. What is no KSIError becomes one that names the plugin."""
         loaded = Loaded(plugin, source, generation, self)
         plugin.host = loaded
         for interface in plugin.requires:
             if self.router.services.provider_of(interface) is None:
                 raise MissingServiceError(interface.__name__, needed_by=plugin.name)
-        self._manager.register(plugin)
         try:
             await plugin.initialize()
+        except BaseException as error:
+            await loaded.stop()
+            if isinstance(error, Exception):
+                raise _named(error, plugin.name) from error
+            raise
+        return loaded
+
+    async def _start(self, plugin: AsyncPlugin, source: Source, generation: int) -> Loaded:
+        loaded = await self._initialized(plugin, source, generation)
+        try:
             self._take_in(loaded)
-        except BaseException:
+        except Exception as error:
             self._withdraw(loaded)
             await loaded.stop()
-            raise
+            raise _named(error, plugin.name) from error
         return loaded
 
     def _take_in(self, loaded: Loaded) -> None:
@@ -306,11 +322,10 @@ class Plugins:
                     await ended.wait()
         except TimeoutError:
             _log.warning("plugin %s: generation %d is cancelled after its drain", loaded.name, loaded.generation)
-            for execution in list(self.router.running.values()):
-                if execution.row in loaded.rows:
-                    execution.cancel()
-        await loaded.stop()
-        forget([type(loaded.plugin)])
+            self.router.cancel_all(loaded.rows)
+        finally:  # also when the daemon stops meanwhile
+            await loaded.stop()
+            forget([type(loaded.plugin)])
 
     # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────
     def rebuild(self) -> None:
@@ -370,7 +385,15 @@ class Plugins:
     async def stop(self) -> None:
         """Stop observers and all plugins, the last started first."""
         await self.observers.stop()
-        for task in list(self._draining):
+        draining = list(self._draining)
+        for task in draining:
             task.cancel()
+        await asyncio.gather(*draining, return_exceptions=True)
         for loaded in reversed(list(self._loaded.values())):
             await loaded.stop()
+
+
+def _named(error: Exception, plugin: str) -> KSIError:
+    if isinstance(error, KSIError):
+        return error
+    return PluginFailedError(plugin, f"{type(error).__name__}: {error}")

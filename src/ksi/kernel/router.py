@@ -492,8 +492,16 @@ class Router:
 
     def is_busy(self, rows: Collection[Row]) -> bool:
         """Whether a request of one of ``rows`` is under way."""
-        calls: list[Execution | AsyncQuery] = [*self.under_way, *self.queries]
-        return any(call.row in rows for call in calls)
+        return any(call.row in rows for call in self._calls())
+
+    def cancel_all(self, rows: Collection[Row]) -> None:
+        """Cancel what is under way of ``rows``."""
+        for call in self._calls():
+            if call.row in rows:
+                call.cancel()
+
+    def _calls(self) -> list[Execution | AsyncQuery]:
+        return [*self.under_way, *self.queries]
 
     def _ended(self, row: Row) -> None:
         if row.on_end is not None:
@@ -513,8 +521,7 @@ class Router:
                 execution.shut_down()
         if await self._wait_idle(seconds):
             return
-        calls: list[Call] = [*self.under_way, *self.queries]
-        for call in calls:
+        for call in self._calls():
             call.cancel()
         if not await self._wait_idle(CANCEL_PATIENCE):
             _log.warning("left running: %s", sorted({execution.row.name for execution in self.under_way}))

@@ -1,0 +1,350 @@
+"""Plugins: services, order, load, unload and reload while requests are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, Protocol
+
+import pytest
+
+from ksi.core.errors import (
+    ConflictError,
+    DeclarationError,
+    DependencyCycleError,
+    MissingServiceError,
+    NotFoundError,
+    PluginFailedError,
+    UnknownEventError,
+)
+from ksi.kernel.declare import query
+from ksi.kernel.graph import dependents, start_order
+from ksi.kernel.plugins import DRAIN_TIMEOUT, Plugins
+from ksi.kernel.services import ServiceRegistry
+from ksi.testing.harness import EventTestHarness
+from tests.kernel.running import plugin, turns
+
+pytestmark = [pytest.mark.virtual, pytest.mark.leakcheck]
+
+
+class Clockwork(Protocol):
+    limit: int
+
+    def wind(self) -> None: ...
+
+
+class Bell(Protocol):
+    def ring(self) -> None: ...
+
+
+class Both:
+    limit = 1
+
+    def wind(self) -> None: ...
+    def ring(self) -> None: ...
+
+
+# ── services and order ───────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_service_that_lacks_a_member_is_refused_by_its_name() -> None:
+    class Half:
+        limit = 1
+
+    with pytest.raises(DeclarationError, match="lacks wind"):
+        ServiceRegistry().register(Clockwork, Half(), owner="p")
+
+
+def test_a_service_has_one_owner_who_may_replace_it() -> None:
+    services, first, second = ServiceRegistry(), Both(), Both()
+    services.register(Clockwork, first, owner="p")
+    services.register(Clockwork, second, owner="p")
+    assert services.get(Clockwork) is second
+    with pytest.raises(DeclarationError, match="provided by 'p' already"):
+        services.register(Clockwork, first, owner="q")
+    services.withdraw("p")
+    with pytest.raises(MissingServiceError):
+        services.get(Clockwork)
+
+
+def test_whoever_is_needed_starts_first_and_a_circle_is_named() -> None:
+    needs = {"a": ["b"], "b": ["c"], "c": [], "d": []}
+    assert start_order(needs) == ["c", "b", "a", "d"]
+    assert dependents("c", needs) == ["b", "a"]
+    with pytest.raises(DependencyCycleError) as caught:
+        start_order({"x": ["a"], "a": ["b"], "b": ["a"]})
+    assert caught.value.cycle == ["a", "b", "a"]
+
+
+async def test_plugins_start_in_the_order_of_their_needs_and_stop_in_the_reverse() -> None:
+    seen: list[str] = []
+
+    def named(name: str, **members: Any) -> Any:
+        async def initialize(self: Any) -> None:
+            seen.append(f"+{name}")
+
+        async def shutdown(self: Any) -> None:
+            seen.append(f"-{name}")
+
+        return plugin(name=name, initialize=initialize, shutdown=shutdown, **members)
+
+    last = named("last", requires=(Bell,))
+    middle = named("middle", requires=(Clockwork,), provides=(Bell,), services=lambda self: {Bell: Both()})
+    first = named("first", provides=(Clockwork,), services=lambda self: {Clockwork: Both()})
+    async with EventTestHarness(last, middle, first):
+        assert seen == ["+first", "+middle", "+last"]
+    assert seen[3:] == ["-last", "-middle", "-first"]
+
+
+async def test_one_that_fails_at_its_start_is_reported_and_the_others_run() -> None:
+    @query("q:ping", inline=True)
+    def ping(self: Any) -> str:
+        return "pong"
+
+    async def initialize(self: Any) -> None:
+        raise RuntimeError("boom")
+
+    broken = plugin(name="broken", initialize=initialize)
+    lonely = plugin(name="lonely", requires=(Bell,))
+    one = plugin(name="one", requires=(Bell,), provides=(Clockwork,))
+    other = plugin(name="other", requires=(Clockwork,), provides=(Bell,))
+    double = plugin(name="q")
+    async with EventTestHarness(broken, lonely, one, other, plugin(ping, name="q"), double) as ksi:
+        assert await ksi.request("q:ping") == "pong"
+        problems = {info.name: info.problem or "" for info in ksi.kernel.plugins.list_plugins() if info.problem}
+    assert "RuntimeError: boom" in problems["broken"]
+    assert "no plugin provides Bell" in problems["lonely"]
+    for name in ("one", "other"):
+        assert "other -> one -> other" in problems[name]
+    assert any(name.startswith("q of") for name in problems)
+
+
+async def test_the_daemon_does_not_run_without_one_that_is_required() -> None:
+    async def initialize(self: Any) -> None:
+        raise RuntimeError("boom")
+
+    ksi = EventTestHarness(plugin(name="broken", initialize=initialize, is_required=True))
+    with pytest.raises(PluginFailedError, match="boom"):
+        await ksi.__aenter__()
+    await ksi.kernel.stop()
+    await ksi.log.close()
+
+
+# ── at run time ──────────────────────────────────────────────────────────────────────────────────────────────────────
+CODE = """
+    import asyncio
+    from collections.abc import AsyncIterator
+
+    import msgspec
+
+    from ksi.core.events import Filter
+    from ksi.core.views import View
+    from ksi.kernel.context import EventContext
+    from ksi.kernel.declare import End, event, query, stream
+    from ksi.kernel.plugin import AsyncPlugin
+
+    VERSION = {version}
+    {extra}
+
+
+    class Thing(msgspec.Struct, frozen=True):
+        id: str
+
+
+    class Things(View[Thing]):
+        name = "things"
+        query = (Filter(names=("n:*",)),)
+        record = Thing
+        key = ("id",)
+
+
+    class New(AsyncPlugin):
+        name = "new"
+        views = (Things,)
+
+        async def initialize(self) -> None:
+            await asyncio.sleep({delay})
+
+        @query("n:version", inline=True)
+        def version(self) -> int:
+            return VERSION
+
+        @event("n:view")
+        async def look(self, context: EventContext) -> int:
+            await context.view(Things).get("x")
+            return VERSION
+
+        @stream("n:count")
+        async def count(self, context: EventContext) -> AsyncIterator[int | End[int]]:
+            for _ in range(4):
+                await context.view(Things).get("x")
+                yield VERSION
+                await asyncio.sleep(1)
+            yield End(VERSION)
+
+        {handler}
+"""
+
+
+def write(path: Path, version: int, *, extra: str = "", handler: str = "", delay: float = 0) -> None:
+    path.write_text(dedent(CODE.format(version=version, extra=extra, handler=handler, delay=delay)))
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    path = tmp_path / "new.py"
+    write(path, 1)
+    return path
+
+
+def plugins_of(ksi: EventTestHarness) -> Plugins:
+    return ksi.kernel.plugins
+
+
+async def test_a_stream_ends_in_its_old_code_while_new_requests_get_the_new(code: Path) -> None:
+    async with EventTestHarness(str(code)) as ksi:
+        old = ksi.stream("n:count")
+        await turns()
+        write(code, 2)
+        (info,) = await plugins_of(ksi).reload("new")
+        assert info.generation == 2
+        assert await ksi.request("n:version") == 2
+        assert [chunk async for chunk in old] == [1, 1, 1, 1]
+        assert old.answer == 1
+        assert [chunk async for chunk in ksi.stream("n:count")] == [2, 2, 2, 2]
+
+
+async def test_the_old_generation_serves_until_the_new_one_is_ready(code: Path) -> None:
+    async with EventTestHarness(str(code)) as ksi:
+        write(code, 2, delay=5)
+        reloading = asyncio.ensure_future(plugins_of(ksi).reload("new"))
+        await asyncio.sleep(1)
+        assert await ksi.request("n:version") == 1
+        assert await ksi.request("n:view") == 1
+        await reloading
+        assert await ksi.request("n:view") == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "handler", "error"),
+    [
+        ("raise RuntimeError('boom')", "", PluginFailedError),
+        ("def (", "", PluginFailedError),
+        ("", "@query('n:bad')\n        def bad(self): ...", DeclarationError),
+    ],
+)
+async def test_new_code_that_fails_leaves_the_old_one_at_work(
+    code: Path, extra: str, handler: str, error: type[Exception]
+) -> None:
+    async with EventTestHarness(str(code)) as ksi:
+        write(code, 2, extra=extra, handler=handler)
+        with pytest.raises(error):
+            await plugins_of(ksi).reload("new")
+        assert await ksi.request("n:version") == 1
+        assert await ksi.request("n:view") == 1
+        assert [chunk async for chunk in ksi.stream("n:count")] == [1, 1, 1, 1]
+
+
+async def test_an_unloaded_plugin_ends_what_it_began_and_is_shut_down_then() -> None:
+    seen: list[str] = []
+
+    @query("q:slow")
+    async def slow(self: Any) -> str:
+        await asyncio.sleep(5)
+        return "done"
+
+    async def shutdown(self: Any) -> None:
+        seen.append("down")
+
+    async with EventTestHarness(plugin(slow, name="q", shutdown=shutdown)) as ksi:
+        asked = asyncio.ensure_future(ksi.request("q:slow"))
+        await turns()
+        await plugins_of(ksi).unload("q")
+        with pytest.raises(UnknownEventError):
+            await ksi.request("q:slow")
+        assert seen == []
+        assert await asked == "done"
+        await turns()
+        assert seen == ["down"]
+
+
+async def test_a_generation_that_does_not_end_is_cancelled_and_one_that_drains_is_shut_down_with_the_daemon() -> None:
+    seen: list[str] = []
+
+    @query("q:slow", timeout=None)
+    async def slow(self: Any) -> None:
+        try:
+            await asyncio.sleep(1e4)
+        finally:
+            seen.append("ended")
+
+    async def shutdown(self: Any) -> None:
+        seen.append("down")
+
+    kind = plugin(slow, name="q", shutdown=shutdown)
+    async with EventTestHarness(kind) as ksi:
+        asked = asyncio.ensure_future(ksi.request("q:slow"))
+        await turns()
+        await plugins_of(ksi).unload("q")
+        await asyncio.sleep(DRAIN_TIMEOUT + 1)
+        assert seen[0] == "down" or seen == ["ended", "down"]
+        await asyncio.wait([asked])
+        assert asked.exception() is not None
+    seen.clear()
+    async with EventTestHarness(kind) as ksi:
+        asked = asyncio.ensure_future(ksi.request("q:slow"))
+        await turns()
+        await plugins_of(ksi).unload("q")
+    await asyncio.wait([asked])
+    assert asked.exception() is not None
+    assert sorted(seen) == ["down", "ended"]
+
+
+async def test_dependents_follow_a_reload_and_keep_an_unload_away(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(
+        dedent("""
+        from ksi.kernel.plugin import AsyncPlugin
+        from ksi.kernel.services import ServiceRegistry
+        from tests.kernel.test_plugins import Bell, Both
+
+        class Base(AsyncPlugin):
+            name = "base"
+            provides = (Bell,)
+
+            def services(self):
+                return {Bell: Both()}
+        """)
+    )
+    seen: list[Any] = []
+
+    async def initialize(self: Any) -> None:
+        seen.append(self.host.services.get(Bell))
+
+    follower = plugin(name="follower", requires=(Bell,), initialize=initialize)
+    async with EventTestHarness(follower, str(tmp_path / "base.py")) as ksi:
+        await plugins_of(ksi).reload("base")
+        assert len(seen) == 2
+        assert seen[0] is not seen[1]
+        with pytest.raises(ConflictError) as caught:
+            await plugins_of(ksi).unload("base")
+        assert caught.value.details()["needed_by"] == ["follower"]
+        with pytest.raises(NotFoundError):
+            await plugins_of(ksi).reload("nobody")
+
+
+async def test_a_task_of_a_plugin_ends_with_it() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1e6)
+        finally:
+            ended.append("work")
+
+    async def initialize(self: Any) -> None:
+        self.host.spawn(work())
+
+    async with EventTestHarness(plugin(name="q", initialize=initialize)) as ksi:
+        await turns()
+        await plugins_of(ksi).unload("q")
+        await turns()
+        assert ended == ["work"]
