@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from uuid import UUID
 
+from uuid_utils import UUID as _UUID  # its text form costs half of the standard one
 from uuid_utils import uuid7
 
 from ksi.core.errors import ValidationError
@@ -26,8 +27,7 @@ def new_id() -> bytes:
 
 def text(raw: bytes) -> str:
     """``raw`` in the usual form of 36 characters."""
-    digits = raw.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return str(_UUID(bytes=raw))
 
 
 def parse(value: str | UUID | bytes) -> bytes:
