@@ -92,6 +92,8 @@ class Keys:
             self._stop_waiting(waiter)
             key.holders.append(waiter)
             self._ready.append(begin)
+            if len(key.holders) >= key.capacity:
+                break  # nobody can borrow from one who has not begun
         if not key.holders:
             del self._keys[name]
         self._begin_ready()
