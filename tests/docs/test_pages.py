@@ -56,7 +56,8 @@ async def test_the_tests_of_the_counter_pass(tmp_path: Path) -> None:
 
 async def test_the_programs_of_the_client_run(tmp_path: Path) -> None:
     programs = blocks(HOW_TO / "use-the-client.md", "python")
-    async with DaemonProcess(tmp_path / "home") as daemon:
+    rehearsed = {"providers.default": "script", "providers.script": "There was a lighthouse"}
+    async with DaemonProcess(tmp_path / "home", settings=rehearsed) as daemon:
         said = []
         for program in programs:
             (tmp_path / "program.py").write_text(program)
