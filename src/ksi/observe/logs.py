@@ -73,5 +73,7 @@ def configure(*, level: Level = "info", json: bool = False, file: Path | None = 
     root = logging.getLogger()
     root.handlers[:] = handlers
     root.setLevel(level.upper())
+    if level == "info":
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # each call of a model is in the log of events
     for handler in handlers:
         handler.setFormatter(formatter)
