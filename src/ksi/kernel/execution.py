@@ -250,7 +250,8 @@ class Execution(WritingRequest):
         deliver(self.done, self.token, raw, error)
         for each in self.joined:
             deliver(each.done, each.token, raw, error)
-        self.row.look(self.envelope, error)
+        if self.row.stack.after:
+            self.row.look(self.envelope, error)
 
     def _leave(self) -> None:
         """Give back key and slot; the request is over."""
@@ -307,7 +308,7 @@ class Execution(WritingRequest):
 
     def stand(self) -> None:
         """It is parked: nothing of it runs until :meth:`renew`."""
-        self.began = self.ended = True
+        self.is_parked = self.began = self.ended = True
         self.pause()
 
     def renew(self, row: Row, payload: Any, locks: Sequence[tuple[str, int]]) -> None:
@@ -315,7 +316,7 @@ class Execution(WritingRequest):
         self.row = row
         self.payload = payload
         self.locks = locks
-        self.began = self.ended = False
+        self.is_parked = self.began = self.ended = False
 
     def let_go(self, error: KSIError) -> None:
         """Answer it and those who await it, without a word in the log: the next start goes on with what is open."""

@@ -27,6 +27,7 @@ class Request:
     above: Request | None = None
     """The one that waits for its end, for the detection of circles."""
     began = False
+    is_parked = False
     answered = False
     cancelled = False
     committing = False

@@ -482,8 +482,10 @@ class Router:
         if self.running.get(event_id) is execution:
             del self.running[event_id]
         self.under_way.discard(execution)
-        self.parking.left(execution)
-        self._ended(execution.row)
+        if execution.is_parked:
+            self.parking.left(execution)
+        if self._idle is not None or execution.row.on_end is not None:
+            self._ended(execution.row)
 
     def query_ended(self, query: AsyncQuery) -> None:
         self.queries.discard(query)

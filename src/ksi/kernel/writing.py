@@ -29,8 +29,10 @@ class WritingRequest(Request):
         The request's own row, and those of its ancestors, go in front where they are not on disk yet: from then on
         they count as begun, unless the commit fails.
         """
-        unopened = self._unopened() if self.parent is not None or not self.opened else ()
-        if unopened:
+        if self.parent is None and not self.opened:
+            unit.request = self.opened = True
+            done = _opening((self,), done)
+        elif unopened := self._unopened():
             unit.request = unopened[-1] is self
             unit.ancestors = [each.envelope for each in unopened if each is not self]
             done = _opening(unopened, done)
