@@ -54,18 +54,21 @@ async def test_the_tests_of_the_counter_pass(tmp_path: Path) -> None:
     assert "3 passed" in await output_of("-m", "pytest", "-q", "-o", "asyncio_mode=auto", cwd=tmp_path)
 
 
-async def test_the_programs_of_the_client_run(tmp_path: Path) -> None:
-    programs = blocks(HOW_TO / "use-the-client.md", "python")
+async def test_the_programs_of_clients_run(tmp_path: Path) -> None:
+    programs = [
+        block for name in ("use-the-client.md", "wire-protocol.md") for block in blocks(HOW_TO / name, "python")
+    ]
     rehearsed = {"providers.default": "script", "providers.script": "There was a lighthouse"}
     async with DaemonProcess(tmp_path / "home", settings=rehearsed) as daemon:
         said = []
         for program in programs:
             (tmp_path / "program.py").write_text(program)
             said.append(await output_of("program.py", cwd=tmp_path, home=daemon.home.path))
-    requests, streamed, subscribed, _ = said
+    requests, streamed, subscribed, _, lines = said
     assert "unknown_event" in requests
     assert re.match(r"completion/[\w-]+@2 ", streamed)
     assert "state:value_was_set" in subscribed
+    assert '"ok":true' in lines
 
 
 def test_the_page_of_codes_has_each_code_once() -> None:
