@@ -187,10 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a value of the configuration")
     given = parser.parse_args(arguments)
     try:
-        flags = dict(pair.split("=", 1) for pair in given.set)
+        flags = dict(pair.partition("=")[::2] for pair in given.set)
         config = configuration.load(Home.choose(given.home, os.environ), os.environ, flags)
-    except (KSIError, ValueError) as error:
-        sys.stderr.write(f"ksi: {error}\n")
+    except KSIError as error:
+        sys.stderr.write(f"ksi: {error.code}: {error.message}\n")
         return EXIT_FAILED
     return run(config, plugins=given.plugin)
 

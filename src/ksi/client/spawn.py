@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksi.core.errors import KSIConnectionError
+from ksi.core.errors import KSIConnectionError, KSIError, from_wire
 from ksi.core.home import Home
 
 START_TIMEOUT = 20.0
 _POLL_INTERVAL = 0.02
 _LOG_LINES = 10
+_NAMED = re.compile(r"ksi: (?P<code>[a-z_]+): (?P<message>.+)")
 _started: list[subprocess.Popen[bytes]] = []
 """Kept, so that one that died early is no zombie and Python does not warn of those that live on, as they should."""
 
@@ -26,6 +28,7 @@ def start_daemon(home: Home, *, arguments: Sequence[str] = (), timeout: float = 
     ``arguments`` are further ones of ``python -m ksi.daemon``.
 
     Raises:
+        KSIError: It ended, and said why.
         KSIConnectionError: It ended, or did not answer in ``timeout`` seconds; with the last lines of its output.
     """
     if is_answering(home.socket):
@@ -35,7 +38,7 @@ def start_daemon(home: Home, *, arguments: Sequence[str] = (), timeout: float = 
     until = time.monotonic() + timeout
     while not is_answering(home.socket):
         if process.poll() is not None:
-            raise KSIConnectionError(f"the daemon ended with code {process.returncode}{_tail(output)}")
+            raise _why(output) or KSIConnectionError(f"the daemon ended with code {process.returncode}{_tail(output)}")
         if time.monotonic() > until:
             process.terminate()
             raise KSIConnectionError(f"the daemon did not answer within {timeout:g} s{_tail(output)}")
@@ -66,6 +69,13 @@ def _spawn(home: Home, output: Path, arguments: Sequence[str]) -> subprocess.Pop
         )
     _started.append(process)
     return process
+
+
+def _why(output: Path) -> KSIError | None:
+    """The error that the daemon named in its last line, ``ksi: code: message``; its facts are in the message only."""
+    said = output.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
+    named = _NAMED.fullmatch(said)
+    return None if named is None else from_wire(named["code"], named["message"])
 
 
 def _tail(output: Path) -> str:
