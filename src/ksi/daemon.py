@@ -54,7 +54,7 @@ SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""
 FLUSH_GRACE = 2.0
 """Seconds that connections have to take what is written for them when the daemon stops."""
-COLLECTOR_THRESHOLDS = (50_000, 20, 100)
+COLLECTOR_THRESHOLDS = (2_000, 10, 10)
 EXIT_OK, EXIT_FAILED = 0, 1
 _log = logging.getLogger("ksi.daemon")
 
@@ -158,8 +158,7 @@ async def serve(config: Config, *, plugins: Sequence[str] = ()) -> None:
 def settle_collector() -> None:
     """What is here now stays: the collector need not look at it again, nor at each short-lived request.
 
-    Requests make no circles, so nearly all of them are freed without it; at Python's own thresholds it costs a command
-    several microseconds.
+    Requests make no circles, so they are freed without it; connections do, so it is not put off for long.
     """
     gc.collect()
     gc.freeze()

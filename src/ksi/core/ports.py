@@ -77,9 +77,6 @@ class Unit(msgspec.Struct, kw_only=True):
     entries: list[Entry] = []
     emits: list[EventEnvelope] = []  #: requests to be started after the commit; open until their own outcome
     outcome: Outcome | None = None  #: closes ``origin``
-    ordinal: int = (
-        1  #: ``k`` of the first entry for :func:`ksi.core.ids.nth_of`: units before this one of ``origin`` took less
-    )
     expected: Mapping[str, ExpectedVersion] = {}
     condition: AppendCondition | None = None
     checkpoint: tuple[str, Position] | None = None

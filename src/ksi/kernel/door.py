@@ -64,7 +64,7 @@ class Door(Protocol):
     """Implemented by the router."""
 
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
-        """Answer one request. None: ``done`` was called already."""
+        """Answer one request. None: it can not be cancelled, for ``done`` was called already, or is about to be."""
 
     def accept(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
         """Record a request and start it; ``done`` gets ``{"event_id", "correlation_id"}`` once it is on disk.

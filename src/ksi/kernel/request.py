@@ -38,8 +38,6 @@ class Request:
     """Its own row is on disk, or on its way there."""
     history: History | None = None
     """Of a rerun: what the log tells of its earlier life."""
-    ordinal = 1
-    """Of the next event written in its name."""
     held = 0
     """Locks that it holds, of :attr:`locks`."""
     locks: Sequence[tuple[str, int]] = ()

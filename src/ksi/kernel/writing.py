@@ -38,8 +38,6 @@ class WritingRequest(Request):
             done = _opening(unopened, done)
         if self.history is not None:
             self._drop_recorded(unit, self.history)
-        unit.ordinal = self.ordinal
-        self.ordinal += len(unit.entries) + (unit.outcome is not None)
         if unit.emits:
             done = self._emitting(unit.emits, done)
         self.router.journal.write(unit, done)
@@ -92,7 +90,6 @@ class WritingRequest(Request):
         """Mark as a rerun: its request is on disk already, and all that ``history`` tells."""
         self.opened = True
         self.history = history
-        self.ordinal = 1 + history.facts
 
     @staticmethod
     def _drop_recorded(unit: Unit, history: History) -> None:
