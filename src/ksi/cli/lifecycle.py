@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from collections.abc import Sequence
+from time import monotonic
 
 import click
 
@@ -12,13 +14,23 @@ from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, duration, json_line, show_value, size
 from ksi.cli.output import status as coloured
-from ksi.cli.reach import ask, start_here
+from ksi.cli.reach import LOOK, ask, start_here
 from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
+from ksi.client.client import Options
+from ksi.client.spawn import pid_behind
 from ksi.core.config import load
-from ksi.core.errors import KSIConnectionError, KSITimeoutError
+from ksi.core.errors import CapacityError, KSIConnectionError, KSITimeoutError, LapseError
 
 STOP_TIMEOUT = 60.0
-_timeout = click.option("--timeout", default=STOP_TIMEOUT, show_default=True, help="Seconds to wait for its end.")
+ANSWER_TIMEOUT = 5.0
+"""Seconds for the answer to `system:shutdown`, which comes before the drain."""
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=STOP_TIMEOUT,
+    show_default=True,
+    help="Seconds to wait for its end.",
+)
 
 
 @command()
@@ -66,7 +78,7 @@ def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], se
 @click.pass_obj
 def status(invocation: Invocation) -> None:
     """Say how the daemon is. Exit code 3 where none runs."""
-    _show(invocation, ask(invocation, "system:health", may_start=False))
+    _show(invocation, ask(invocation, "system:health", may_start=False, options=LOOK))
 
 
 def _check(invocation: Invocation, settings: Sequence[str]) -> None:
@@ -83,7 +95,7 @@ def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[st
 
 def _health(invocation: Invocation) -> Record | None:
     try:
-        health: Record = ask(invocation, "system:health", may_start=False)
+        health: Record = ask(invocation, "system:health", may_start=False, options=LOOK)
     except KSIConnectionError:
         return None
     return health
@@ -91,19 +103,28 @@ def _health(invocation: Invocation) -> Record | None:
 
 def _stop(invocation: Invocation, timeout: float) -> int | None:
     """The process id of the daemon that this stopped."""
-    health = _health(invocation)
-    if health is None:
+    pid = pid_behind(invocation.home.socket)
+    if pid is None:
         return None
-    pid = int(health["pid"])
+    until = monotonic() + timeout
     # A descriptor, not the number: the number may be another's before we look again.
     process = os.pidfd_open(pid)
     try:
-        ask(invocation, "system:shutdown", may_start=False)
-        if not select.select([process], [], [], timeout)[0]:
-            raise KSITimeoutError(f"pid {pid} still drains after {timeout:g} s; `kill -9 {pid}` loses nothing recorded")
+        _ask_to_stop(invocation, process, min(timeout, ANSWER_TIMEOUT))
+        if not select.select([process], [], [], max(0.0, until - monotonic()))[0]:
+            raise KSITimeoutError(f"pid {pid} runs still after {timeout:g} s; `kill -9 {pid}` loses nothing recorded")
     finally:
         os.close(process)
     return pid
+
+
+def _ask_to_stop(invocation: Invocation, process: int, timeout: float) -> None:
+    try:
+        ask(invocation, "system:shutdown", may_start=False, options=Options(timeout=timeout))
+    except (CapacityError, KSIConnectionError, KSITimeoutError, LapseError) as error:
+        # A request has to be recorded, which a full disk forbids, and answered; a signal has not.
+        invocation.say(f"{error.message}: sending SIGTERM")
+        signal.pidfd_send_signal(process, signal.SIGTERM)
 
 
 def _show(invocation: Invocation, health: Record) -> None:

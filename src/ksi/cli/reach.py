@@ -17,6 +17,9 @@ from ksi.client.client import EventClient, Options
 from ksi.client.spawn import is_answering, start_daemon
 from ksi.client.streams import EventStream
 
+LOOK = Options(timeout=5.0)
+"""For what a daemon that is well answers at once."""
+
 T = TypeVar("T")
 Show = Callable[[Any, str | None], None]
 """Takes a chunk and its address in the log."""

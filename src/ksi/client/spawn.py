@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -54,6 +55,18 @@ def is_answering(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def pid_behind(path: Path) -> int | None:
+    """The process that listens there, as the system knows it; it need not be able to answer. None: nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return None
+        credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
+        pid, _, _ = credentials.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
+    return int(pid)
 
 
 def _spawn(home: Home, output: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -1,0 +1,55 @@
+"""A daemon that can not do as it is asked: its disk is full, or it does not run on."""
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.cli.processes import Cli
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[Cli, int]]:
+    """A home of its own, and the process id of its daemon."""
+    cli = Cli(tmp_path / "home")
+    pid = int(cli.records("start")[0]["pid"])
+    process = os.pidfd_open(pid)
+    yield cli, pid
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # as it should be
+    finally:
+        os.close(process)
+
+
+def test_a_daemon_whose_disk_is_full_stops(started: tuple[Cli, int]) -> None:
+    ksi, pid = started
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    done = ksi("stop", "--timeout", "20")
+    assert (done.returncode, done.stdout) == (0, f"stopped (pid {pid})\n"), done.stderr
+    assert "SIGTERM" in done.stderr
+
+
+def test_commands_do_not_wait_for_ever_for_a_daemon_that_hangs(started: tuple[Cli, int]) -> None:
+    ksi, pid = started
+    os.kill(pid, signal.SIGSTOP)
+    commands = (("stop", "--timeout", "0.5"), ("status",), ("doctor", "--json"))
+    running = [
+        subprocess.Popen(ksi.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for words in commands
+    ]
+    (_, stop_said), (_, status_said), (checks, _) = (process.communicate(timeout=30) for process in running)
+    assert [process.returncode for process in running] == [1, 1, 1]
+    assert f"kill -9 {pid}" in stop_said
+    assert "[client_timeout]" in status_said
+    found = {check["name"]: check for check in map(msgspec.json.decode, checks.splitlines())}
+    assert found["daemon"]["level"] == "fail"
+    assert f"pid {pid}" in found["daemon"]["todo"]
+    os.kill(pid, signal.SIGCONT)
+    assert ksi("stop").returncode == 0
