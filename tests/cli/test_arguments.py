@@ -36,7 +36,9 @@ def test_a_value_comes_from_a_file(tmp_path: Path) -> None:
     assert payload([f"text=@{text}", f"data:=@{data}"]) == {"text": "one\ntwo\n", "data": [1, 2]}
 
 
-@pytest.mark.parametrize("arguments", [["key"], ["=x"], ["1a=x"], ["a:={x}"], ["a=1", "a=2"], ["a=@/nowhere/at/all"]])
+@pytest.mark.parametrize(
+    "arguments", [["key"], ["=x"], ["1a=x"], ["a:={x}"], ["a=1", "a=2"], ["a=@/nowhere/at/all"], ["a:=" + "[" * 5000]]
+)
 def test_what_is_no_field_is_a_usage_error(arguments: list[str]) -> None:
     with pytest.raises(click.UsageError):
         payload(arguments)

@@ -69,6 +69,7 @@ def test_every_command_of_the_table_is_there(name: str) -> None:
         ["start", "--set", "store.durability"],
         ["restart", "--set", "store.durability=never"],
         ["config", "show", "--home", "/dev/null"],
+        ["start", "--home", "/proc/nowhere"],
     ],
 )
 def test_what_is_wrong_on_the_command_line_ends_with_2(
@@ -83,6 +84,15 @@ def test_without_a_daemon_a_command_ends_with_3_and_says_what_to_do(nowhere: Cli
     done = nowhere("runs")
     assert (done.returncode, done.stdout) == (3, "")
     assert "ksi start" in done.stderr
+
+
+def test_an_answer_that_can_not_be_written_is_an_error_and_no_traceback(nowhere: Cli) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            nowhere.command("config", "show"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "ksi: [Errno 28] No space left on device\n"
 
 
 def test_with_json_an_error_is_an_object_on_stderr(nowhere: Cli) -> None:

@@ -45,7 +45,7 @@ def _field(argument: str) -> tuple[str, Any]:
         return match["key"], text
     try:
         return match["key"], msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise click.UsageError(f"{match['key']}:= needs JSON: {error}; a text is {match['key']}=text") from None
 
 

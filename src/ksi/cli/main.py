@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 event error, 2 usage, 3 daemon unreachable, 130 interrupted.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from ksi import __version__
-from ksi.cli.failure import EXIT_INTERRUPTED, report
+from ksi.cli.failure import EXIT_EVENT_ERROR, EXIT_INTERRUPTED, report
 from ksi.cli.invocation import Invocation, shared_options
 from ksi.core.errors import KSIError
 
@@ -113,7 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(EXIT_INTERRUPTED)
     except KSIError as error:
         sys.exit(report(error, as_json=invocation.json))
+    except OSError as error:
+        _forget_output()
+        print(f"ksi: {error}", file=sys.stderr)
+        sys.exit(EXIT_EVENT_ERROR)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _forget_output() -> None:
+    """Python writes what is left of stdout at its end: where that is what failed, it would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksi.core.errors import KSIConnectionError, KSIError, from_wire
+from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, from_wire
 from ksi.core.home import Home
 
 START_TIMEOUT = 20.0
@@ -29,6 +29,7 @@ def start_daemon(home: Home, *, arguments: Sequence[str] = (), timeout: float = 
     ``arguments`` are further ones of ``python -m ksi.daemon``.
 
     Raises:
+        ConfigError: The home can not be made.
         KSIError: It ended, and said why.
         KSIConnectionError: It ended, or did not answer in ``timeout`` seconds; with the last lines of its output.
     """
@@ -70,8 +71,11 @@ def pid_behind(path: Path) -> int | None:
 
 
 def _spawn(home: Home, output: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home.logs.mkdir(mode=0o700, exist_ok=True)
+    try:
+        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.logs.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"can not be made: {error.strerror}", where=str(home.path)) from None
     with output.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "ksi.daemon", "--home", str(home.path), *arguments],
