@@ -65,6 +65,7 @@ def test_what_is_no_position_is_a_usage_error(text: str) -> None:
     [
         ("5m", 1_000_000_000_000 - 300_000_000),
         ("1.5s", 1_000_000_000_000 - 1_500_000),
+        ("99999999999d", 0),
         ("1970-01-02T00:00:00+00:00", 86_400_000_000),
     ],
 )
@@ -72,7 +73,7 @@ def test_a_time_is_an_age_or_a_moment(text: str, time_us: int) -> None:
     assert MomentType(StoppedClock()).convert(text, None, None) == time_us
 
 
-@pytest.mark.parametrize("text", ["5", "m", "5 minutes", "yesterday"])
+@pytest.mark.parametrize("text", ["5", "m", "5 minutes", "yesterday", "9" * 400 + "d"])
 def test_what_is_no_time_is_a_usage_error(text: str) -> None:
     with pytest.raises(click.BadParameter):
         MOMENT.convert(text, None, None)

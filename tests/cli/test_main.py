@@ -66,6 +66,8 @@ def test_every_command_of_the_table_is_there(name: str) -> None:
         ["send", "a:b", "--end", "--detach"],
         ["show", "@1", "--at", "@2"],
         ["log", "--after", "yesterday"],
+        ["log", "-f", "--until", "@9"],
+        ["log", "-f", "--tree"],
         ["start", "--set", "store.durability"],
         ["restart", "--set", "store.durability=never"],
         ["config", "show", "--home", "/dev/null"],

@@ -72,6 +72,12 @@ async def test_filters_all_hold(daemon: Daemon) -> None:
     assert places(await daemon.ask("log:read", after="@2", until="@5")) == [5]
 
 
+@pytest.mark.parametrize("since_us", [-(10**18), 10**18])
+async def test_a_time_that_no_calendar_has_is_refused(daemon: Daemon, since_us: int) -> None:
+    with pytest.raises(ValidationError, match="since_us"):
+        await daemon.ask("log:read", since_us=since_us)
+
+
 async def test_pages_meet_without_gap_or_double_in_both_directions(daemon: Daemon) -> None:
     first = await daemon.ask("log:read", limit=2)
     second = await daemon.ask("log:read", limit=2, after=first["next"])

@@ -83,11 +83,12 @@ class MomentType(click.ParamType):  # type: ignore[type-arg]  # it is generic in
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        if match := _DURATION.fullmatch(value):
-            return self._clock.time_us() - int(float(match[1]) * _UNITS_US[match[2]])
         try:
+            if match := _DURATION.fullmatch(value):
+                # Before 1970 nothing was recorded.
+                return max(0, self._clock.time_us() - int(float(match[1]) * _UNITS_US[match[2]]))
             return microseconds(datetime.fromisoformat(value).astimezone())
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time: write 30s, 5m, 2h, 1d or 2026-11-24T08:00", param, ctx)
 
 

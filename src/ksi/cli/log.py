@@ -72,6 +72,8 @@ def log(
 
     PATTERN is an event's name with * in it; agent: means all of a namespace.
     """
+    if follow and (as_tree or options["until"] is not None):
+        raise click.UsageError("--follow has no end, and shows no trees: leave out --until and --tree")
     options["kinds"] = KINDS if "all" in options["kinds"] else options["kinds"]
     wanted = Wanted(limit=limit, correlation_id=run, **options)
     if as_tree:

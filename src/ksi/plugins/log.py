@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from ksi.core.clock import utc
+from ksi.core.errors import ValidationError
 from ksi.core.events import Filter, Kind, Position
 from ksi.core.ports import EventLog
 from ksi.kernel.declare import query
@@ -87,7 +89,7 @@ class Log(AsyncPlugin):
             kinds=request.kinds,
             streams=() if request.stream is None else (request.stream,),
             correlation_id=None if run is None else await find_run(self._log, run),
-            recorded_from=None if request.since_us is None else utc(request.since_us),
+            recorded_from=None if request.since_us is None else _moment(request.since_us),
         )
         page = self._log.read_all(
             (wanted,),
@@ -128,6 +130,13 @@ class Log(AsyncPlugin):
             if len(found) == limit:
                 break
         return Streams(found)
+
+
+def _moment(time_us: int) -> datetime:
+    try:
+        return utc(time_us)
+    except OverflowError:
+        raise ValidationError(f"since_us: {time_us} is no time between the years 1 and 9999") from None
 
 
 def _next(events: list[ShownEvent], request: ReadLog) -> Position | None:
