@@ -1,10 +1,16 @@
 """The demo keeps its claims; on a machine without the model it fetches that first, so this takes a while."""
 
+import os
+import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
+
+from ksi.client.spawn import pid_behind
 
 
 @pytest.mark.soak
@@ -23,3 +29,22 @@ def test_the_demo_shows_four_beats_and_ends_ok() -> None:
     (end,) = [record for record in records if record.get("demo")]
     assert end["demo"] == "ok"
     assert end["tokens"] > 0
+
+
+@pytest.mark.soak
+def test_a_demo_that_is_terminated_leaves_no_daemon(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ksi.cli.main", "demo", "--json"]
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        next(line for line in running.stdout if '"beat":1' in line)
+        (home,) = tmp_path.glob("ksi-demo-*")
+        daemon = pid_behind(home / "daemon.sock")
+        assert daemon is not None
+        process = os.pidfd_open(daemon)
+        running.terminate()
+        running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("ksi-demo-*"))
+    assert select.select([process], [], [], 0)[0], "the daemon has ended"
+    os.close(process)

@@ -6,11 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+from typing import NoReturn
 
 import click
 import msgspec
@@ -56,6 +58,8 @@ def demo(invocation: Invocation, keep: bool) -> None:
 
     Every claim is checked against the log; where one does not hold the exit code is 1.
     """
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _exit)
     began, counts = monotonic(), Counts()
     with _home(keep=keep) as home:
         stage = Stage(home, as_json=invocation.json)
@@ -71,6 +75,11 @@ def demo(invocation: Invocation, keep: bool) -> None:
         _end(stage, counts, events=health["head"], seconds=monotonic() - began)
         if keep:
             stage.note(f"its home is {home}")
+
+
+def _exit(signum: int, _: object) -> NoReturn:
+    """As an exception, so that the daemon of the demo is stopped on the way out."""
+    sys.exit(128 + signum)
 
 
 @contextmanager

@@ -125,7 +125,7 @@ class Stage:
         """A command that streams text, shown as it comes; ``act`` is done once ``after`` pieces were seen."""
         self.typed(_line(arguments))
         told, first = Told(), 0.0
-        with self._open(*arguments) as process:
+        with self._open(*arguments) as process, _ended_on_error(process):
             assert process.stdout is not None
             for line in process.stdout:
                 self._take(told, msgspec.json.decode(line))
@@ -170,6 +170,16 @@ class Stage:
 
     def _say(self, record: dict[str, Any], text: str) -> None:
         click.echo(json_line(record) if self.as_json else text)
+
+
+@contextmanager
+def _ended_on_error(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Nobody waits for the answer any more: its command would be waited for."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
 
 
 def _said(process: subprocess.Popen[str]) -> str:
