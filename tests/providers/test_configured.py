@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from ksi.core.config import Config, ProvidersSection, load
-from ksi.core.errors import NotFoundError, ValidationError
+from ksi.core.errors import (
+    NotFoundError,
+    ProviderInvalidRequestError,
+    ProviderOverloadedError,
+    ValidationError,
+)
 from ksi.core.home import Home
 from ksi.providers.base import CompletionRequest, Message, TextDelta, TextPart
 from ksi.providers.configured import desk_of
@@ -42,6 +47,21 @@ async def test_a_server_without_models_of_its_own_choice_wants_one_named(tmp_pat
     await desk.release()
     with pytest.raises(ValidationError, match="name one"):
         await desk_of(configured(tmp_path)).choose("openai", None)
+
+
+@pytest.mark.parametrize("provider", ["openai", None])
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [("http://127.0.0.1:1/v1", ProviderOverloadedError), ("nonsense", ProviderInvalidRequestError)],
+)
+async def test_a_server_that_can_not_be_asked_is_no_model_that_is_not_found(
+    tmp_path: Path, provider: str | None, address: str, kind: type[Exception]
+) -> None:
+    desk = desk_of(configured(tmp_path, **{"providers.openai.base_url": address}))
+    with pytest.raises(kind):
+        await desk.choose(provider, "m1")
+    assert (await desk.choose(None, SMOLLM2.name)).provider.name == "local"
+    await desk.release()
 
 
 async def test_a_script_gives_its_texts_in_turn_and_goes_on_with_the_one_that_was_begun(tmp_path: Path) -> None:

@@ -614,7 +614,7 @@ class ContextLengthError(ProviderError):
 
 
 class ProviderOverloadedError(ProviderError):
-    """The provider has no room now."""
+    """The provider has no room now, or can not be reached."""
 
     code = "provider_overloaded"
     retryable = True

@@ -47,7 +47,13 @@ def _openai(config: Config) -> Offer:
         key = None if section.api_key is None else section.api_key.reveal()
         return OpenAIProvider(base_url=section.base_url, api_key=key)
 
-    return Offer(name=OPENAI, make=make, models=section.models, concurrent=config.completion.per_provider)
+    return Offer(
+        name=OPENAI,
+        make=make,
+        models=section.models,
+        concurrent=config.completion.per_provider,
+        is_configured=section.base_url is not None or section.api_key is not None,
+    )
 
 
 def _rehearsed(config: Config) -> Iterator[Offer]:

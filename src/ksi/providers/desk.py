@@ -28,13 +28,15 @@ QUEUE_SIZE_MAX = 256
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that may be asked: made at its first use, ``concurrent`` answers at the same time.
 
-    ``models`` are taken without asking it; the first of them is used where a request names none.
+    ``models`` are taken without asking it; the first of them is used where a request names none. ``is_configured``:
+    somebody set it up, so that one wants to know when it can not say whether a model is its own.
     """
 
     name: str
     make: Callable[[], Provider]
     models: tuple[str, ...] = ()
     concurrent: int = CONCURRENT
+    is_configured: bool = False
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -127,15 +129,23 @@ class Desk:
 
         Raises:
             NotFoundError: Nobody has this name, or this model.
+            ProviderError: Nobody is known to have it, and the provider that was asked for, or set up, can not say.
             ValidationError: The provider has no model of its own choice.
         """
         if model is None:
             name = provider or self.default
             return Choice(self.provider(name), self._first_model(name))
         names = [self.default, *self.offers] if provider is None else [provider]
+        failures: list[ProviderError] = []
         for name in dict.fromkeys(names):
-            if await self._has(name, model):
-                return Choice(self.provider(name), model)
+            try:
+                if await self._has(name, model):
+                    return Choice(self.provider(name), model)
+            except ProviderError as error:
+                if name == provider or self.offers[name].is_configured:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
         known = [known for name in names for known in (*self.offers[name].models, *self._listed.get(name, ()))]
         raise NotFoundError("model", model, suggestions=_alike(model, known))
 
@@ -156,14 +166,15 @@ class Desk:
         return offer.models[0] if offer is not None else ""
 
     async def _has(self, name: str, model: str) -> bool:
-        """Whether the provider has the model; it is asked only about one that was not seen before."""
+        """Whether the provider has the model; it is asked only about one that was not seen before.
+
+        Raises:
+            ProviderError: It can not say.
+        """
         provider = self.provider(name)
         if model in self.offers[name].models or model in self._listed.get(name, ()):
             return True
-        try:
-            self._listed[name] = {info.name for info in await provider.models()}
-        except ProviderError:
-            return False
+        self._listed[name] = {info.name for info in await provider.models()}
         return model in self._listed[name]
 
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
