@@ -300,7 +300,7 @@ async def test_a_nested_query_is_recorded_with_what_it_gave() -> None:
 
     async with EventTestHarness(plugin(outer, ask)) as ksi:
         assert await ksi.request("p:outer") == 2
-        (read,) = (await recorded(ksi))[-1].metadata["reads"]
+        (read,) = msgspec.json.decode((await recorded(ksi))[-1].metadata["reads"])
         assert (read["query"], read["request"], read["answer"]) == ("p:ask", {"number": 1}, 1)
 
 

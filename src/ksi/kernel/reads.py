@@ -48,7 +48,7 @@ class Reads:
         if not self.entries:
             return None
         left_out = {"reads_left_out": self._left_out} if self._left_out else {}
-        return {"reads": msgspec.json.decode(msgspec.json.encode(self.entries)), **left_out}
+        return {"reads": msgspec.json.encode(self.entries).decode(), **left_out}
 
     def _note(self, entry: Any) -> None:
         if len(self.entries) < READS_MAX:

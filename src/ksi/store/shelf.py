@@ -11,13 +11,13 @@ from typing import Any
 import apsw
 import msgspec
 
+from ksi.core import canonical
 from ksi.core.views import View
 from ksi.store.order import sort_key
 from ksi.store.views import Key, Place, Span
 
 RECENT_MAX = 8_192
 """Clean records in memory, for each view."""
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class SqliteShelf:
@@ -27,7 +27,7 @@ class SqliteShelf:
         self._connection = connection
         self._place_of = place_of
         self._indexes = tuple(view.indexes)
-        self._decode = msgspec.msgpack.Decoder(view.record).decode
+        self._decode = msgspec.json.Decoder(view.record).decode
         self._table = quoted(f"view:{view.name}")
         self._changed: dict[Key, Any | None] = {}
         self._flushing: dict[Key, Any | None] = {}
@@ -116,7 +116,7 @@ class SqliteShelf:
     def _columns(self, rows: Sequence[tuple[bytes, Any]]) -> Iterator[tuple[bytes, ...]]:
         for place, record in rows:
             if record is not None:
-                yield place, _encode(record), *(self._place_of(index, record) for index in self._indexes)
+                yield place, canonical.encode(record), *(self._place_of(index, record) for index in self._indexes)
 
     def _create(self, writer: apsw.Connection) -> None:
         columns = [quoted(f"by:{index}") for index in self._indexes]

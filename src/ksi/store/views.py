@@ -6,11 +6,14 @@ A *shelf* holds what is visible; it is a dict in memory, and a bounded memory in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from uuid import UUID
 
 import msgspec
 
+from ksi.core import canonical
 from ksi.core.errors import NotFoundError, ValidationError
 from ksi.core.events import RecordedEvent
 from ksi.core.views import Page, View
@@ -58,6 +61,7 @@ class KeptView:
         self.query = Compiled(view.query)
         self.place_of = place_of
         self.key_of = key_getter(view.key)
+        self._risky = _risky_indexes(view)
         self._pending: dict[Key, Change] = {}
         self._unit: list[Change] = []
         self._undo: list[tuple[Key, Change | None]] = []
@@ -68,6 +72,10 @@ class KeptView:
         return self.shelf.get(key) if change is None else change.record
 
     def put(self, record: Any) -> None:
+        """Change a record. One that can not be stored is refused here, where it fails its own command alone."""
+        canonical.encode(record)
+        for index in self._risky:
+            self.place_of(index, record)
         self._change(self.key_of(record), record)
 
     def delete(self, *key: Any) -> None:
@@ -114,6 +122,16 @@ class KeptView:
     def forget_pending(self) -> None:
         """No unit under way will be on disk."""
         self._pending.clear()
+
+
+def _risky_indexes(view: View[Any]) -> list[str | None]:
+    """Indexes (None: the key) with a field whose values may have no place, as an integer of more than 64 bits."""
+    types = {field.name: field.type for field in msgspec.structs.fields(view.record)}
+    indexes: list[tuple[str | None, Sequence[str]]] = [(None, view.key), *view.indexes.items()]
+    return [index for index, fields in indexes if any(types.get(name) not in _PLACED for name in fields)]
+
+
+_PLACED = (str, bytes, bool, float, datetime, UUID, str | None)
 
 
 class Place:
