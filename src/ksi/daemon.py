@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ BUILT_IN = (
 )
 SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""
+STUBBORN_GRACE = 1.0
+"""Seconds that tasks have to end once the log is closed."""
 FLUSH_GRACE = 2.0
 """Seconds that connections have to take what is written for them when the daemon stops."""
 COLLECTOR_THRESHOLDS = (2_000, 10, 10)
@@ -153,6 +156,23 @@ async def serve(config: Config, *, plugins: Sequence[str] = ()) -> None:
             _log.info("stopping: %s", stop.reason)
             watchdog.stop()
             config.home.pid_file.unlink(missing_ok=True)
+    await end_the_rest()
+
+
+async def end_the_rest() -> None:
+    """End the process now where a handler swallows its cancel, or holds a thread: it would never end by itself.
+
+    All that was promised is on disk, and the log is closed.
+    """
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    stubborn = (await asyncio.wait(left, timeout=STUBBORN_GRACE))[1] if left else set()
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("ksi-blocking")]
+    if stubborn or threads:
+        _log.warning("ended with %d tasks and %d threads that do not end", len(stubborn), len(threads))
+        logging.shutdown()
+        os._exit(EXIT_OK)
 
 
 def settle_collector() -> None:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in given.suites if name not in SUITES]
     if unknown:
         parser.error(f"no suite {unknown[0]!r}: choose of {', '.join(SUITES)}")
+    if "wire" in (given.suites or SUITES) and not find_spec("orjson"):
+        sys.stderr.write("ksi bench: the floor of wire needs orjson: make bench, or pip install 'ksi[bench]'\n")
+        return 1
     for name in given.suites or SUITES:
         for result in run(name, quick=given.quick):
             print(msgspec.json.encode(result).decode() if given.json else line(result), flush=True)

@@ -124,10 +124,11 @@ class Exchange:
         call = self._calls.get(frame_id)
         if call is None:
             return
-        if frame_id in self._sent:
+        if frame_id in self._sent and self._link is not None:
             self._calls[frame_id] = Abandoned(takes_place=call.takes_place)
             self.steer(Request(id=frame_id, cancel=True))
-        else:
+        else:  # it was never asked, or there is nobody whom it could be asked of again
+            self._sent.discard(frame_id)
             del self._calls[frame_id]
 
     # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────

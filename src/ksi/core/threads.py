@@ -24,7 +24,7 @@ class Threads(Protocol):
         """The same for a coroutine. When it is cancelled the job still runs to its end."""
 
     def close(self) -> None:
-        """Wait for what runs; nothing can be submitted after it."""
+        """Wait for what runs, but in the lane "blocking", which is others' code. Nothing can be submitted after it."""
 
 
 class SystemThreads:
@@ -52,8 +52,8 @@ class SystemThreads:
         return await future
 
     def close(self) -> None:
-        for executor in self._lanes.values():
-            executor.shutdown(wait=True)
+        for lane, executor in self._lanes.items():
+            executor.shutdown(wait=lane != "blocking", cancel_futures=lane == "blocking")
 
 
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -19,6 +19,7 @@ from ksi.core import canonical
 from ksi.core.clock import microseconds, utc
 from ksi.core.errors import InternalError, KSIError, OutcomeUnknownError, from_wire
 from ksi.core.ports import Entry, Unit
+from ksi.kernel.foreign import FOREIGN
 
 if TYPE_CHECKING:
     from ksi.kernel.context import EventContext
@@ -86,7 +87,7 @@ class Effects:
         except KSIError as error:
             await self._end(key, error=error)
             raise
-        except Exception as error:
+        except FOREIGN as error:
             await self._end(key, error=InternalError(f"effect {name!r}", f"{type(error).__name__}: {error}"))
             raise
         await self._end(key, value=value)

@@ -28,6 +28,7 @@ from ksi.core.errors import (
 from ksi.core.ports import Committed, Outcome, Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Done
+from ksi.kernel.foreign import ENDS
 from ksi.kernel.resume import ended
 from ksi.kernel.writing import WritingRequest, gather
 
@@ -136,7 +137,7 @@ class Execution(WritingRequest):
         scope.run(current.set, self.envelope)
         try:
             answer = scope.run(handler.invoke, self.payload, context)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
+        except ENDS as error:  # the router's door
             self.failed(error)
         else:
             self.returned(answer, context)
@@ -160,7 +161,7 @@ class Execution(WritingRequest):
     async def _await(self, handler: HandlerSpec, context: EventContext | None) -> None:
         try:
             answer = await handler.invoke(self.payload, context)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
+        except ENDS as error:  # the router's door
             self.failed(error)
         else:
             self.returned(answer, context)
@@ -193,7 +194,7 @@ class Execution(WritingRequest):
             self._leave()
             return
         if self.cancelled and error is None:
-            error = CancelledError(self.envelope.name)
+            raw, error = None, CancelledError(self.envelope.name)
         if not self.is_recorded or (error is not None and not self._is_final(error)):
             self._answer(raw, error)
             self._leave()
@@ -360,7 +361,14 @@ class Execution(WritingRequest):
             self.give_up(EventTimeoutError(name, seconds=self.row.timeout or 0.0))
 
     def cancel(self) -> None:
-        """The caller wants no more."""
+        """The caller wants no more; where others wait for the same, it goes on for them."""
+        if self.joined and not (self.row.is_stream or self.answered or self.committing or self.cancelled):
+            self._hand_over()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cancel it, whoever waits."""
         if self.answered or self.committing or self.cancelled:
             return
         self.cancelled = True
@@ -370,6 +378,13 @@ class Execution(WritingRequest):
         self._stop_limit()
         self._limit(CANCEL_GRACE)
         self._stop_task()
+
+    def _hand_over(self) -> None:
+        """Others wait for the same: the first of them takes the place of the one who goes."""
+        done, token = self.done, self.token
+        heir, self.joined = self.joined[0], self.joined[1:]
+        self.done, self.token = heir.done, heir.token
+        deliver(done, token, None, CancelledError(self.envelope.name))
 
     def give_up(self, error: KSIError) -> None:
         """Answer now, whatever the handler does."""
@@ -416,10 +431,15 @@ class Joined:
         self.token = token
 
     def cancel(self) -> None:
-        """Wait no more; the request goes on for the others."""
-        if not self._execution.answered and self in self._execution.joined:
-            self._execution.joined = tuple(each for each in self._execution.joined if each is not self)
-            deliver(self.done, self.token, None, CancelledError(self._execution.envelope.name))
+        """Wait no more; the request goes on for the others, and ends where there are none."""
+        execution = self._execution
+        if execution.answered:
+            return
+        if self not in execution.joined:  # it has taken the place of the one who asked first
+            execution.cancel()
+            return
+        execution.joined = tuple(each for each in execution.joined if each is not self)
+        deliver(self.done, self.token, None, CancelledError(execution.envelope.name))
 
 
 def deliver(done: Done, token: Any, raw: bytes | None, error: KSIError | None) -> None:

@@ -16,6 +16,7 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import CheckpointConflictError, KSIError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.patterns import expand
+from ksi.kernel.foreign import FOREIGN
 from ksi.kernel.reaction import Reaction
 from ksi.kernel.spec import HandlerSpec
 
@@ -80,7 +81,7 @@ class Observers:
                 return
             except CheckpointConflictError:
                 return  # another generation of it was faster
-            except Exception as error:  # noqa: BLE001  # the door of a supervised task
+            except FOREIGN as error:  # the door of a supervised task
                 _log.error(
                     "observer %s: @%d, attempt %d of %d", handler.where, event.position, attempt, attempts,
                     exc_info=None if isinstance(error, KSIError) else error,

@@ -21,6 +21,7 @@ from ksi.core.errors import (
     PluginFailedError,
 )
 from ksi.core.views import EntityFold, View
+from ksi.kernel.foreign import FOREIGN
 from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.loader import Source, forget
 from ksi.kernel.middleware import EventMiddleware
@@ -80,7 +81,7 @@ class Loaded:
         """Shut the plugin down and end its tasks. What it raises is logged."""
         try:
             await self.plugin.shutdown()
-        except Exception:
+        except FOREIGN:
             self.logger.exception("shutdown of plugin %s failed", self.name)
         for task in list(self._tasks):
             task.cancel()
@@ -152,8 +153,8 @@ class Plugins:
 
     def _make(self, source: Source) -> list[AsyncPlugin]:
         try:
-            return [kind() for kind in source.classes(1)]
-        except Exception as error:  # noqa: BLE001  # the door of plugin start: reported, the daemon runs on
+            return [_made(kind) for kind in source.classes(1)]
+        except FOREIGN as error:  # the door of plugin start: reported, the daemon runs on
             self._report(str(source), source, error)
             return []
 
@@ -173,12 +174,12 @@ class Plugins:
     async def _start_or_report(self, plugin: AsyncPlugin, source: Source) -> None:
         try:
             await self._start(plugin, source, 1)
-        except Exception as error:
+        except FOREIGN as error:
             self._report(plugin.name, source, error)
             if plugin.is_required:
                 raise PluginFailedError(plugin.name, str(error)) from error
 
-    def _report(self, name: str, source: Source, error: Exception) -> None:
+    def _report(self, name: str, source: Source, error: BaseException) -> None:
         _log.error("plugin %s does not run: %s", name, error, exc_info=None if isinstance(error, KSIError) else error)
         problem = "".join(traceback.format_exception(error)).strip()
         self._failed[name] = PluginInfo(name=name, generation=0, status="failed", source=str(source), problem=problem)
@@ -188,7 +189,7 @@ class Plugins:
         """Load ``module:Class`` or a file. Raises what is wrong with it; nothing changes then."""
         async with self._changing:
             source = Source(target)
-            plugins = [kind() for kind in source.classes(1)]
+            plugins = [_made(kind) for kind in source.classes(1)]
             for plugin in plugins:
                 if plugin.name in self._loaded:
                     raise ConflictError(f"plugin {plugin.name!r} is loaded already: reload it", plugin=plugin.name)
@@ -225,14 +226,14 @@ class Plugins:
     async def _reload(self, name: str) -> PluginInfo:
         old = self._get(name)
         generation = old.generation + 1
-        kinds = [kind for kind in old.source.classes(generation) if kind.name == name]
+        kinds = [kind for kind in old.source.classes(generation) if getattr(kind, "name", None) == name]
         if not kinds:
             raise NotFoundError("plugin class", name)
-        fresh = await self._initialized(kinds[0](), old.source, generation)  # until here the old one serves
+        fresh = await self._initialized(_made(kinds[0]), old.source, generation)  # until here the old one serves
         self._withdraw(old)
         try:
             self._take_in(fresh)
-        except Exception as error:
+        except FOREIGN as error:
             self._withdraw(fresh)
             self._take_in(old)
             self.rebuild()
@@ -253,7 +254,7 @@ class Plugins:
             await plugin.initialize()
         except BaseException as error:
             await loaded.stop()
-            if isinstance(error, Exception):
+            if isinstance(error, FOREIGN):
                 raise _named(error, plugin.name) from error
             raise
         return loaded
@@ -262,7 +263,7 @@ class Plugins:
         loaded = await self._initialized(plugin, source, generation)
         try:
             self._take_in(loaded)
-        except Exception as error:
+        except FOREIGN as error:
             self._withdraw(loaded)
             await loaded.stop()
             raise _named(error, plugin.name) from error
@@ -393,7 +394,18 @@ class Plugins:
             await loaded.stop()
 
 
-def _named(error: Exception, plugin: str) -> KSIError:
+def _made(kind: type[AsyncPlugin]) -> AsyncPlugin:
+    """An instance of a plugin's class. Raises DeclarationError where what the class says of itself is wrong."""
+    where = f"{kind.__module__}.{kind.__qualname__}"
+    if not isinstance(getattr(kind, "name", None), str):
+        raise DeclarationError('a plugin has a name: write `name = "greeter"` in the class', where=where)
+    interfaces: tuple[Any, ...] = (*kind.requires, *kind.provides)
+    if wrong := [each for each in interfaces if not isinstance(each, type)]:
+        raise DeclarationError(f"requires and provides hold interfaces (classes), not {wrong[0]!r}", where=where)
+    return kind()
+
+
+def _named(error: BaseException, plugin: str) -> KSIError:
     if isinstance(error, KSIError):
         return error
     return PluginFailedError(plugin, f"{type(error).__name__}: {error}")

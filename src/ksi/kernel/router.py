@@ -31,6 +31,7 @@ from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
 from ksi.kernel.effects import Effects
 from ksi.kernel.execution import Execution, deliver
+from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.keys import Keys
 from ksi.kernel.middleware import Parked
 from ksi.kernel.nested import Inbox
@@ -123,7 +124,7 @@ class Router:
                 raise conflicting(execution.envelope)
             if known is None:
                 await execution.written(Unit(origin=execution.envelope))
-        except Exception as raised:  # noqa: BLE001  # the door of a task that nobody awaits
+        except FOREIGN as raised:  # the door of a task that nobody awaits
             execution.settle(None, error := execution.row.explain(raised))
             done(token, None, error)
             return
@@ -198,7 +199,7 @@ class Router:
         try:
             parked = row.check(envelope, session, is_nested=is_nested)
             payload = row.payload(envelope)
-        except Exception as raised:  # noqa: BLE001  # the router's door: checks and validators are plugins' code
+        except ENDS as raised:  # the router's door: checks and validators are plugins' code
             raise row.explain(raised) from None
         return Admitted(payload, row.locks(payload), parked)
 
@@ -247,7 +248,7 @@ class Router:
             if known is not None and not execution.matches(known):
                 raise conflicting(execution.envelope)
             await self._begin_or_replay(execution, parked, known)
-        except Exception as raised:  # noqa: BLE001  # the door of a task that nobody awaits
+        except FOREIGN as raised:  # the door of a task that nobody awaits
             execution.settle(None, execution.row.explain(raised))
 
     async def _begin_or_replay(self, execution: Execution, parked: Parked | None, known: Known | None) -> None:
@@ -500,7 +501,7 @@ class Router:
         """Cancel what is under way of ``rows``."""
         for call in self._calls():
             if call.row in rows:
-                call.cancel()
+                call.abort()
 
     def _calls(self) -> list[Execution | AsyncQuery]:
         return [*self.under_way, *self.queries]
@@ -524,7 +525,7 @@ class Router:
         if await self._wait_idle(seconds):
             return
         for call in self._calls():
-            call.cancel()
+            call.abort()
         if not await self._wait_idle(CANCEL_PATIENCE):
             _log.warning("left running: %s", sorted({execution.row.name for execution in self.under_way}))
 

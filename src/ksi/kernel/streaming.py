@@ -16,6 +16,7 @@ from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.declare import Addressed, End, Gap
 from ksi.kernel.door import Done, Session, Sink, StreamCall
 from ksi.kernel.execution import Execution
+from ksi.kernel.foreign import ENDS
 from ksi.kernel.writing import gather
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ class Streaming(Execution):
         self._credit += credit
         self._wake()
 
-    def cancel(self) -> None:
+    def abort(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
-        super().cancel()
+        super().abort()
 
     def disconnected(self) -> None:
         self._sink = None
@@ -122,7 +123,7 @@ class Streaming(Execution):
                     break
                 if end is None and self._must_wait():
                     end = await self._wait(chunks)
-        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # the router's door
+        except ENDS as raised:  # the router's door
             error = self.row.explain(raised)
         finally:
             await self._close(chunks)
@@ -188,7 +189,7 @@ class Streaming(Execution):
     async def _close(self, chunks: AsyncGenerator[Any, None]) -> None:
         try:
             await chunks.aclose()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the stream's end stands already
+        except ENDS as error:  # the stream's end stands already
             self.router.log_failure(self.row, error)
 
     def _pumped(self, end: bytes | None, error: KSIError | None, context: EventContext) -> None:

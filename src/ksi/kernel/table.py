@@ -30,6 +30,7 @@ from ksi.core.errors import (
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Call, Done, Session
 from ksi.kernel.execution import CANCEL_GRACE, Execution, deliver
+from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.middleware import Stack, wrap
 from ksi.kernel.schema import invalid
 from ksi.kernel.spec import EventSpec, HandlerSpec
@@ -122,7 +123,7 @@ class Row:
         if self.declaration.key is not None:
             try:
                 locks.append((self.declaration.key(payload), 1))
-            except Exception as error:  # noqa: BLE001  # the router's door: the key function is the plugin's
+            except ENDS as error:  # the router's door: the key function is the plugin's
                 raise self.explain(error) from None
         if self.declaration.concurrent is not None:
             locks.append((f"slot of {self.name}", self.declaration.concurrent))
@@ -188,13 +189,13 @@ class Row:
                     if check(envelope, session) is not None:
                         return general(envelope, session, done, token)
                 payload = decode(envelope.raw)
-            except Exception as raised:  # noqa: BLE001  # the router's door: whatever is raised is answered
+            except ENDS as raised:  # the router's door: whatever is raised is answered
                 self._refused(self.explain_refusal(raised), envelope, done, token)
                 return None
             scope = set_current(envelope)
             try:
                 answer = invoke(payload, None)
-            except Exception as raised:  # noqa: BLE001  # the router's door
+            except ENDS as raised:  # the router's door
                 self._refused(self.explain(raised), envelope, done, token)
                 return None
             finally:
@@ -232,7 +233,7 @@ class Row:
                     if check(envelope, session) is not None:
                         return general(envelope, session, done, token)
                 payload = decode(envelope.raw)
-            except Exception as raised:  # noqa: BLE001  # the router's door
+            except ENDS as raised:  # the router's door
                 self.refuse(self.explain_refusal(raised), envelope, done, token)
                 return None
             query = AsyncQuery(self, envelope, done, token)
@@ -261,10 +262,10 @@ class Row:
         for look in self.stack.after:
             try:
                 look(envelope, error)
-            except Exception:  # noqa: BLE001  # a plugin's code, behind the answer
+            except FOREIGN:  # a plugin's code, behind the answer
                 _log.exception("%s: middleware after %s failed", self.owner, self.name)
 
-    def explain_refusal(self, raised: Exception) -> KSIError:
+    def explain_refusal(self, raised: BaseException) -> KSIError:
         """What the caller is told of something that was raised before the handler began."""
         if isinstance(raised, KSIError) and raised.code != ValidationError.code:
             return raised
@@ -287,7 +288,7 @@ class Row:
                 await self._all(execution)
             else:
                 await self._first(execution)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
+        except ENDS as error:  # the router's door
             execution.failed(error)
 
     async def _all(self, execution: Execution) -> None:
@@ -362,7 +363,7 @@ class Row:
 
         try:
             return await wrap(self.stack.onions, innermost)(execution.envelope), context
-        except Exception as error:  # noqa: BLE001  # the router's door
+        except FOREIGN as error:  # the router's door
             return self.explain(error)
 
     async def _call(self, handler: HandlerSpec, payload: Any, context: EventContext) -> Any:
@@ -397,7 +398,7 @@ class AsyncQuery:
         row = self._row
         try:
             raw = row.encode_answer(await invoke(payload, None))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the router's door
+        except ENDS as error:  # the router's door
             self._answer(None, row.explain(error))
         else:
             self._answer(raw, None)
@@ -416,6 +417,9 @@ class AsyncQuery:
 
     def cancel(self) -> None:
         self._stop(CancelledError(self._row.name))
+
+    abort = cancel
+    """Nobody else can wait for a query."""
 
     def expire(self) -> None:
         self.tick = None

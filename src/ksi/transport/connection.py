@@ -243,7 +243,7 @@ class Connection(asyncio.Protocol):
     def _done(self, frame_id: FrameId, raw: bytes | None, error: KSIError | None) -> None:
         if self._running:
             self._release(frame_id)
-        if raw is not None and len(raw) <= self._frame_bytes_max:
+        if error is None and raw is not None and len(raw) <= self._frame_bytes_max:
             self._send(answer(frame_id, raw))
         else:
             self._send(answers.failure(frame_id, error or self._too_large(raw or b"")))
