@@ -173,6 +173,23 @@ async def test_a_request_waits_for_a_daemon_that_starts_again(
     assert await task == {"x": 1}
 
 
+async def test_who_goes_while_there_is_no_daemon_does_not_take_the_others_with_him(
+    client: EventClient, door: EchoDoor, server: UnixServer
+) -> None:
+    leaving = asyncio.ensure_future(client.request("test:hold", who="leaving"))
+    staying = asyncio.ensure_future(client.request("test:hold", who="staying"))
+    await door.seen_count(2)
+    await server.close(grace=0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await server.start()
+    await door.seen_count(3)
+    assert door.held[-1].envelope.data == {"who": "staying"}
+    door.held[-1].answer("here")
+    assert await staying == "here"
+
+
 async def test_a_daemon_that_does_not_come_back_is_given_up(server: UnixServer) -> None:
     async with EventClient(server.path, reconnect_timeout=0.05) as client:
         await client.request("test:echo")
