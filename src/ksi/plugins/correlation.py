@@ -125,6 +125,8 @@ class Correlation(AsyncPlugin):
         whole = await self._run(run)
         if whole.started_at is None or root.position != max(node.position for node in whole.requests_at_root()):
             return None
+        if whole.status == "interrupted":
+            await self._count_chunks(whole)
         return RunSummary(
             run=run,
             name=whole.roots[0].name,
@@ -146,7 +148,7 @@ class Correlation(AsyncPlugin):
             spec = self._registry.events.get(node.name)
             if spec is not None and spec.kind == "stream":
                 stream = f"{spec.declaration.category or node.name.partition(':')[0]}/{event_id}"
-                node.chunks = await self._log.version(stream) - run.facts_in[stream]
+                run.count_chunks(node, await self._log.version(stream) - run.facts_in[stream])
 
 
 def _of(run: str) -> tuple[Filter, ...]:

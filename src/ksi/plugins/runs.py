@@ -13,6 +13,8 @@ import msgspec
 from ksi.core.events import RecordedEvent
 
 EFFECTS = "$effects"
+MODEL_ASKED = "llm:stream"
+"""The effect by which a completion asks its model: each chunk of its request is a token."""
 Status = Literal["open", "ok", "error", "interrupted", "cancelled"]
 _STATUS_OF_CODE: Mapping[str, Status] = {
     "cancelled": "cancelled",
@@ -77,6 +79,12 @@ class Run:
         """Tokens in and out. A request that says what its own requests used is not counted twice."""
         return sum(_total(node) for node in self.roots)
 
+    def count_chunks(self, node: Node, chunks: int) -> None:
+        """``node`` streamed so many. They are its tokens where it was cut off before anybody could count those."""
+        node.chunks = chunks
+        if node.tokens is None and any(child.name == MODEL_ASKED for child in node.children):
+            node.tokens = chunks or None
+
     def _add(self, event: RecordedEvent) -> None:
         self.size += 1
         self.last_at = event.recorded_at
@@ -88,7 +96,10 @@ class Run:
             case "request":
                 self.requests[event.event_id] = self._node(event, event.name, "request")
             case "outcome" if event.causation_id is not None:
-                self._end(self.requests.get(event.causation_id), event, event.data.get("data"))
+                node = self.requests.get(event.causation_id)
+                self._end(node, event, event.data.get("data"))
+                if node is not None:
+                    self._end_effects(node, event)
             case _:
                 self.facts_in[event.stream] += 1
                 self._node(event, event.name, "fact")
@@ -109,9 +120,25 @@ class Run:
         if node is None:  # it began before the part of the run that is looked at
             return
         error = event.data.get("error") or {}
-        node.status = "ok" if event.data["ok"] else _STATUS_OF_CODE.get(error.get("code", ""), "error")
+        node.status = _status_of(error, value)
         node.duration_ms = milliseconds(self._began[node.position], event.recorded_at)
         node.tokens = _tokens(value) or _tokens((error.get("details") or {}).get("partial"))
+
+    def _end_effects(self, node: Node, event: RecordedEvent) -> None:
+        """What a request that has ended left open, or stopped, ended as it did."""
+        for effect in (child for child in node.children if child.kind == "effect"):
+            if effect.status == "open":
+                effect.duration_ms = milliseconds(self._began[effect.position], event.recorded_at)
+            if effect.status == "open" or (effect.status == "cancelled" and node.status != "ok"):
+                effect.status = node.status
+
+
+def _status_of(error: Mapping[str, Any], value: Any) -> Status:
+    if error:
+        return _STATUS_OF_CODE.get(error.get("code", ""), "error")
+    # A streamed effect that was stopped is completed with what there was.
+    is_cut_off = isinstance(value, dict) and value.get("finish_reason") == "cancelled"
+    return "cancelled" if is_cut_off else "ok"
 
 
 def milliseconds(start: datetime, end: datetime) -> float:
