@@ -36,6 +36,12 @@ def test_a_value_comes_from_a_file(tmp_path: Path) -> None:
     assert payload([f"text=@{text}", f"data:=@{data}"]) == {"text": "one\ntwo\n", "data": [1, 2]}
 
 
+def test_a_position_is_a_text_where_no_file_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2").write_text("a file")
+    assert payload(["id=@1", "text=@2"]) == {"id": "@1", "text": "a file"}
+
+
 @pytest.mark.parametrize(
     "arguments", [["key"], ["=x"], ["1a=x"], ["a:={x}"], ["a=1", "a=2"], ["a=@/nowhere/at/all"], ["a:=" + "[" * 5000]]
 )

@@ -4,7 +4,7 @@ import click
 import pytest
 
 from ksi.cli.failure import exit_code, facts, remedy
-from ksi.cli.output import duration, size
+from ksi.cli.output import duration, short, size
 from ksi.cli.tree import tree_lines
 from ksi.core.errors import (
     ConfigError,
@@ -50,6 +50,12 @@ def test_a_duration_has_its_unit(milliseconds: float | None, text: str) -> None:
 @pytest.mark.parametrize(("size_bytes", "text"), [(0, "0 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")])
 def test_a_size_has_its_unit(size_bytes: int, text: str) -> None:
     assert size(size_bytes) == text
+
+
+def test_ids_are_shown_as_long_as_it_takes_to_tell_them_apart() -> None:
+    near, other = "01a20cac-7b6b-7461-bc3f-c942ffebcb54", "01a20cac-7b6b-7461-bc30-a00000000000"
+    assert short([near, near]) == [near[:18]] * 2
+    assert short([near, other, "session-1"]) == [near[:23], other[:23], "session-1"]
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,9 @@ async def test_an_event_of_any_kind_is_found_by_its_id_and_by_a_unique_beginning
 
 async def test_a_beginning_that_fits_several_is_ambiguous() -> None:
     async with running(Log) as daemon:
-        ids = [UUID(f"0000000000007000800000000000000{n}") for n in (1, 2)]
+        ids = [UUID(f"0000000000007000800000000000000{n}") for n in (1, 2, 3)]
         await daemon.log.append("a/1", [NewEvent(name="a:b", data={}, event_id=one) for one in ids])
-        with pytest.raises(AmbiguousError) as caught:
+        with pytest.raises(AmbiguousError, match="fits 3 events") as caught:
             await daemon.ask("log:get", id="00000000-0000-7")
         assert caught.value.matches == [str(one) for one in ids]
 

@@ -17,12 +17,15 @@ from ksi.cli.schema import fields_of
 from ksi.core.clock import Clock, SystemClock, microseconds
 
 _FIELD = re.compile(r"(?P<key>[A-Za-z_][\w.-]*)(?P<kind>:?=)(?P<text>.*)", re.DOTALL)
+_POSITION = re.compile(r"@[0-9]+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _UNITS_US = {"ms": 10**3, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86_400 * 10**6, "w": 604_800 * 10**6}
 
 
 def payload(arguments: Sequence[str]) -> dict[str, Any]:
     """The object that ``key=text`` and ``key:=json`` say; ``@FILE`` as a value is read from there, ``@-`` from stdin.
+
+    ``@12`` is a position of the log, so a text, where no file has this name.
 
     Raises:
         click.UsageError: One is neither, or a key is there twice.
@@ -54,8 +57,11 @@ def _content(text: str) -> str:
         return text
     if text == "@-":
         return sys.stdin.read()
+    path = Path(text[1:]).expanduser()
+    if _POSITION.fullmatch(text) and not path.exists():
+        return text
     try:
-        return Path(text[1:]).expanduser().read_text()
+        return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{text[1:]} can not be read: {error}") from None
 

@@ -14,6 +14,7 @@ import msgspec
 from ksi.cli.invocation import Invocation
 
 Record = dict[str, Any]
+ID_LENGTH_MIN = 18
 _STATUS_COLOURS = {"ok": "green", "healthy": "green", "warn": "yellow", "open": "cyan", "interrupted": "yellow"}
 
 
@@ -99,6 +100,9 @@ def tokens_of(record: Record) -> str:
     return f"{record['tokens']} tokens" if record.get("tokens") else ""
 
 
-def short(event_id: str) -> str:
-    """The head of an id that tells it from others of its time: a UUIDv7 begins with its millisecond."""
-    return event_id[:18]
+def short(event_ids: Sequence[str]) -> list[str]:
+    """The heads of ids that tell them from each other: a UUIDv7 begins with its millisecond."""
+    length = ID_LENGTH_MIN
+    while len({event_id[:length] for event_id in event_ids}) < len(set(event_ids)):
+        length += 1
+    return [event_id[:length] for event_id in event_ids]

@@ -18,7 +18,10 @@ def runs(invocation: Invocation, limit: int) -> None:
     A run is a request with all that it caused. Those that are open, or were interrupted, have no end yet.
     """
     columns = ("RUN", "STARTED", "STATUS", "DURATION", "EVENTS", "TOKENS", "NAME")
-    show_table(invocation, newest_runs(invocation, limit), columns, _cells)
+    found = newest_runs(invocation, limit)
+    ids = [run["run"] for run in found]
+    heads = dict(zip(ids, short(ids), strict=True))
+    show_table(invocation, found, columns, lambda run: (heads[run["run"]], *_cells(run)))
 
 
 def newest_runs(invocation: Invocation, limit: int) -> list[Record]:
@@ -29,7 +32,6 @@ def newest_runs(invocation: Invocation, limit: int) -> list[Record]:
 
 def _cells(run: Record) -> tuple[str, ...]:
     return (
-        short(run["run"]),
         time_of(run["started_at"]),
         run["status"],
         duration(run.get("duration_ms")),

@@ -184,15 +184,16 @@ class NotFoundError(RequestError):
 
 
 class AmbiguousError(RequestError):
-    """An id's prefix fits several. Give more of it."""
+    """An id's prefix fits several. Give more of it. ``matches`` names some of them."""
 
     code = "ambiguous"
+    matches_max: ClassVar[int] = 100
 
     def __init__(self, what: str, prefix: str, matches: Sequence[str]) -> None:
         super().__init__(f"{prefix!r} fits {len(matches)} {what}s: {', '.join(matches[:5])}")
         self.what = what
         self.prefix = prefix
-        self.matches = list(matches)
+        self.matches = list(matches[: self.matches_max])
 
 
 class ConflictError(RequestError):

@@ -71,14 +71,11 @@ async def _last_run(log: EventLog) -> str:
 async def _find_by_beginning(log: EventLog, beginning: str) -> RecordedEvent | None:
     """The one event whose id begins so, among those recorded from the time on that the id names."""
     start = await log.position_at(utc(_time_of(beginning)))
-    found: RecordedEvent | None = None
-    async for event in log.read_all((Filter(kinds=ALL),), after=start or Position(0), limit=LOOKED_AT_MAX):
-        if not str(event.event_id).startswith(beginning.lower()):
-            continue
-        if found is not None:
-            raise AmbiguousError("event", beginning, [str(found.event_id), str(event.event_id)])
-        found = event
-    return found
+    recorded = log.read_all((Filter(kinds=ALL),), after=start or Position(0), limit=LOOKED_AT_MAX)
+    found = [event async for event in recorded if str(event.event_id).startswith(beginning.lower())]
+    if len(found) > 1:
+        raise AmbiguousError("event", beginning, [str(event.event_id) for event in found])
+    return found[0] if found else None
 
 
 def _time_of(beginning: str) -> int:
