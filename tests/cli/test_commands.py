@@ -146,6 +146,18 @@ def test_a_plugin_is_unloaded_and_loaded_again(ksi: Cli) -> None:
     assert ksi("plugin", "reload", "countdown").returncode == 0
 
 
+def test_no_name_is_no_plugin(ksi: Cli) -> None:
+    done = ksi("plugin", "load", "")
+    assert (done.returncode, "[validation_error]" in done.stderr) == (1, True)
+
+
+def test_without_models_it_is_said_how_to_get_one(nowhere: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KSI_MODELS", str(nowhere.home / "models"))
+    done = nowhere("model", "list", "--start")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "ksi model install" in done.stderr
+
+
 def test_a_whole_log_is_verified(ksi: Cli) -> None:
     (found,) = ksi.records("verify")
     assert found["problems"] == []

@@ -8,8 +8,10 @@ from ksi.cli.output import duration, short, size
 from ksi.cli.tree import tree_lines
 from ksi.core.errors import (
     ConfigError,
+    ConflictError,
     KSIConnectionError,
     KSIError,
+    NotFoundError,
     UnknownEventError,
     WrongExpectedVersionError,
     from_wire,
@@ -70,6 +72,12 @@ def test_an_error_says_its_remedy_in_one_line() -> None:
     error = WrongExpectedVersionError("a/b", expected=1, actual=2)
     assert remedy(error) == "Another writer appended first."
     assert facts(error)["details"] == {"stream": "a/b", "expected": 1, "actual": 2}
+
+
+@pytest.mark.parametrize("error", [NotFoundError("run", "last"), ConflictError("plugin 'a' is needed by b")])
+def test_a_remedy_fits_whatever_was_not_found_or_not_as_it_must_be(error: KSIError) -> None:
+    assert len(remedy(error)) < 80
+    assert "event id" not in remedy(error)
 
 
 def test_an_error_of_a_later_daemon_keeps_its_code() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ksi.core.errors import ConflictError, NotFoundError, PluginFailedError, UnknownEventError
+from ksi.core.errors import ConflictError, NotFoundError, PluginFailedError, UnknownEventError, ValidationError
 from ksi.plugins.permission import Permission
 from ksi.plugins.plugin import PluginControl
 from tests.plugins.running import Daemon, running
@@ -49,6 +49,11 @@ async def names(daemon: Daemon) -> list[str]:
 
 async def facts(daemon: Daemon, plugin: str) -> list[str]:
     return [event.name async for event in daemon.log.read_stream(f"plugin/{plugin}")]
+
+
+async def test_no_name_is_no_plugin(daemon: Daemon) -> None:
+    with pytest.raises(ValidationError, match="target"):
+        await daemon.ask("plugin:load", target="")
 
 
 async def test_a_file_is_loaded_reloaded_and_unloaded(daemon: Daemon, hello: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ksi.core.config import Config, ProvidersSection, load
 from ksi.core.errors import (
+    ConfigError,
     NotFoundError,
     ProviderInvalidRequestError,
     ProviderOverloadedError,
@@ -83,3 +84,19 @@ async def test_recorded_answers_are_given_for_the_models_that_they_came_from(tmp
     with pytest.raises(NotFoundError) as caught:
         await desk.choose("replay", "lange")
     assert caught.value.suggestions == ["large"]
+
+
+def test_a_default_that_no_provider_has_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there are local, openai"):
+        desk_of(configured(tmp_path, **{"providers.default": "nope"}))
+
+
+@pytest.mark.parametrize("written", [None, "no JSON", "{}"])
+async def test_recordings_that_can_not_be_read_are_an_error_of_the_configuration(
+    tmp_path: Path, written: str | None
+) -> None:
+    file = tmp_path / "recorded"
+    if written is not None:
+        file.write_text(written)
+    with pytest.raises(ConfigError, match=r"providers\.replay"):
+        await desk_of(configured(tmp_path, **{"providers.replay": str(file)})).choose("replay", "large")

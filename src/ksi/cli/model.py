@@ -32,6 +32,8 @@ def install(invocation: Invocation) -> None:
 def list_models(invocation: Invocation) -> None:
     """List the models that the daemon's providers offer."""
     models = ask(invocation, "model:list")["models"]
+    if not any(found["provider"] == PROVIDER for found in models):
+        invocation.say(f"{SMOLLM2.name} is not here: ksi model install")
     show_table(invocation, models, ("NAME", "PROVIDER", "SIZE", "SHA256"), _cells)
 
 

@@ -36,7 +36,8 @@ def list_plugins(invocation: Invocation) -> None:
 def load(invocation: Invocation, target: str) -> None:
     """Load a plugin from a file, or from what is installed where the daemon runs."""
     # The daemon's directory is not ours.
-    where = str(Path(target).expanduser().absolute()) if Path(target).expanduser().exists() else target
+    file = Path(target).expanduser()
+    where = str(file.absolute()) if target and file.exists() else target
     show_value(invocation, ask(invocation, "plugin:load", target=where))
 
 

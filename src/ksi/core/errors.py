@@ -171,7 +171,10 @@ class InvalidFrameError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """Nothing has this name or id. ``suggestions`` are the names that look like it, where they were looked for."""
+    """Nothing has this name or id.
+
+    ``suggestions`` are the names that look like it, where they were looked for.
+    """
 
     code = "not_found"
 
@@ -197,7 +200,10 @@ class AmbiguousError(RequestError):
 
 
 class ConflictError(RequestError):
-    """The same event id was used before with other content, or something exists already. Use a new id or name."""
+    """It is not as the request needs it, and the message says how it is.
+
+    An event id was used before with other content, something exists already, or is under way, or is needed.
+    """
 
     code = "conflict"
 

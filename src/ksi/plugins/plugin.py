@@ -20,7 +20,9 @@ from ksi.kernel.plugins import Plugins
 
 KEY = "plugins"
 Name = Annotated[str, Meta(description="the plugin's name, as plugin:list shows it")]
-Target = Annotated[str, Meta(description="module:Class, or the path of a file or package on the daemon's machine")]
+Target = Annotated[
+    str, Meta(min_length=1, description="module:Class, or the path of a file or package on the daemon's machine")
+]
 
 
 class PluginList(msgspec.Struct, frozen=True):

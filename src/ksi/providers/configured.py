@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
+import msgspec
+
 from ksi.core.config import Config
+from ksi.core.errors import ConfigError
 from ksi.providers.base import CompletionRequest, Provider
 from ksi.providers.desk import Desk, Offer
 from ksi.providers.model import SMOLLM2
@@ -16,11 +19,18 @@ LOCAL, OPENAI, SCRIPT, REPLAY = "local", "openai", "script", "replay"
 
 
 def desk_of(config: Config) -> Desk:
-    """All providers of ``config``. None of them is imported before its first use: httpx alone is a third of a start."""
-    completion = config.completion
+    """All providers of ``config``. None of them is imported before its first use: httpx alone is a third of a start.
+
+    Raises:
+        ConfigError: The default is none of them.
+    """
+    completion, default = config.completion, config.providers.default
+    offers = [_local(config), _openai(config), *_rehearsed(config)]
+    if default not in (names := [offer.name for offer in offers]):
+        raise ConfigError(f"no provider {default!r}: there are {', '.join(names)}", where="providers.default")
     return Desk(
-        [_local(config), _openai(config), *_rehearsed(config)],
-        default=config.providers.default,
+        offers,
+        default=default,
         queue_size_max=completion.queue_size_max,
         timeouts=Timeouts(first_token=completion.first_token_timeout, between_tokens=completion.between_tokens_timeout),
     )
@@ -80,4 +90,8 @@ def _script(texts: tuple[str, ...]) -> Provider:
 def _replay(path: Path) -> Provider:
     from ksi.providers.replay import ReplayProvider, read_recordings  # lazy, see desk_of
 
-    return ReplayProvider(read_recordings(path))
+    try:
+        recordings = read_recordings(path)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"no recordings: {error}", where="providers.replay") from None
+    return ReplayProvider(recordings)

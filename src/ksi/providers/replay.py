@@ -120,6 +120,7 @@ def read_recordings(path: Path) -> list[Recording]:
     """What :func:`write_recordings` wrote.
 
     Raises:
-        msgspec.ValidationError: A line is no recording.
+        OSError: There is no such file.
+        msgspec.DecodeError: A line is no recording.
     """
     return [msgspec.json.decode(line, type=Recording) for line in path.read_bytes().splitlines()]
