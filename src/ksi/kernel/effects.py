@@ -26,25 +26,36 @@ if TYPE_CHECKING:
     from ksi.kernel.execution import Execution
 
 EFFECTS = "$effects"
-REQUESTED, COMPLETED = "effect:requested", "effect:completed"
+REQUESTED, COMPLETED, READ = "effect:requested", "effect:completed", "effect:read"
 Key = tuple[str, str, int]
 """Name, hash of the request, n-th occurrence of it."""
 
 
 class Recorded(msgspec.Struct):
-    """Effects of a request as the log holds them: what began, how it ended, and which requests it made."""
+    """Effects of a request as the log holds them: what began, how it ended, which requests it made, what it read."""
 
     begun: set[Key] = msgspec.field(default_factory=set)
     ended: dict[Key, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     requested: set[bytes] = msgspec.field(default_factory=set)
+    reads: list[Mapping[str, Any]] = msgspec.field(default_factory=list)
 
     def note(self, name: str, data: Mapping[str, Any]) -> None:
         """Take up one event of the stream ``$effects``."""
+        if name == READ:
+            self.reads += data["reads"]
+            return
         key = (data["effect"], data["hash"], data["n"])
         if name == REQUESTED:
             self.begun.add(key)
         else:
             self.ended[key] = data
+
+    def read_again(self, what: Any) -> Mapping[str, Any]:
+        """The first read of ``what`` that was not asked for yet. Raises LookupError where there is none."""
+        place = next((place for place, saved in enumerate(self.reads) if saved["what"] == what), None)
+        if place is None:
+            raise LookupError
+        return self.reads.pop(place)
 
 
 class StreamedEffect:

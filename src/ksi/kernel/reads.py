@@ -1,4 +1,8 @@
-"""What a recorded request has read: without it, a what-if would not know who depends on whom."""
+"""What a recorded request has read: without it, a what-if would not know who depends on whom.
+
+What was read before a nested commit is on disk with that commit, and is served again to a rerun, which would otherwise
+read what it has itself brought about since, and ask its nested requests for something else.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ from typing import Any
 
 import msgspec
 
+from ksi.core import canonical
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError
+from ksi.core.errors import KSIError, from_wire
 from ksi.core.views import Page, ViewReader
+from ksi.kernel.effects import Recorded
 
 READS_MAX = 256
 
@@ -17,19 +23,20 @@ READS_MAX = 256
 class Reads:
     """The read set of one request: at most :data:`READS_MAX` entries, then only their number."""
 
-    __slots__ = ("_left_out", "entries", "with_values")
+    __slots__ = ("_left_out", "_unsaved", "entries", "recorded", "with_values")
 
-    def __init__(self, *, with_values: bool) -> None:
+    def __init__(self, *, with_values: bool, recorded: Recorded | None) -> None:
         self.with_values = with_values
+        self.recorded = recorded
         self.entries: list[Any] = []
+        self._unsaved: list[tuple[list[Any], Any, KSIError | None]] = []
         self._left_out = 0
 
-    def view(self, name: str, how: Any, value: Any) -> None:
-        """``how`` is the key, or the scan."""
-        entry = [name, how]
-        if self.with_values:
-            entry.append(msgspec.to_builtins(value))
-        self._note(entry)
+    def view(self, name: str, how: Any, value: Any, *, again: bool = False) -> None:
+        """``how`` is the key, or the scan; ``again``: it came from the log."""
+        self._note([name, how, msgspec.to_builtins(value)] if self.with_values else [name, how])
+        if not again:
+            self._save(["view", name, how], value, None)
 
     def query(self, envelope: EventEnvelope, raw: bytes | None, error: KSIError | None, reads: Reads | None) -> None:
         """A nested query, with its result and what it read itself."""
@@ -43,6 +50,8 @@ class Reads:
                 "reads": [] if reads is None else reads.entries,
             }
         )
+        what = ["query", envelope.name, msgspec.Raw(envelope.raw)]
+        self._save(what, None if raw is None else msgspec.Raw(raw), error)
 
     def as_metadata(self) -> Mapping[str, Any] | None:
         if not self.entries:
@@ -50,26 +59,65 @@ class Reads:
         left_out = {"reads_left_out": self._left_out} if self._left_out else {}
         return {"reads": msgspec.json.encode(self.entries).decode(), **left_out}
 
+    def take_unsaved(self) -> bytes | None:
+        """What was read since the last time, as the data of an entry of the log; None where that is nothing."""
+        if not self._unsaved:
+            return None
+        reads = [_saved(what, value, error) for what, value, error in self._unsaved]
+        self._unsaved.clear()
+        return canonical.encode({"reads": reads})
+
+    def again(self, *what: Any) -> Any:
+        """What this request was given for ``what`` before the crash. Raises LookupError where that is not known."""
+        if self.recorded is None or not self.recorded.reads:
+            raise LookupError
+        return self.recorded.read_again(canonical.decode(canonical.encode(list(what))))
+
     def _note(self, entry: Any) -> None:
         if len(self.entries) < READS_MAX:
             self.entries.append(entry)
         else:
             self._left_out += 1
 
+    def _save(self, what: list[Any], value: Any, error: KSIError | None) -> None:
+        if len(self._unsaved) < READS_MAX:
+            self._unsaved.append((what, value, error))
+
+
+def _saved(what: list[Any], value: Any, error: KSIError | None) -> dict[str, Any]:
+    if error is None:
+        return {"what": what, "value": value}
+    return {"what": what, "error": {"code": error.code, "message": error.message, "details": error.details()}}
+
+
+def served(saved: Mapping[str, Any]) -> Any:
+    """The value that was saved, or raises the error that was."""
+    error = saved.get("error")
+    if error is not None:
+        raise from_wire(error["code"], error["message"], error["details"])
+    return saved["value"]
+
 
 class RecordingReader:
     """A view's reader that notes what is read through it."""
 
-    __slots__ = ("_name", "_reader", "_reads")
+    __slots__ = ("_name", "_reader", "_reads", "_record")
 
-    def __init__(self, reader: ViewReader[Any], name: str, reads: Reads) -> None:
+    def __init__(self, reader: ViewReader[Any], name: str, record: type, reads: Reads) -> None:
         self._reader = reader
         self._name = name
+        self._record = record
         self._reads = reads
 
     async def get(self, *key: Any) -> Any | None:
-        record = await self._reader.get(*key)
-        self._reads.view(self._name, list(key), record)
+        how = list(key)
+        try:
+            record = _typed(self._reads.again("view", self._name, how), self._record | None)
+        except LookupError:
+            record = await self._reader.get(*key)
+            self._reads.view(self._name, how, record)
+        else:
+            self._reads.view(self._name, how, record, again=True)
         return record
 
     async def scan(
@@ -81,9 +129,18 @@ class RecordingReader:
         limit: int = 100,
         backwards: bool = False,
     ) -> Page[Any]:
-        page = await self._reader.scan(index, *prefix, begins=begins, after=after, limit=limit, backwards=backwards)
         how = {"index": index, "prefix": list(prefix), "after": after, "limit": limit, "backwards": backwards}
         if begins:
             how["begins"] = begins
-        self._reads.view(self._name, how, page.records)
+        try:
+            page: Page[Any] = _typed(self._reads.again("view", self._name, how), Page[self._record])  # type: ignore[name-defined]  # a value
+        except LookupError:
+            page = await self._reader.scan(index, *prefix, begins=begins, after=after, limit=limit, backwards=backwards)
+            self._reads.view(self._name, how, page)
+        else:
+            self._reads.view(self._name, how, page, again=True)
         return page
+
+
+def _typed(saved: Any, kind: Any) -> Any:
+    return msgspec.json.decode(canonical.encode(served(saved)), type=kind)

@@ -117,12 +117,13 @@ class Request:
         """Its reader, which notes what is read where that is recorded."""
         reader = self.router.journal.view(view, branch=self.envelope.branch)
         recorder = self.read_recorder()
-        return reader if recorder is None else RecordingReader(reader, view.name, recorder)
+        return reader if recorder is None else RecordingReader(reader, view.name, view.record, recorder)
 
     def read_recorder(self) -> Reads | None:
         """Where reads are noted: a recorded request's own list, or for a query the list of its own that ends there."""
         if self.reads is None and (self.is_recorded or self.parent is not None):
-            self.reads = Reads(with_values=self.row.is_before)
+            recorded = None if self.history is None else self.history.recorded
+            self.reads = Reads(with_values=self.row.is_before, recorded=recorded)
         return self.reads
 
 

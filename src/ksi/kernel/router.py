@@ -36,6 +36,7 @@ from ksi.kernel.keys import Keys
 from ksi.kernel.middleware import Parked
 from ksi.kernel.nested import Inbox
 from ksi.kernel.parking import Parking
+from ksi.kernel.reads import served
 from ksi.kernel.request import conflicting
 from ksi.kernel.rerun import History, end_without_run, history_of
 from ksi.kernel.resume import LiveStreams, Resumed, request_of
@@ -384,6 +385,11 @@ class Router:
     async def nested(self, parent: Execution, name: str, raw: bytes, timeout: float | None) -> Any:
         """A request that a handler awaits. Raises what its handler raised."""
         row, envelope = self._nested_row(parent, name, raw, timeout)
+        if row.is_query and parent.is_rerun and (reads := parent.read_recorder()) is not None:
+            try:
+                return served(reads.again("query", name, self.decode(raw)))
+            except LookupError:
+                pass  # it had not come so far before the crash
         future: asyncio.Future[bytes] = self.loop.create_future()
         call = self._admit(row, envelope, parent.session, _settle, future, parent)
         try:

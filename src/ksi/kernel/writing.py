@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ksi.core import canonical
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, ValidationError
-from ksi.core.ports import Committed, Outcome, Unit
+from ksi.core.ports import Committed, Entry, Outcome, Unit
 from ksi.core.threads import settle
 from ksi.kernel.context import EventContext
+from ksi.kernel.effects import EFFECTS, READ
 from ksi.kernel.request import Request
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class WritingRequest(Request):
             done = _opening(unopened, done)
         if self.history is not None:
             self._drop_recorded(unit, self.history)
+        if self.parent is not None or unit.outcome is None:
+            unit.entries = [*unit.entries, *self._unsaved_reads(closes=unit.outcome is not None)]
         if unit.emits:
             done = self._emitting(unit.emits, done)
         self.router.journal.write(unit, done)
@@ -52,6 +55,18 @@ class WritingRequest(Request):
                 found.append(each)
             each = each.parent
         found.reverse()
+        return found
+
+    def _unsaved_reads(self, *, closes: bool) -> list[Entry]:
+        """What this one and its ancestors have read up to now; the outcome of one that ``closes`` says it by itself."""
+        found = []
+        each: Request | None = self.parent if closes else self
+        while each is not None:
+            data = None if each.reads is None or not each.is_recorded else each.reads.take_unsaved()
+            if data is not None:
+                entry = Entry(stream=EFFECTS, name=READ, kind="outcome", data=data, cause=each.envelope.event_id)
+                found.append(entry)
+            each = each.parent
         return found
 
     def _emitting(self, emits: list[EventEnvelope], done: Written) -> Written:

@@ -12,7 +12,7 @@ import msgspec
 
 from ksi.core.events import RecordedEvent
 
-EFFECTS = "$effects"
+EFFECTS, READ = "$effects", "effect:read"
 MODEL_ASKED = "llm:stream"
 """The effect by which a completion asks its model: each chunk of its request is a token."""
 Status = Literal["open", "ok", "error", "interrupted", "cancelled"]
@@ -89,6 +89,8 @@ class Run:
         self.size += 1
         self.last_at = event.recorded_at
         match event.kind:
+            case "outcome" if event.name == READ:
+                pass  # what a request had read when it made a nested one: of no interest here
             case "request" if event.stream == EFFECTS:
                 self._effects[_effect_key(event)] = self._node(event, event.data["effect"], "effect")
             case "outcome" if event.stream == EFFECTS:
