@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,32 @@ def test_a_shell_completes_events_and_their_fields_from_the_kept_list(ksi: Cli) 
     assert completed("plu") == ["plugin"]
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("ksi send state:g", ["get"]),
+        ("ksi send countdown:", ["run"]),
+        ("ksi send countd", ["countdown:run"]),
+        ("ksi send countdown:run ", ["start=", "waits="]),
+        ("ksi plu", ["plugin"]),
+    ],
+)
+def test_bash_completes_behind_the_colon(ksi: Cli, tmp_path: Path, line: str, offered: list[str]) -> None:
+    program = tmp_path / "ksi"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ksi.cli.main "$@"\n')
+    program.chmod(0o755)
+    code = 'eval "$("$1" completion bash)"; COMP_LINE=$2 COMP_POINT=${#2}; _ksi_completion "$1"; echo "${COMPREPLY[*]}"'
+    done = subprocess.run(
+        ["bash", "-c", code, "bash", str(program), line],
+        env=os.environ | {"KSI_HOME": str(ksi.home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == offered
+
+
 def test_a_plugin_is_unloaded_and_loaded_again(ksi: Cli) -> None:
     assert "countdown" in ksi("plugin", "list").stdout
     assert ksi("plugin", "unload", "countdown").returncode == 0
@@ -183,6 +210,7 @@ def test_a_script_starts_the_daemon_only_where_it_asks_for_it(nowhere: Cli) -> N
     started = nowhere("send", "system:health", "--start")
     assert started.returncode == 0
     assert "starting the daemon" in started.stderr
+    assert b"system:health" in (nowhere.home / "events.json").read_bytes(), "for the shell's completion"
 
 
 def test_on_a_terminal_a_command_starts_the_daemon_and_says_so(nowhere: Cli) -> None:

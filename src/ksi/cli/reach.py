@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ksi.cli.arguments import remember_events
 from ksi.cli.failure import EXIT_INTERRUPTED
 from ksi.cli.invocation import Invocation
 from ksi.client.client import EventClient, Options
@@ -106,7 +107,10 @@ def start_here(invocation: Invocation, arguments: Sequence[str] = ()) -> None:
 @asynccontextmanager
 async def _client(invocation: Invocation, *, may_start: bool) -> AsyncIterator[EventClient]:
     wants_start = invocation.start or invocation.is_interactive
-    if may_start and wants_start and not is_answering(invocation.home.socket):
+    is_new = may_start and wants_start and not is_answering(invocation.home.socket)
+    if is_new:
         start_here(invocation)
     async with EventClient(home=invocation.home.path, name="ksi") as client:
+        if is_new:
+            remember_events(invocation, (await client.request("system:describe"))["events"])
         yield client

@@ -8,6 +8,26 @@ from click.shell_completion import get_completion_class
 from ksi.cli.invocation import command
 
 SHELLS = ("bash", "zsh", "fish")
+# Instead of click's: that takes bash's words, which end at each colon, as in names of events.
+BASH = r"""_ksi_completion() {
+    local line=${COMP_LINE:0:COMP_POINT} words type value
+    read -ra words <<< "$line"
+    local number=$(( ${#words[@]} - 1 ))
+    [[ $line == *[[:blank:]] ]] && number=$(( number + 1 ))
+    local word=${words[number]}
+    # What bash puts a completion behind.
+    local kept=${word%"${word##*:}"}
+    [[ $COMP_WORDBREAKS == *:* ]] || kept=
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$kept"}") ;;
+        esac
+    done < <(COMP_WORDS=$line COMP_CWORD=$number _KSI_COMPLETE=bash_complete "$1")
+}
+complete -o nosort -F _ksi_completion ksi"""
 
 
 @command()
@@ -18,6 +38,9 @@ def completion(context: click.Context, shell: str) -> None:
 
     Names of events come from the list that `ksi start` and `ksi events` keep in the home.
     """
+    if shell == "bash":
+        click.echo(BASH)
+        return
     kind = get_completion_class(shell)
     assert kind is not None, "click knows the shells that the argument offers"
     root = context.find_root()
