@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
-from ksi.core.errors import KSIError, StoreClosedError, UnavailableError
+from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
 from ksi.core.events import MAIN, Durable, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
@@ -57,6 +57,9 @@ class SqliteEventStore(LoopLog):
             self._writer = Writer(path, durability, vfs)
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
             self._start(recover(self._point, self._writer.witness))
+        except apsw.CorruptError as error:
+            self._lock.release()
+            raise LogDamagedError(str(error), position=0) from None
         except BaseException:
             self._lock.release()
             raise
