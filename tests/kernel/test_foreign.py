@@ -149,3 +149,40 @@ def test_a_module_that_wants_to_leave_is_an_error_of_its_own(tmp_path: Any) -> N
     file.write_text("raise SystemExit(3)")
     with pytest.raises(KSIError, match="SystemExit"):
         Source(str(file)).classes(1)
+
+
+@pytest.mark.parametrize("how", ["exit", "interrupt", "panic"])
+async def test_a_task_of_a_plugin_that_wants_to_leave_leaves_the_daemon_running(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Restless(AsyncPlugin):
+        name = "restless"
+
+        async def initialize(self) -> None:
+            self.task = self.host.spawn(self.run())
+
+        async def run(self) -> None:
+            await asyncio.sleep(0)
+            leave(how)
+
+        @query("restless:ask")
+        async def ask(self) -> int:
+            await self.task
+            return 1
+
+    async with EventTestHarness(Restless) as ksi:
+        assert await ksi.request("restless:ask") == 1
+    assert "task of plugin restless failed" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["exit", "panic"])
+async def test_a_plugin_that_wants_to_leave_at_its_start_is_reported(how: str) -> None:
+    class Early(AsyncPlugin):
+        name = "early"
+
+        async def initialize(self) -> None:
+            leave(how)
+
+    async with EventTestHarness(Leaving, Early) as ksi:
+        statuses = {info.name: info.status for info in ksi.kernel.services.get(Plugins).list_plugins()}
+        assert statuses == {"leaving": "running", "early": "failed"}

@@ -18,7 +18,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from ksi.core.errors import DeclarationError, NotFoundError, PluginFailedError
-from ksi.kernel.foreign import FOREIGN
+from ksi.kernel.foreign import ENDS
 from ksi.kernel.plugin import AsyncPlugin
 
 GROUP = "ksi.plugins"
@@ -94,7 +94,7 @@ def forget(classes: list[type[AsyncPlugin]]) -> None:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except FOREIGN as error:
+    except ENDS as error:
         raise PluginFailedError(name, f"{type(error).__name__}: {error}") from error
 
 
@@ -115,7 +115,7 @@ def _load_file(path: Path, generation: int) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except FOREIGN as error:
+    except ENDS as error:
         sys.modules.pop(name, None)
         raise PluginFailedError(str(path), f"{type(error).__name__}: {error}") from error
     return module

@@ -21,7 +21,7 @@ from ksi.core.errors import (
     PluginFailedError,
 )
 from ksi.core.views import EntityFold, View
-from ksi.kernel.foreign import FOREIGN
+from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.loader import Source, forget
 from ksi.kernel.middleware import EventMiddleware
@@ -67,15 +67,21 @@ class Loaded:
         return await self._plugins.router.call(name, data)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine, context=self._plugins.router.fresh_context())
+        scope = self._plugins.router.fresh_context()
+        task = asyncio.get_running_loop().create_task(self._guarded(coroutine), context=scope)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: coroutine.close())  # one that was cancelled before it began is still open
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self.logger.error("task of plugin %s failed", self.name, exc_info=task.exception())
+    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """A task that wants to leave is logged: left to the loop, it would end the daemon."""
+        try:
+            await coroutine
+        except asyncio.CancelledError:
+            raise
+        except ENDS as error:
+            self.logger.error("task of plugin %s failed", self.name, exc_info=error)
 
     async def stop(self) -> None:
         """Shut the plugin down and end its tasks. What it raises is logged."""
@@ -154,7 +160,7 @@ class Plugins:
     def _make(self, source: Source) -> list[AsyncPlugin]:
         try:
             return [_made(kind) for kind in source.classes(1)]
-        except FOREIGN as error:  # the door of plugin start: reported, the daemon runs on
+        except ENDS as error:  # the door of plugin start: reported, the daemon runs on
             self._report(str(source), source, error)
             return []
 
@@ -254,7 +260,7 @@ class Plugins:
             await plugin.initialize()
         except BaseException as error:
             await loaded.stop()
-            if isinstance(error, FOREIGN):
+            if not isinstance(error, asyncio.CancelledError):
                 raise _named(error, plugin.name) from error
             raise
         return loaded
