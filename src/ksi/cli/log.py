@@ -91,13 +91,14 @@ def event_line(event: Record) -> str:
 
 
 async def _show_events(invocation: Invocation, client: EventClient, wanted: Wanted, *, follow: bool) -> None:
-    last = 0
+    # Before the first read, so that nothing falls between it and the subscription.
+    last = (await client.request("system:health"))["head"] if follow else 0
     events = _onward(client, wanted) if wanted.has_start else _newest(client, wanted)
     async for event in events:
         show_records(invocation, [event], event_line)
-        last = event["position"]
+        last = max(last, event["position"])
     if follow:
-        start = f"@{last}" if last else "end"
+        start = f"@{last}" if last else "start"
         await _follow(invocation, client.subscribe(after=start, **wanted.subscription), wanted.stream)
 
 
