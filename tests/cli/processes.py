@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,14 @@ class Cli:
         assert done.returncode == 0, done.stderr
         return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
 
-    def open(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command, running."""
-        return subprocess.Popen(
+    @contextmanager
+    def open(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """The command, running; killed where the test fails, which would otherwise wait for its end for ever."""
+        with subprocess.Popen(
             self.command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
