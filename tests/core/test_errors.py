@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "NotFoundError": (("run", "7f3a"), {"suggestions": ["7f3b"]}),
     "AmbiguousError": (("run", "7f", ["7f3a", "7f4b"]), {}),
     "ConflictError": (("used before",), {"event_id": "x"}),
+    "MisdirectedError": (("host", "evil.example"), {}),
     "HopLimitError": (("a:b",), {"limit": 64}),
     "NoAnswerError": (("a:b",), {}),
     "InvalidResponseError": (("a:b", "an int is no str"), {}),

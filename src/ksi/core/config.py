@@ -70,6 +70,27 @@ class LimitsSection(Section, frozen=True):
     stop_timeout: Seconds = 10.0  #: for what runs when the daemon stops
 
 
+class HttpSection(Section, frozen=True):
+    """HTTP beside the Unix socket. Port 0 takes a free one; ``http.json`` in the home says which.
+
+    Another host than a loopback one needs a certificate, or ``expose = true``: whoever listens on the way reads tokens.
+    ``hosts`` are names under which the daemon may be asked, beside ``localhost``; ``socket`` is a Unix socket that
+    speaks HTTP too.
+    """
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 7474
+    hosts: tuple[str, ...] = ()
+    socket: str | None = None
+    expose: bool = False
+    certificate: str | None = None
+    certificate_key: str | None = None
+    connections_max: Count = 2_048
+    header_timeout: Seconds = 10.0
+    body_timeout: Seconds = 30.0
+
+
 class LogSection(Section, frozen=True):
     """What the daemon says of itself, in ``logs/`` or on stderr."""
 
@@ -143,6 +164,7 @@ class Settings(Section, frozen=True):
 
     store: StoreSection = StoreSection()
     limits: LimitsSection = LimitsSection()
+    http: HttpSection = HttpSection()
     log: LogSection = LogSection()
     plugins: PluginsSection = PluginsSection()
     providers: ProvidersSection = ProvidersSection()

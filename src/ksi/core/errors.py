@@ -7,7 +7,7 @@
     │  ├─ ValidationError          ├─ UnknownEventError        ├─ NoHandlerError
     │  ├─ PermissionDeniedError    ├─ PayloadTooLargeError     ├─ InvalidFrameError
     │  ├─ NotFoundError            ├─ AmbiguousError           ├─ ConflictError
-    │  └─ HopLimitError            └─ UnsupportedError
+    │  ├─ HopLimitError            ├─ UnsupportedError         └─ MisdirectedError
     ├─ HandlerError                a handler did not do what it declared
     │  ├─ NoAnswerError            ├─ InvalidResponseError     ├─ InternalError
     │  ├─ HandlersFailedError      ├─ PartitionDeadlockError   ├─ QueryWroteError
@@ -227,6 +227,20 @@ class UnsupportedError(RequestError):
     """The event, the provider or this version can not do that."""
 
     code = "unsupported"
+
+
+class MisdirectedError(RequestError):
+    """The request names a host that is not this daemon, or comes from a web page of another one.
+
+    Name in ``http.hosts`` what the daemon is called where it is not ``localhost``.
+    """
+
+    code = "misdirected"
+
+    def __init__(self, what: str, given: str) -> None:
+        super().__init__(f"{what} {given!r} is not this daemon")
+        self.what = what
+        self.given = given
 
 
 # ── the handler ──────────────────────────────────────────────────────────────────────────────────────────────────────

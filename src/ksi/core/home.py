@@ -40,6 +40,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.path / "daemon.pid"
 
     @property
+    def http_file(self) -> Path:
+        """Where the daemon that runs is reached over HTTP: ``{"url": …, "pid": …}``."""
+        return self.path / "http.json"
+
+    @property
     def event_list(self) -> Path:
         """The events that the daemon had when it was last asked, for the shell's completion."""
         return self.path / "events.json"
