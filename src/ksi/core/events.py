@@ -53,8 +53,11 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, Any] = {}
 
 
-class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """An event as the log holds it. ``raw`` is its canonical JSON, ``data`` the same decoded (once, when asked for)."""
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An event as the log holds it. ``raw`` is its canonical JSON, ``data`` the same decoded (when asked for).
+
+    No part of it can lead back to it, so the collector of garbage need not look at it: that is a third of a replay.
+    """
 
     position: Position
     stream: str
@@ -75,11 +78,13 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def data(self) -> Any:
-        """Builtins from ``raw``."""
-        cache = self.__dict__
-        if "data" not in cache:
-            cache["data"] = canonical.decode(self.raw)
-        return cache["data"]
+        """Builtins from ``raw``; not to be changed."""
+        global _newest  # a cache of one: who asks for a field of an event asks for the next one soon
+        raw, data = _newest
+        if raw is not self.raw:
+            data = canonical.decode(self.raw)
+            _newest = (self.raw, data)
+        return data
 
     def into(self, kind: type[T]) -> T:
         """``raw`` as a struct of ``kind``; unknown fields of later schemas are passed over."""
@@ -89,6 +94,9 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def address(self) -> str:
         """Where to go on reading after it: ``stream@version``."""
         return f"{self.stream}@{self.version}"
+
+
+_newest: tuple[bytes, Any] = (b"null", None)
 
 
 class Filter(msgspec.Struct, frozen=True):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
+
 from ksi.core.events import RecordedEvent
 from ksi.store.query import Wanted
-from ksi.store.row import Row, events_of, lines_of
+from ksi.store.row import Lines, Row, events_of, lines_of, row_of
 from ksi.store.tail import RowSource
 
 ROWS_MAX = 1024
@@ -21,7 +25,6 @@ class Cursor:
         self._low = after
         self._high: int | None = None
         self._backwards = backwards
-        self._events = lines_of if wanted.lines_only else events_of
         self._left: list[RecordedEvent] = []
         self._keys: list[str] | None = None
         self._started = False
@@ -62,13 +65,18 @@ class Cursor:
     def _read(self, source: RowSource, count: int) -> list[RecordedEvent]:
         assert self._high is not None
         asked = min(ROWS_MAX, max(count, 16))
-        rows = source.rows(self._keys, self._low, self._high, self._backwards, asked)
-        found = self._of(rows)
+        rows: Sequence[Row | Lines]
+        if self._wanted.lines_only:
+            rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, lines_of)
+            found = self._chosen(list(map(_lines, rows)))
+        else:
+            rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, row_of)
+            found = self._chosen(list(map(events_of, rows)))
         self._advance(rows, asked)
         self._left = found[count:]
         return found[:count]
 
-    def _advance(self, rows: list[Row], asked: int) -> None:
+    def _advance(self, rows: Sequence[Row | Lines], asked: int) -> None:
         if len(rows) < asked:
             self._exhausted = True
         elif self._backwards:
@@ -76,10 +84,13 @@ class Cursor:
         else:
             self._low = rows[-1].last
 
-    def _of(self, rows: list[Row]) -> list[RecordedEvent]:
-        matches, after, until, events = self._wanted.matches, self._after, self._until, self._events
-        if self._backwards:
-            found = [event for row in rows for event in reversed(events(row))]
-        else:
-            found = [event for row in rows for event in events(row)]
-        return [event for event in found if after < event.position <= until and matches(event)]
+    def _chosen(self, rows: Sequence[Sequence[RecordedEvent]]) -> list[RecordedEvent]:
+        """The wanted events of ``rows``."""
+        found = list(chain.from_iterable(map(reversed, rows) if self._backwards else rows))
+        after, until = self._after, self._until
+        if found and not all(after < event.position <= until for event in (found[0], found[-1])):
+            found = [event for event in found if after < event.position <= until]
+        return self._wanted.chosen(found)
+
+
+_lines = attrgetter("lines")

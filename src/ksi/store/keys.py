@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import apsw
 import msgspec
 
-from ksi.store.row import Row, row_of
-from ksi.store.tail import Tail, last_version, linked
+from ksi.store.row import Row, lines_of, row_of
+from ksi.store.tail import R, Tail, last_version, linked
 
 BLOCK = 512
 """Rows that one posting names at most."""
@@ -84,20 +84,29 @@ class Table:
         self._connection = connection
         self._flushed = flushed
 
-    def rows(self, keys: Sequence[str] | None, after: int, upto: int, backwards: bool, count: int) -> list[Row]:
+    def rows(
+        self,
+        keys: Sequence[str] | None,
+        after: int,
+        upto: int,
+        backwards: bool,
+        count: int,
+        unpack: Callable[[bytes], R],
+    ) -> list[Row | R]:
         upto = min(upto, self._flushed)
         if keys is None:
-            return self._scan(after, upto, backwards, count)
+            return [unpack(body) for (body,) in self._scan(after, upto, backwards, count)]
         found = {last for key in keys for last in self._positions(key, after, upto, backwards, count)}
-        return [self._row(last) for last in sorted(found, reverse=backwards)[:count]]
+        return [unpack(self._body(last)) for last in sorted(found, reverse=backwards)[:count]]
 
-    def _scan(self, after: int, upto: int, backwards: bool, count: int) -> list[Row]:
+    def _scan(self, after: int, upto: int, backwards: bool, count: int) -> apsw.Cursor:
         order = "DESC" if backwards else "ASC"
         query = f"SELECT body FROM log WHERE pos > ? AND pos <= ? ORDER BY pos {order} LIMIT ?"  # noqa: S608  # no input
-        return [row_of(body) for (body,) in self._connection.execute(query, (after, upto, count))]
+        return self._connection.execute(query, (after, upto, count))
 
-    def _row(self, last: int) -> Row:
-        return row_of(self._connection.execute("SELECT body FROM log WHERE pos = ?", (last,)).get)
+    def _body(self, last: int) -> bytes:
+        body: bytes = self._connection.execute("SELECT body FROM log WHERE pos = ?", (last,)).get
+        return body
 
     def _positions(self, key: str, after: int, upto: int, backwards: bool, count: int) -> list[int]:
         """At most ``count`` rows that may have ``key``, the first in order."""
@@ -155,7 +164,7 @@ class Table:
         return [name for (name,) in self._connection.execute("SELECT name FROM streams")]
 
     def last_version(self, stream: str) -> int:
-        newest = self.rows(["s:" + stream], 0, self._flushed, True, 1)
+        newest = self.rows(["s:" + stream], 0, self._flushed, True, 1, lines_of)
         return last_version(newest[0], stream) if newest else 0
 
     def start_of(self, stream: str, version: int) -> int:
@@ -165,7 +174,7 @@ class Table:
         if start is None:
             return 0
         positions = unpack_positions(self._connection.execute(_POSTING, (number, start)).get)
-        place = bisect_left(positions, version, key=lambda last: last_version(self._row(last), stream))
+        place = bisect_left(positions, version, key=lambda last: last_version(lines_of(self._body(last)), stream))
         return positions[place - 1]
 
     def _block_of(self, number: int, stream: str, version: int) -> int | None:
@@ -175,7 +184,7 @@ class Table:
         while low < high:
             middle = (low + high + 1) // 2
             at = self._connection.execute(_BLOCK_BEFORE, (number, middle)).get
-            if at is not None and last_version(self._row(at), stream) >= version:
+            if at is not None and last_version(lines_of(self._body(at)), stream) >= version:
                 high = at - 1
             else:
                 low, found = middle, at

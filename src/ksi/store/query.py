@@ -6,13 +6,14 @@ rows, not events: the predicate decides.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
 from ksi.core import ids
 from ksi.core.events import Filter, Kind, Query, RecordedEvent
-from ksi.core.patterns import any_matches, expand
+from ksi.core.patterns import any_matches, expand, matcher
 from ksi.store.row import REQUESTS, Line, Request, Row, correlation_of
 
 KINDS: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
@@ -25,7 +26,9 @@ class Wanted(Protocol):
 
     lines_only: bool
 
-    def matches(self, event: RecordedEvent, /) -> bool: ...
+    def chosen(self, events: list[RecordedEvent], /) -> list[RecordedEvent]:
+        """Those that match."""
+
     def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
         """Keys whose rows hold every match; None: every row must be looked at. ``names`` are all event names seen."""
 
@@ -37,9 +40,19 @@ class Compiled:
         self.filters = tuple(query) or (ALL_FACTS,)
         self.kinds = frozenset(kind for one in self.filters for kind in one.kinds)
         self.lines_only = self.kinds <= {"fact", "chunk"}
+        self._kinds_only = all(one == Filter(kinds=one.kinds) for one in self.filters)
         self.names_only = all(one == Filter(names=one.names) for one in self.filters)
         predicates = [_predicate(one) for one in self.filters]
         self.matches = predicates[0] if len(predicates) == 1 else _any(predicates)
+
+    def chosen(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
+        kinds = self.kinds
+        if len(kinds) < len(KINDS):
+            events = [event for event in events if event.kind in kinds]
+        if self._kinds_only:
+            return events
+        matches = self.matches
+        return [event for event in events if matches(event)]
 
     def may_be(self, name: str) -> bool:
         """Whether a fact of this name could match."""
@@ -69,9 +82,10 @@ class StreamRange:
         self._low = low
         self._high = high
 
-    def matches(self, event: RecordedEvent) -> bool:
-        inside = event.version >= self._low and (self._high is None or event.version <= self._high)
-        return inside and event.stream == self._stream
+    def chosen(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
+        stream, low = self._stream, self._low
+        high = sys.maxsize if self._high is None else self._high
+        return [event for event in events if event.stream == stream and low <= event.version <= high]
 
     def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
         return ["s:" + self._stream]
@@ -83,9 +97,11 @@ def _predicate(one: Filter) -> Predicate:
     if set(one.kinds) != set(KINDS):
         tests.append(_is_kind(one.kinds))
     if one.names:
-        tests.append(lambda event: any_matches(one.names, event.name))
+        is_name = _fits(one.names)
+        tests.append(lambda event: is_name(event.name))
     if one.streams:
-        tests.append(lambda event: any_matches(one.streams, event.stream))
+        is_stream = _fits(one.streams)
+        tests.append(lambda event: is_stream(event.stream))
     if one.tags:
         tests.append(lambda event: one.tags <= event.tags)
     if one.correlation_id is not None:
@@ -94,6 +110,13 @@ def _predicate(one: Filter) -> Predicate:
         tests.append(lambda event: event.causation_id == one.causation_id)
     tests += _times(one)
     return tests[0] if len(tests) == 1 else lambda event: all(test(event) for test in tests)
+
+
+def _fits(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a text fits one of ``patterns``."""
+    if not _globs(patterns):
+        return frozenset(patterns).__contains__
+    return matcher(patterns[0]) if len(patterns) == 1 else lambda text: any_matches(patterns, text)
 
 
 def _is_kind(kinds: Sequence[Kind]) -> Predicate:

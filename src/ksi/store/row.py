@@ -11,7 +11,7 @@ has a base of its own, which is entered in the index of ids like a request's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, SafeUUID
@@ -91,13 +91,31 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return self.last - self.size + 1
 
 
+class Lines(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A row as those unpack it who want its lines only; the rest stays packed. Fields as in :class:`Row`."""
+
+    last: Position
+    at: int
+    bases: msgspec.Raw
+    ancestors: msgspec.Raw
+    origin: msgspec.Raw
+    recorded: bool
+    lines: tuple[Line, ...]
+
+
 pack = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 unpack = msgspec.msgpack.Decoder(Row).decode
+_unpack_lines = msgspec.msgpack.Decoder(Lines).decode
 
 
 def row_of(stored: bytes) -> Row:
     """The row in a sealed body; its digest is looked at by ``verify`` and at the start, not at each read."""
-    return unpack(memoryview(stored)[:-DIGEST])
+    return unpack(stored[:-DIGEST])
+
+
+def lines_of(stored: bytes) -> Lines:
+    """Only its facts, chunks and effects: what a default query can match."""
+    return _unpack_lines(stored[:-DIGEST])
 
 
 def request_of(envelope: EventEnvelope, raw: bytes | None = None) -> Request:
@@ -206,11 +224,6 @@ def events_of(row: Row) -> list[RecordedEvent]:
     if row.closing is not None:
         found.append(_outcome_event(row, row.closing))
     return found
-
-
-def lines_of(row: Row) -> Sequence[RecordedEvent]:
-    """Only the facts, chunks and effects: what a default query can match."""
-    return row.lines
 
 
 def request_event(row: Row, request: Request, position: int) -> RecordedEvent:

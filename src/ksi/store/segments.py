@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ksi.store.keys import Table
 from ksi.store.row import Row
-from ksi.store.tail import Tail
+from ksi.store.tail import R, Tail
 
 
 class Segments:
@@ -17,11 +17,19 @@ class Segments:
         self._flushed = flushed
         self._tails = tails
 
-    def rows(self, keys: Sequence[str] | None, after: int, upto: int, backwards: bool, count: int) -> list[Row]:
-        found: list[Row] = []
+    def rows(
+        self,
+        keys: Sequence[str] | None,
+        after: int,
+        upto: int,
+        backwards: bool,
+        count: int,
+        unpack: Callable[[bytes], R],
+    ) -> list[Row | R]:
+        found: list[Row | R] = []
         parts: list[Table | Tail] = [*self._tails] if after >= self._flushed else [self._table, *self._tails]
         for part in reversed(parts) if backwards else parts:
-            found += part.rows(keys, after, upto, backwards, count - len(found))
+            found += part.rows(keys, after, upto, backwards, count - len(found), unpack)
             if len(found) >= count:
                 break
         return found
