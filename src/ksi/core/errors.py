@@ -7,7 +7,8 @@
     │  ├─ ValidationError          ├─ UnknownEventError        ├─ NoHandlerError
     │  ├─ PermissionDeniedError    ├─ PayloadTooLargeError     ├─ InvalidFrameError
     │  ├─ NotFoundError            ├─ AmbiguousError           ├─ ConflictError
-    │  ├─ HopLimitError            ├─ UnsupportedError         └─ MisdirectedError
+    │  ├─ HopLimitError            ├─ UnsupportedError         ├─ MisdirectedError
+    │  └─ UnauthorizedError
     ├─ HandlerError                a handler did not do what it declared
     │  ├─ NoAnswerError            ├─ InvalidResponseError     ├─ InternalError
     │  ├─ HandlersFailedError      ├─ PartitionDeadlockError   ├─ QueryWroteError
@@ -134,6 +135,12 @@ class NoHandlerError(RequestError):
     def __init__(self, event_name: str) -> None:
         super().__init__(f"no plugin handles {event_name!r}")
         self.event_name = event_name
+
+
+class UnauthorizedError(RequestError):
+    """There is no token, or one that is wrong, has expired or was revoked. Send what ``ksi token`` prints."""
+
+    code = "unauthorized"
 
 
 class PermissionDeniedError(RequestError):
