@@ -59,6 +59,10 @@ class Generations:
     """The rows whose keys are in memory: the newest generation grows; an older one is being written, or none is."""
 
     def __init__(self, flushed: int, newest: Tail) -> None:
+        self.start(flushed, newest)
+
+    def start(self, flushed: int, newest: Tail) -> None:
+        """Hold what is found on disk: rows up to ``flushed`` have their keys there, ``newest`` the others."""
         self.flushed = flushed
         self._old: Tail | None = None
         self._newest = newest

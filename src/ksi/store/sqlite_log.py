@@ -23,9 +23,11 @@ from ksi.store.lock import LockFile
 from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, recover, stored_open
 from ksi.store.reading import only_main
+from ksi.store.row import row_of
 from ksi.store.schema import Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
+from ksi.store.tail import Tail
 from ksi.store.upkeep import CHANGES_MAX, Upkeep
 from ksi.store.verify import verify
 from ksi.store.views import KeptView, Place, Shelf
@@ -52,10 +54,12 @@ class SqliteEventStore(LoopLog):
         self._probed = 0.0
         self._readers: list[apsw.Connection] = []
         self._shelves: dict[str, SqliteShelf] = {}
+        self._generations = Generations(0, Tail())
         self._lock = LockFile(path.with_name(path.name + "-lock"))
         try:
             self._writer = Writer(path, durability, vfs)
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
+            self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
             self._start(recover(self._point, self._writer.witness))
         except apsw.CorruptError as error:
             self._lock.release()
@@ -65,9 +69,9 @@ class SqliteEventStore(LoopLog):
             raise
 
     def _start(self, found: Recovered) -> None:
+        """Know what is on disk, and nothing else."""
         self.ids = SqliteIds(self._point, self._clock.time_us())
-        self._generations = Generations(found.flushed, found.tail)
-        self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
+        self._generations.start(found.flushed, found.tail)
         self._at = found.head.at
         self._checkpoints = found.checkpoints
         self._decider.start(Position(found.head.last), found.checkpoints)
@@ -141,9 +145,23 @@ class SqliteEventStore(LoopLog):
     def _probe_ended(self, _: None, error: BaseException | None) -> None:
         self._probing = False
         self._probed = self._clock.monotonic()
-        if error is None and self._writer.link.last == self.visible_head() and not self.closed:
-            self._decider.reset(self._checkpoints)
-            self._refused, self._failed = None, False
+        if error is None and not self.closed:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin again with what is on disk.
+
+        That may be more than was acknowledged: an error of a COMMIT does not say whether it landed. Who was told
+        ``unavailable`` then finds it by a retry under the same id.
+        """
+        before = self.visible_head()
+        found = recover(self._point, self._writer.witness)
+        self._start(found)
+        for row in found.tail.rows(None, before, self.visible_head(), False, len(found.tail), row_of):
+            for change in self._views.apply(row):
+                change.kept.show(change)
+        self._refused, self._failed = None, False
+        self.bell.ring()
 
     async def close(self) -> None:
         """Write what is in memory, and give the log back. What is under way gets its end first."""

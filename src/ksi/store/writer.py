@@ -70,28 +70,50 @@ class Writer:
 
     # ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def commit(self, at: int, batch: Sequence[Decided]) -> None:
-        """Store ``batch`` and its link, then the witness."""
+        """Store ``batch`` and its link, then the witness.
+
+        Raises:
+            UnavailableError: The disk does not take it, or does not say what became of it.
+        """
         written = [decided for decided in batch if decided.row is not None]
         link = self.link
-        with self._transaction() as connection:
-            if written:
-                link = next_link(self.link, at, written[-1].committed.position, [one.body for one in written])
-                _insert(connection, written, link)
-            _move(connection, [decided.checkpoint for decided in batch if decided.checkpoint is not None])
+        try:
+            with self._transaction() as connection:
+                if written:
+                    link = next_link(self.link, at, written[-1].committed.position, [one.body for one in written])
+                    _insert(connection, written, link)
+                _move(connection, [decided.checkpoint for decided in batch if decided.checkpoint is not None])
+        except UnavailableError:
+            if not (written and self._has_landed(link)):
+                raise
         self.link = link
         if written and self._durability == "full":
             self.witness.write(link)
 
+    def _has_landed(self, link: Link) -> bool:
+        """Whether a COMMIT that reported an error is there all the same, and on the platter."""
+        with self._lock:
+            try:
+                self._connect_again()
+                # Of what a failed sync has left unwritten the next sync knows nothing: so it is copied.
+                frames, copied = self.connection.wal_checkpoint()
+                return self.link == link and frames == copied
+            except (apsw.Error, UnavailableError):
+                return False
+
     def reopen(self) -> None:
         """After an error: forget the connection, and try whether the disk takes something again."""
+        self._connect_again()
+        self.set_meta("probe", os.urandom(PROBE_BYTES))
+        self.set_meta("probe", b"")
+
+    def _connect_again(self) -> None:
         with self._lock:
             try:
                 self.connection.close()
                 self._open()
             except (apsw.Error, OSError, LogDamagedError) as error:
                 raise UnavailableError("the log", f"{type(error).__name__}: {error}") from error
-        self.set_meta("probe", os.urandom(PROBE_BYTES))
-        self.set_meta("probe", b"")
 
     def set_meta(self, key: str, value: Any) -> None:
         with self._transaction() as connection:

@@ -70,6 +70,7 @@ class Disk:
         self._powered = True
         self._boots = 0
         self._full = False
+        self._syncs_fail = False
         self._left: int | None = None
         self.changes = 0
         """Writes, truncations, syncs and deletions so far; a range for :meth:`fail_after`."""
@@ -81,6 +82,10 @@ class Disk:
     def full(self, is_full: bool = True) -> None:
         """Refuse writes for want of space (ENOSPC), or have space again."""
         self._full = is_full
+
+    def fail_syncs(self, fails: bool = True) -> None:
+        """Fail each sync (EIO), or sync again. What was to be synced is written, and not safe."""
+        self._syncs_fail = fails
 
     def crash(self, seed: int | None = None) -> None:
         """Lose the power now, and come back with what was synced.
@@ -142,6 +147,14 @@ class Disk:
             yield
             self.check(boot)
 
+    def sync(self, boot: int, image: Image, size: int) -> None:
+        """Make ``image``, a file of ``size`` bytes, safe for a handle of ``boot``."""
+        with self.change(boot):
+            if self._syncs_fail:
+                raise OSError(errno.EIO, "the sync failed")
+            if self.is_powered:
+                image.synced(size)
+
     @property
     def is_powered(self) -> bool:
         return self._powered
@@ -174,9 +187,7 @@ class DiskFile:
             return os.pwrite(self._descriptor, data, offset)
 
     def fsync(self) -> None:
-        with self._disk.change(self._boot):
-            if self._disk.is_powered:
-                self._image.synced(os.fstat(self._descriptor).st_size)
+        self._disk.sync(self._boot, self._image, os.fstat(self._descriptor).st_size)
 
     def close(self) -> None:
         os.close(self._descriptor)

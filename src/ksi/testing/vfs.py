@@ -83,9 +83,8 @@ class _File(apsw.VFSFile):
             super().xTruncate(newsize)
 
     def xSync(self, flags: int) -> None:
-        with sqlite_errors(), self._disk.change(self._boot):
-            if self._disk.is_powered:  # the disk's memory is the platter here: no real sync is needed
-                self._image.synced(super().xFileSize())
+        with sqlite_errors():  # the disk's memory is the platter here: no real sync is needed
+            self._disk.sync(self._boot, self._image, super().xFileSize())
 
     def xLock(self, level: int) -> None:
         if self._disk.is_dead(self._boot) and level == apsw.SQLITE_LOCK_EXCLUSIVE:
