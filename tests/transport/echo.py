@@ -46,7 +46,7 @@ class Counting:
         self._next = first
         self._until = until
         self._end = end
-        self._stream = stream
+        self.stream = stream
         self._credit = credit
         self.sent = 0
         self.is_disconnected = False
@@ -66,7 +66,7 @@ class Counting:
 
     def _advance(self) -> None:
         while self._credit and self._next <= self._until:
-            self._sink.chunk(f"{self._stream}@{self._next}", b"%d" % self._next)
+            self._sink.chunk(f"{self.stream}@{self._next}", b"%d" % self._next)
             self._next += 1
             self.sent += 1
             self._credit -= 1

@@ -40,6 +40,10 @@ class Call(Protocol):
 class StreamCall(Call, Protocol):
     """A stream under way."""
 
+    @property
+    def stream(self) -> str | None:
+        """The recorded stream that holds its chunks; empty where they are not recorded, None where only an end comes."""
+
     def grant(self, credit: int) -> None:
         """``credit`` more chunks, please."""
 

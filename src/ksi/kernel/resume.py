@@ -58,6 +58,10 @@ class Resumed:
         router.readers.add(self._task)
         self._task.add_done_callback(router.readers.discard)
 
+    @property
+    def stream(self) -> str:
+        return self._address.rpartition("@")[0]
+
     def grant(self, credit: int) -> None:
         self._credit += credit
         self._news.set()

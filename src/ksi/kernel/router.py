@@ -561,6 +561,8 @@ CANCEL_PATIENCE = 5.0
 class EndingCall:
     """A request that was streamed but only has an end."""
 
+    stream = None
+
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self.call: Call | None = None
