@@ -45,6 +45,16 @@ class Home(msgspec.Struct, frozen=True):
         return self.path / "http.json"
 
     @property
+    def token_file(self) -> Path:
+        """The token of whoever owns the home, for what does not come over the Unix socket."""
+        return self.path / "token"
+
+    @property
+    def tokens(self) -> Path:
+        """All tokens, as digests."""
+        return self.data / "tokens.json"
+
+    @property
     def event_list(self) -> Path:
         """The events that the daemon had when it was last asked, for the shell's completion."""
         return self.path / "events.json"
