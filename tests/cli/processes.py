@@ -1,5 +1,7 @@
 """``ksi`` as a process."""
 
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+
+def on_a_terminal(*command: str) -> tuple[str, str]:
+    """What a command that must succeed shows on a terminal, and what it says on stderr."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True) as running:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 1 << 16):
+                shown += part
+        except OSError:  # the command has ended
+            os.close(ours)
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert running.returncode == 0, said
+    return shown.decode(), said
 
 
 class Cli:
@@ -24,9 +43,15 @@ class Cli:
             self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=60, check=False
         )
 
+    def text(self, *arguments: str) -> str:
+        """What a command that must succeed shows to people."""
+        done = self(*arguments, "--no-json")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def records(self, *arguments: str) -> list[dict[str, Any]]:
-        """The lines of a command that must succeed, with ``--json``."""
-        done = self(*arguments, "--json")
+        """The lines of a command that must succeed, as programs read them."""
+        done = self(*arguments)
         assert done.returncode == 0, done.stderr
         return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
 

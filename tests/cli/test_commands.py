@@ -1,7 +1,6 @@
 """The commands, as processes that talk with a real daemon."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.processes import Cli
+from tests.cli.processes import Cli, on_a_terminal
 
 
 def test_an_answer_is_a_line_of_json_where_it_is_piped(ksi: Cli) -> None:
@@ -71,7 +70,7 @@ def test_the_log_comes_oldest_first_with_positions(ksi: Cli) -> None:
     assert ksi.records("log", "--stream", "state/order", "-n", "2") == found[1:]
     assert ksi.records("log", "--stream", "state/order", "--after", f"@{positions[0]}", "-n", "1") == found[1:2]
     assert ksi.records("log", "--stream", "state/order", "--since", "1h") == found
-    assert f"@{positions[0]}" in ksi("log", "--stream", "state/order").stdout
+    assert f"@{positions[0]}" in ksi.text("log", "--stream", "state/order")
 
 
 def test_more_than_a_page_of_the_log_is_read_whole(ksi: Cli) -> None:
@@ -99,11 +98,11 @@ def test_runs_are_listed_oldest_first_and_shown_as_trees(ksi: Cli) -> None:
     *_, before, last = ksi.records("runs")
     assert int(str(before["position"])) < int(str(last["position"]))
     assert (last["name"], last["status"]) == ("state:set", "ok")
-    tree = ksi("log", "--tree", "-n", "1").stdout.splitlines()
+    tree = ksi.text("log", "--tree", "-n", "1").splitlines()
     assert str(last["run"]) in tree[0]
     assert tree[1].startswith("state:set  ok")
     assert tree[2].startswith("└─ state:value_was_set  @")
-    assert ksi("show", "last").stdout.splitlines()[1:] == tree[1:]
+    assert ksi.text("show", "last").splitlines()[1:] == tree[1:]
 
 
 def test_an_entity_is_shown_as_it_is_and_as_it_was(ksi: Cli) -> None:
@@ -118,7 +117,7 @@ def test_an_entity_is_shown_as_it_is_and_as_it_was(ksi: Cli) -> None:
 
 def test_events_are_listed_and_described_with_an_example_to_type(ksi: Cli) -> None:
     assert {event["name"] for event in ksi.records("events", "state:")} >= {"state:set", "state:get"}
-    described = ksi("events", "state:set").stdout
+    described = ksi.text("events", "state:set")
     assert "required  any JSON" in described
     assert "ksi send state:set key=" in described
     assert ksi("events", "state:gte").returncode == 1
@@ -165,7 +164,7 @@ def test_bash_completes_behind_the_colon(ksi: Cli, tmp_path: Path, line: str, of
 
 
 def test_a_plugin_is_unloaded_and_loaded_again(ksi: Cli) -> None:
-    assert "countdown" in ksi("plugin", "list").stdout
+    assert "countdown" in ksi.text("plugin", "list")
     assert ksi("plugin", "unload", "countdown").returncode == 0
     assert ksi("send", "countdown:run", "start:=1").returncode == 1
     assert ksi("plugin", "load", str(ksi.home.parent / "countdown.py")).returncode == 0
@@ -188,7 +187,7 @@ def test_without_models_it_is_said_how_to_get_one(nowhere: Cli, monkeypatch: pyt
 def test_a_whole_log_is_verified(ksi: Cli) -> None:
     (found,) = ksi.records("verify")
     assert found["problems"] == []
-    assert "the log is whole" in ksi("verify").stdout
+    assert "the log is whole" in ksi.text("verify")
 
 
 def test_the_daemon_starts_once_and_stops_once(nowhere: Cli) -> None:
@@ -199,7 +198,7 @@ def test_the_daemon_starts_once_and_stops_once(nowhere: Cli) -> None:
     assert nowhere("start", "--set", "log.level=debug").returncode == 2
     restarted = nowhere.records("restart", "--set", "store.durability=normal")[0]
     assert restarted["pid"] != first["pid"]
-    assert nowhere("status").stdout.startswith("healthy")
+    assert nowhere.text("status").startswith("healthy")
     assert nowhere.records("stop") == [{"stopped": restarted["pid"]}]
     assert nowhere.records("stop") == [{"stopped": None}]
     assert nowhere("status").returncode == 3
@@ -214,18 +213,9 @@ def test_a_script_starts_the_daemon_only_where_it_asks_for_it(nowhere: Cli) -> N
 
 
 def test_on_a_terminal_a_command_starts_the_daemon_and_says_so(nowhere: Cli) -> None:
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        nowhere.command("send", "system:health"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True
-    ) as running:
-        os.close(theirs)
-        shown = os.read(ours, 1 << 16)
-        assert running.stderr is not None
-        said = running.stderr.read()
-    os.close(ours)
-    assert running.returncode == 0
+    shown, said = on_a_terminal(*nowhere.command("send", "system:health"))
     assert "starting the daemon" in said
-    assert b'"status": "healthy"' in shown
+    assert '"status": "healthy"' in shown
 
 
 def test_a_chat_takes_a_turn_from_each_line_and_ends_where_an_answer_fails(ksi: Cli) -> None:

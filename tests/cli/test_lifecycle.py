@@ -31,7 +31,7 @@ def started(tmp_path: Path) -> Iterator[tuple[Cli, int]]:
 def test_a_daemon_whose_disk_is_full_stops(started: tuple[Cli, int]) -> None:
     ksi, pid = started
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    done = ksi("stop", "--timeout", "20")
+    done = ksi("stop", "--timeout", "20", "--no-json")
     assert (done.returncode, done.stdout) == (0, f"stopped (pid {pid})\n"), done.stderr
     assert "SIGTERM" in done.stderr
 

@@ -122,7 +122,7 @@ def test_config_show_names_the_source_of_each_value(
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     monkeypatch.setenv("KSI_HOME", str(tmp_path))
     (tmp_path / "ksi.toml").write_text("[limits]\nburst = 7\n")
-    code, out, _ = ends(["config", "show"], capsys)
+    code, out, _ = ends(["config", "show", "--no-json"], capsys)
     assert code == 0
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert lines["limits.burst"] == ["7", str(tmp_path / "ksi.toml")]

@@ -1,5 +1,8 @@
 """Answers as lines for people."""
 
+import subprocess
+from pathlib import Path
+
 import click
 import pytest
 
@@ -16,6 +19,7 @@ from ksi.core.errors import (
     WrongExpectedVersionError,
     from_wire,
 )
+from tests.cli.processes import Cli, on_a_terminal
 
 
 def node(name: str, position: int, *children: object, **more: object) -> dict[str, object]:
@@ -84,3 +88,15 @@ def test_an_error_of_a_later_daemon_keeps_its_code() -> None:
     found = facts(from_wire("from_the_future", "well", {"a": 1}))
     assert (found["code"], found["message"], found["remedy"]) == ("from_the_future", "well", "")
     assert found["details"]["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "is_terminal", "is_json"),
+    [([], False, True), ([], True, False), (["--no-json"], False, False), (["--json"], True, True)],
+)
+def test_records_are_json_where_no_terminal_shows_them_unless_it_is_said(
+    said: list[str], is_terminal: bool, is_json: bool, tmp_path: Path
+) -> None:
+    command = Cli(tmp_path).command("config", "show", *said)
+    shown = on_a_terminal(*command)[0] if is_terminal else subprocess.check_output(command, text=True)
+    assert shown.startswith('{"name":"home"') == is_json

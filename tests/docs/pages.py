@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,6 @@ def only(page: Path, language: str, part: str) -> str:
 
 
 def commands(console: str) -> list[list[str]]:
-    """The words of each line that begins with a dollar, without its comment."""
+    """The words of each line that begins with a dollar, without its comment, up to a pipe or a file."""
     lines = (line.removeprefix("$ ") for line in console.splitlines() if line.startswith("$ "))
-    return [shlex.split(line, comments=True) for line in lines]
+    return [[*takewhile(lambda word: word not in ("|", ">"), shlex.split(line, comments=True))] for line in lines]

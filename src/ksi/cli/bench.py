@@ -15,4 +15,4 @@ def bench(context: click.Context, arguments: tuple[str, ...]) -> None:
     from ksi.bench.main import main  # its peers are an extra
 
     invocation = context.ensure_object(Invocation)
-    context.exit(main(["--json", *arguments] if invocation.json else list(arguments)))
+    context.exit(main(["--json", *arguments] if invocation.json_given else list(arguments)))

@@ -33,7 +33,10 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @sampling_options
 @click.pass_obj
 def complete(invocation: Invocation, /, prompt: str | None, **options: Any) -> None:
-    """Complete PROMPT, or what comes on stdin, token by token. Ctrl-C stops the answer and keeps it."""
+    """Complete PROMPT, or what comes on stdin, token by token. Ctrl-C stops the answer and keeps it.
+
+    The answer is text, in a pipe too; --json gives its tokens with their addresses in the log.
+    """
     text = sys.stdin.read() if prompt in (None, "-") else prompt
     if not text:
         raise click.UsageError("a prompt is needed")
@@ -57,8 +60,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 def show_answer(invocation: Invocation, event: str, data: Mapping[str, Any]) -> Ending:
     """Stream ``event`` and write its text as it comes; with ``--json`` a line for each chunk and one for the end."""
     began = monotonic()
-    ending = stream(invocation, event, data, _as_json if invocation.json else _as_text)
-    if invocation.json:
+    ending = stream(invocation, event, data, _as_json if invocation.json_given else _as_text)
+    if invocation.json_given:
         click.echo(json_line({"end": True, "data": ending.value}))
         return ending
     click.echo()

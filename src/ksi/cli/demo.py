@@ -62,7 +62,7 @@ def demo(invocation: Invocation, keep: bool) -> None:
         signal.signal(name, _exit)
     began, counts = monotonic(), Counts()
     with _home(keep=keep) as home:
-        stage = Stage(home, as_json=invocation.json)
+        stage = Stage(home, as_json=bool(invocation.json_given))
         stage.note(f"The model is real and small: {SMOLLM2.name}, on this machine. It writes; it is not smart.")
         ModelStore().install()
         stage.run("start")

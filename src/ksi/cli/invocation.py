@@ -18,13 +18,18 @@ class Invocation:
     """The options that every command understands."""
 
     home_given: str | None = None
-    json: bool = False
+    json_given: bool | None = None
     start: bool = False
     quiet: bool = False
 
     @property
     def home(self) -> Home:
         return Home.choose(self.home_given, os.environ)
+
+    @property
+    def json(self) -> bool:
+        """Whether records are lines of JSON: as was said, else where no terminal shows them."""
+        return not sys.stdout.isatty() if self.json_given is None else self.json_given
 
     @property
     def is_interactive(self) -> bool:
@@ -41,7 +46,12 @@ def shared_options(*, hidden: bool = False) -> list[click.Parameter]:
     """Fresh options that write into the :class:`Invocation`; of one before and one behind a command, the last wins."""
     return [
         _option("--home", into="home_given", hidden=hidden, metavar="DIR", help="The daemon's directory.  [KSI_HOME]"),
-        _option("--json", into="json", hidden=hidden, is_flag=True, help="One line of JSON for each record."),
+        _option(
+            "--json/--no-json",
+            into="json_given",
+            hidden=hidden,
+            help="A line of JSON for each record, or lines for people.  [JSON where stdout is no terminal]",
+        ),
         _option("--start", into="start", hidden=hidden, is_flag=True, help="Start the daemon where it does not run."),
         _option("--quiet", "-q", into="quiet", hidden=hidden, is_flag=True, help="Nothing but answers and errors."),
     ]
@@ -49,10 +59,10 @@ def shared_options(*, hidden: bool = False) -> list[click.Parameter]:
 
 def _option(*names: str, into: str, **attributes: Any) -> click.Option:
     def remember(context: click.Context, _: click.Parameter, value: Any) -> None:
-        if value:
+        if value is not None:
             setattr(context.ensure_object(Invocation), into, value)
 
-    return click.Option([*names], expose_value=False, callback=remember, is_eager=True, **attributes)
+    return click.Option([*names], default=None, expose_value=False, callback=remember, is_eager=True, **attributes)
 
 
 class Command(click.Command):

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     except KSIError as error:
-        sys.exit(report(error, as_json=invocation.json))
+        sys.exit(report(error, as_json=bool(invocation.json_given)))
     except OSError as error:
         _forget_output()
         print(f"ksi: {error}", file=sys.stderr)

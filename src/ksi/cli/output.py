@@ -23,11 +23,9 @@ def json_line(value: Any) -> str:
 
 
 def show_value(invocation: Invocation, value: Any) -> None:
-    """JSON: indented on a terminal, else one line."""
+    """JSON: indented for people, else one line."""
     line = json_line(value)
-    if not invocation.json and sys.stdout.isatty():
-        line = msgspec.json.format(line, indent=2)
-    click.echo(line)
+    click.echo(line if invocation.json else msgspec.json.format(line, indent=2))
 
 
 def show_records(invocation: Invocation, records: Iterable[Record], as_text: Callable[[Record], str]) -> None:
@@ -39,7 +37,7 @@ def show_records(invocation: Invocation, records: Iterable[Record], as_text: Cal
 def show_table(
     invocation: Invocation, records: Sequence[Record], columns: Sequence[str], cells: Callable[[Record], Sequence[str]]
 ) -> None:
-    """Columns below their names; with ``--json`` the records themselves."""
+    """Columns below their names; for programs the records themselves."""
     if invocation.json:
         show_records(invocation, records, json_line)
         return

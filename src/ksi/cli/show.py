@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from ksi.cli.arguments import POSITION
@@ -33,7 +31,7 @@ def show(invocation: Invocation, thing: str, at: int | None) -> None:
 
 def _show_entity(invocation: Invocation, entity: str, at: int | None) -> None:
     found: Record = ask(invocation, "entity:show", {"entity": entity} | ({} if at is None else {"at": at}))
-    if invocation.json or not sys.stdout.isatty():
+    if invocation.json:
         show_value(invocation, found)
         return
     click.secho(f"{found['entity']}  version {found['version']}  @{found['at']}", bold=True)

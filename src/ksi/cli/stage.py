@@ -116,7 +116,7 @@ class Stage:
     def show(self, *arguments: str) -> None:
         """A command and what it says to people."""
         self.typed(_line(arguments))
-        command = [sys.executable, "-m", "ksi.cli.main", "--home", str(self.home), *arguments]
+        command = [sys.executable, "-m", "ksi.cli.main", "--home", str(self.home), "--no-json", *arguments]
         done = subprocess.run(command, env=self._environ, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
         for line in done.stdout.splitlines():
             self._say({"line": line}, f"   {line}")
