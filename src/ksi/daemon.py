@@ -33,7 +33,11 @@ from ksi.kernel.router import Limits
 from ksi.observe import logs
 from ksi.observe.watchdog import Watchdog
 from ksi.store.sqlite_log import SqliteEventStore
+from ksi.transport.budget import Budget
 from ksi.transport.budget import Limits as TransportLimits
+from ksi.transport.http.binding import refuse_open
+from ksi.transport.http.starting import Http
+from ksi.transport.tokens import TokenStore
 from ksi.transport.unix import UnixServer
 
 BUILT_IN = (
@@ -85,6 +89,7 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
     disk, streams get their end frames, then the log is closed.
     """
     home, limits = config.home, config.limits
+    refuse_open(config.http)
     for directory in (home.path, home.data, home.logs):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
@@ -108,9 +113,17 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         recovered = await kernel.start(sources(config, plugins))
         if recovered.rerun or recovered.closed:
             _log.info("after a crash: %d requests run again, %d closed", recovered.rerun, recovered.closed)
-        server = UnixServer(kernel.router, home.socket, transport_limits(config), clock=clock)
+        doors, tokens = transport_limits(config), TokenStore(home.tokens, clock=clock)
+        budget = Budget(doors)
+        server = UnixServer(kernel.router, home.socket, doors, budget=budget, clock=clock)
         await server.start()
         stack.push_async_callback(server.close, FLUSH_GRACE)
+        if config.http.enabled:
+            http = Http(
+                kernel.services, tokens, config.http, home, limits=doors, budget=budget, clock=clock, threads=threads
+            )
+            http.start()
+            stack.push_async_callback(http.close, FLUSH_GRACE)
         stack.push_async_callback(kernel.router.drain, limits.stop_timeout)
         yield kernel, stop
 

@@ -39,10 +39,12 @@ class DaemonProcess:
     """
 
     def __init__(self, home: Path, *plugins: str | Path, settings: Mapping[str, Any] | None = None) -> None:
-        """``settings`` are values of the configuration by dotted name."""
+        """``settings`` are values of the configuration by dotted name. HTTP is off where they say nothing of it."""
         self.home = Home(home)
         self._plugins = plugins
         self._settings = settings or {}
+        if not any(name.startswith("http.") for name in self._settings):
+            self._settings = {**self._settings, "http.enabled": False}
         self._process: Process | None = None
 
     async def __aenter__(self) -> Self:

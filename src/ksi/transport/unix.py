@@ -58,7 +58,7 @@ class UnixServer:
         Raises:
             ConfigError: The path can not be used; the message says what to do.
         """
-        listening = _bound(self.path)
+        listening = bound(self.path)
         self._inode = self.path.stat().st_ino
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_unix_server(
@@ -105,7 +105,8 @@ class UnixServer:
             return
 
 
-def _bound(path: Path) -> socket.socket:
+def bound(path: Path) -> socket.socket:
+    """A socket for its owner only, which listens nowhere yet. Raises ConfigError; the message says what to do."""
     _refuse_long(path)
     _make_private(path.parent)
     _remove_stale(path)

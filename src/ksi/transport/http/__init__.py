@@ -1,0 +1,1 @@
+"""HTTP on the same door: requests, streams as SSE or NDJSON, WebSocket, probes and metrics."""

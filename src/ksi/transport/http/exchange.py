@@ -1,0 +1,154 @@
+"""One HTTP request and its answer, as ASGI hands them over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from ksi.core.errors import KSIError, PayloadTooLargeError
+from ksi.kernel.door import Session
+from ksi.transport.http.problems import Headers, problem
+
+JSON = b"application/json"
+
+
+class Aborting(Protocol):
+    """The connection that a request came on."""
+
+    def abort(self) -> None:
+        """Close now; what is not written is lost."""
+
+
+class Gone(Exception):
+    """The client has left before it was answered; nobody reads what would be said."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    status: int = 200
+    body: bytes = b""
+    media: bytes = JSON
+    headers: Headers = []
+
+
+class Exchange:
+    """A request: what came, who sent it, and the way back."""
+
+    session: Session
+    """Who asks; set once the guard has let it in."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.is_answered = False
+        self._receive = receive
+        self._send = send
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        return str(self.scope["path"])
+
+    @property
+    def query(self) -> bytes:
+        return bytes(self.scope["query_string"])
+
+    @property
+    def media(self) -> bytes:
+        """The media type of what came, without its parameters; empty where nothing says it."""
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+    def accepts(self, media: bytes) -> bool:
+        """Whether the client names ``media`` among what it takes."""
+        return media in self.headers.get(b"accept", b"").lower()
+
+    def query_value(self, name: str) -> str:
+        """The last value of ``name`` in the query string; empty where there is none."""
+        return parse_qs(self.query.decode("latin-1")).get(name, [""])[-1]
+
+    def parameter(self, name: str) -> str:
+        """A part of the path."""
+        return str(self.scope["path_params"][name])
+
+    # ── what comes ───────────────────────────────────────────────────────────────────────────────────────────────────
+    async def body(self, limit: int) -> bytes:
+        """What was sent, whole.
+
+        Raises:
+            PayloadTooLargeError: It is larger than ``limit`` bytes.
+            Gone: The client left in the middle of it.
+        """
+        self._refuse_announced(limit)
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            body += message["body"]
+            if len(body) > limit:
+                raise PayloadTooLargeError("body", size=None, limit=limit)
+            if not message["more_body"]:
+                return bytes(body)
+
+    def _refuse_announced(self, limit: int) -> None:
+        announced = self.headers.get(b"content-length")
+        if announced is not None and int(announced) > limit:
+            raise PayloadTooLargeError("body", size=int(announced), limit=limit)
+
+    async def gone(self) -> None:
+        """Return when the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def unless_gone(self, answer: asyncio.Future[bytes], cancel: Callable[[], None]) -> bytes:
+        """What ``answer`` brings; when the client leaves first, ``cancel``.
+
+        Raises:
+            Gone: It left.
+        """
+        leaving = asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        cancel()
+        raise Gone
+
+    # ── what goes ────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def answer(self, answer: Answer) -> None:
+        """Answer with a whole body."""
+        headers = [(b"content-type", answer.media), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+        await self.start(answer.status, headers)
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+    async def fail(self, error: KSIError, status: int | None = None) -> None:
+        """Answer with a problem."""
+        chosen, body, headers = problem(error, status)
+        await self.start(chosen, [*headers, (b"content-length", b"%d" % len(body))])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.is_answered = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes, *, is_last: bool = False) -> None:
+        """Write a part of the body; waits while the client does not read."""
+        message: Message = {"type": "http.response.body", "body": body, "more_body": not is_last}
+        await self._send(message)
+
+    def abort(self) -> None:
+        """Close the connection now; what is not written is lost."""
+        connection: Aborting = self.scope["state"]["connection"]
+        connection.abort()

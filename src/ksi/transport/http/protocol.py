@@ -1,0 +1,141 @@
+"""A connection that speaks HTTP: uvicorn's, with bounds on what a client may send and how long it may take.
+
+Headers and bodies have to arrive within their time, so that who opens a thousand connections and says nothing (slow
+loris) holds them for seconds only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+from typing import Literal, cast
+
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError
+from ksi.transport.http.problems import LateRequestError, problem
+
+HEADER_BYTES_MAX = 64 << 10
+REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Unavailable"}
+STANDING = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+"""Headers of every answer."""
+Awaited = Literal["headers", "body"]
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one server's connections; times in seconds."""
+
+    connections_max: int
+    header_timeout: float
+    body_timeout: float
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One client."""
+
+    def __init__(self, config: Config, state: ServerState, bounds: Bounds) -> None:
+        super().__init__(config, state, {"connection": self})
+        self._bounds = bounds
+        self._awaited: Awaited | None = "headers"
+        self._timed: Awaited | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+
+    # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is one in all but name
+        if len(self.connections) > self._bounds.connections_max:
+            self.refuse(503, OverloadedError("connections", limit=self._bounds.connections_max))
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._awaited is None and self.cycle.response_complete:
+            self._awaited = "headers"  # the keep-alive timer of the base stops with the first byte of anything
+        super().data_received(data)
+        if self._awaited == "headers":
+            self._header_bytes += len(data)
+            if self._header_bytes > HEADER_BYTES_MAX:
+                self.refuse(431, PayloadTooLargeError("headers", size=None, limit=HEADER_BYTES_MAX))
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._awaited = None
+        self._watch()
+        super().connection_lost(exc)
+
+    # ── what the parser calls ────────────────────────────────────────────────────────────────────────────────────────
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._awaited = "headers"
+        self._header_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._awaited = "body"
+        self.server_state.default_headers = _standing_headers()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._awaited = None
+        super().on_message_complete()
+
+    # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(400, InvalidFrameError("no HTTP request"))
+
+    def refuse(self, status: int, error: KSIError) -> None:
+        """Answer what is no whole request, and close."""
+        self._awaited = None
+        self._watch()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # nobody answers it any more
+            cycle.message_event.set()
+        self.transport.write(raw_problem(status, error))
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close now; what is not written is lost."""
+        self.transport.abort()
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _watch(self) -> None:
+        """Keep the timer of what is awaited: none where a request came in one piece."""
+        if self._awaited == self._timed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timed = self._awaited
+        if self._timed is not None:
+            limit = self._bounds.header_timeout if self._timed == "headers" else self._bounds.body_timeout
+            self._timer = self.loop.call_later(limit, self._late)
+
+    def _late(self) -> None:
+        self.refuse(408, LateRequestError(self._timed or "headers"))
+
+
+def raw_problem(status: int, error: KSIError) -> bytes:
+    """A whole answer, for where there is no exchange."""
+    _, body, headers = problem(error, status)
+    lines = [b"HTTP/1.1 %d %b" % (status, REASONS[status])]
+    lines += [b"%b: %b" % header for header in (*headers, *STANDING)]
+    lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
+    return b"\r\n".join(lines)
+
+
+def _standing_headers() -> list[tuple[bytes, bytes]]:
+    global _standing
+    now = int(time.time())
+    if now != _standing[0]:
+        _standing = now, [(b"date", formatdate(now, usegmt=True).encode()), *STANDING]
+    return _standing[1]
+
+
+_standing: tuple[int, list[tuple[bytes, bytes]]] = (0, [])

@@ -1,0 +1,31 @@
+"""Which path leads where."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from ksi.transport.http.app import App, Endpoint, Handler
+from ksi.transport.http.events import Requests
+from ksi.transport.http.guard import Guard
+from ksi.transport.http.probes import Probes
+from ksi.transport.http.streams import Streams
+
+
+def app_of(requests: Requests, guard: Guard, probes: Probes) -> App:
+    """The application that serves all of it."""
+    streams = Streams(requests)
+
+    def route(method: str, path: str, handler: Handler, *, is_public: bool = False) -> Route:
+        return Route(path, Endpoint(handler, guard, is_public=is_public), methods=[method])
+
+    return App(
+        [
+            route("POST", "/v1/events/{name}", requests.post),
+            route("GET", "/v1/events/{name}", requests.get),
+            route("POST", "/v1/stream/{name}", streams.post),
+            route("GET", "/v1/stream/{address:path}", streams.resume),
+            route("GET", "/v1/subscribe", streams.subscribe),
+            route("GET", "/healthz", probes.health, is_public=True),
+            route("GET", "/readyz", probes.readiness, is_public=True),
+        ]
+    )

@@ -1,0 +1,105 @@
+"""The HTTP server: listens, and closes in the daemon's order. uvicorn's own server, with its signals, stays out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+
+import msgspec
+from uvicorn.config import Config as UvicornConfig
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from ksi.core.config import HttpSection
+from ksi.core.errors import ConfigError
+from ksi.core.home import Home
+from ksi.transport import unix
+from ksi.transport.http.app import App
+from ksi.transport.http.binding import bound
+from ksi.transport.http.protocol import Bounds, HttpConnection
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than the pools of most clients keep theirs."""
+_log = logging.getLogger("ksi.http")
+
+
+class HttpServer:
+    """Serves ``app`` on a loopback port, and on a Unix socket where one is configured."""
+
+    def __init__(self, app: App, section: HttpSection, home: Home) -> None:
+        self._section = section
+        self._home = home
+        self._bounds = Bounds(
+            connections_max=section.connections_max,
+            header_timeout=section.header_timeout,
+            body_timeout=section.body_timeout,
+        )
+        self._config = UvicornConfig(
+            app,
+            http=HttpToolsProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
+        self._config.load()
+        self.state = ServerState()
+        self._listeners: list[asyncio.Server] = []
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listen, and say where in the home's ``http.json``.
+
+        Raises:
+            ConfigError: It can not listen there; the message says why.
+        """
+        section = self._section
+        loop = asyncio.get_running_loop()
+        listening = bound(section.host, section.port)
+        context = _tls(section)
+        self._listeners.append(await loop.create_server(self._connection, sock=listening, ssl=context))
+        host, port = listening.getsockname()[:2]
+        self.url = f"{'http' if context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+        if section.socket is not None:
+            path = self._home.path / section.socket
+            self._listeners.append(await loop.create_unix_server(self._connection, sock=unix.bound(path)))
+        self._announce()
+
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self._config, self.state, self._bounds)
+
+    def _announce(self) -> None:
+        file = self._home.http_file
+        file.write_bytes(msgspec.json.encode({"url": self.url, "pid": os.getpid()}))
+        _log.info("HTTP: %s", self.url)
+
+    async def close(self, grace: float) -> None:
+        """Accept no more, answer what is in flight, close; after ``grace`` seconds the rest is cut off."""
+        self._home.http_file.unlink(missing_ok=True)
+        for listener in self._listeners:
+            listener.close()
+        if self._section.socket is not None:
+            (self._home.path / self._section.socket).unlink(missing_ok=True)
+        for connection in list(self.state.connections):
+            connection.shutdown()
+        tasks = set(self.state.tasks)
+        late = (await asyncio.wait(tasks, timeout=grace))[1] if tasks else set()
+        for connection in list(self.state.connections):
+            connection.transport.abort() if late else connection.transport.close()
+        for task in late:
+            task.cancel()
+
+
+def _tls(section: HttpSection) -> ssl.SSLContext | None:
+    if section.certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(section.certificate, section.certificate_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the certificate can not be read: {error}", where="http.certificate") from None
+    return context

@@ -1,0 +1,85 @@
+"""The start of HTTP, behind that of the Unix socket: starlette and uvicorn are loaded in a thread, and nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from ksi.core.clock import Clock
+from ksi.core.config import HttpSection
+from ksi.core.errors import ConfigError
+from ksi.core.home import Home
+from ksi.core.threads import Threads
+from ksi.kernel.services import ServiceRegistry
+from ksi.transport.budget import Budget, Limits
+from ksi.transport.tokens import TokenStore
+
+if TYPE_CHECKING:
+    from ksi.transport.http.server import HttpServer
+
+_log = logging.getLogger("ksi.http")
+
+
+class Http:
+    """HTTP of one daemon: on its way, there, or not to be had."""
+
+    def __init__(
+        self,
+        services: ServiceRegistry,
+        tokens: TokenStore,
+        section: HttpSection,
+        home: Home,
+        *,
+        limits: Limits,
+        budget: Budget,
+        clock: Clock,
+        threads: Threads,
+    ) -> None:
+        self._services = services
+        self._tokens = tokens
+        self._section = section
+        self._home = home
+        self._limits = limits
+        self._budget = budget
+        self._clock = clock
+        self._threads = threads
+        self._server: HttpServer | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; the daemon goes on meanwhile, and also where it fails, for the Unix socket serves."""
+        self._starting = asyncio.get_running_loop().create_task(self._start())
+
+    async def _start(self) -> None:
+        server = await self._threads.run("blocking", self._loaded)
+        try:
+            await server.start()
+        except ConfigError as error:
+            _log.warning("no HTTP: %s", error.message)
+            return
+        self._server = server
+
+    def _loaded(self) -> HttpServer:
+        # Here and not above: a third of a second that the first answer on the Unix socket does not wait for.
+        from ksi.transport.http.assembly import server_of
+
+        self._tokens.default(self._home.token_file, f"uid:{os.getuid()}")
+        return server_of(
+            self._services,
+            self._tokens,
+            self._section,
+            self._home,
+            limits=self._limits,
+            budget=self._budget,
+            clock=self._clock,
+        )
+
+    async def close(self, grace: float) -> None:
+        """End what runs, at most ``grace`` seconds long."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        if self._server is not None:
+            await self._server.close(grace)

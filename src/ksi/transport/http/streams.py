@@ -1,0 +1,259 @@
+"""Streams over HTTP: server-sent events, or a JSON object a line (NDJSON).
+
+The address of a recorded stream is the first thing said, before there is anything else; each chunk has its own. So
+whoever loses the connection goes on after the last one with ``GET /v1/stream/ADDRESS``, and that is never a second run.
+
+A reader that stops reading stops the work: chunks are asked for by credit, and credit is given for what the connection
+took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import InvalidFrameError, KSIError
+from ksi.kernel.door import StreamCall
+from ksi.transport.http.events import Requests
+from ksi.transport.http.exchange import Exchange, Gone
+from ksi.wire.answers import encode_json, error_json
+
+CREDIT = 16
+"""Chunks that may be on their way to one reader."""
+BYTES_ON_THE_WAY = 512 << 10
+"""Bytes that they should not be more than; a single chunk may be larger."""
+HEARTBEAT = 15.0
+"""Seconds of silence after which something is said, so that a dead peer is found and no proxy gives up."""
+RESUME_PATIENCE = 1.0
+"""Seconds that a resume waits before it says that it is there: in that time most that is not there is found out."""
+END_GRACE = 10.0
+"""Seconds that a reader has to take the end of its stream."""
+
+
+class Format(Protocol):
+    """How a stream is written."""
+
+    media: bytes
+    heartbeat: bytes
+
+    def opening(self, at: str) -> bytes: ...
+    def chunk(self, at: str | None, raw: bytes) -> bytes: ...
+    def gap(self, info: Mapping[str, Any]) -> bytes: ...
+    def end(self, raw: bytes | None, error: KSIError | None) -> bytes: ...
+
+
+class ServerSentEvents:
+    """``id`` is the durable address, so that a browser resumes by itself; the last event is ``end`` or ``failure``."""
+
+    media = b"text/event-stream"
+    heartbeat = b":\n\n"
+
+    def opening(self, at: str) -> bytes:
+        address = at.encode()
+        return b'event: open\nid: %b\ndata: {"at":%b}\n\n' % (address, encode_json(at))
+
+    def chunk(self, at: str | None, raw: bytes) -> bytes:
+        return b"data: %b\n\n" % raw if at is None else b"id: %b\ndata: %b\n\n" % (at.encode(), raw)
+
+    def gap(self, info: Mapping[str, Any]) -> bytes:
+        return b"event: gap\ndata: %b\n\n" % encode_json(info)
+
+    def end(self, raw: bytes | None, error: KSIError | None) -> bytes:
+        if error is not None:
+            return b"event: failure\ndata: %b\n\n" % error_json(error)
+        return b"event: end\ndata: %b\n\n" % (raw or b"null")
+
+
+class JsonLines:
+    """The frames of the wire protocol without ``id`` and ``seq``; an empty line says that the stream lives."""
+
+    media = b"application/x-ndjson"
+    heartbeat = b"\n"
+
+    def opening(self, at: str) -> bytes:
+        return b'{"at":%b}\n' % encode_json(at)
+
+    def chunk(self, at: str | None, raw: bytes) -> bytes:
+        return b'{"data":%b}\n' % raw if at is None else b'{"at":%b,"data":%b}\n' % (encode_json(at), raw)
+
+    def gap(self, info: Mapping[str, Any]) -> bytes:
+        return b'{"gap":%b}\n' % encode_json(info)
+
+    def end(self, raw: bytes | None, error: KSIError | None) -> bytes:
+        if error is not None:
+            return b'{"end":true,"error":%b}\n' % error_json(error)
+        return b'{"end":true,"data":%b}\n' % (raw or b"null")
+
+
+FORMATS: tuple[Format, ...] = (ServerSentEvents(), JsonLines())
+
+
+class Outlet:
+    """A :class:`~ksi.kernel.door.Sink` that writes to an HTTP client."""
+
+    def __init__(self, exchange: Exchange, form: Format) -> None:
+        self._exchange = exchange
+        self._form = form
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+        self._news = asyncio.Event()
+        self._credit = CREDIT  #: chunks that may still come
+        self._chunk_bytes_max = 1
+        self.is_ended = False
+        self.refusal: KSIError | None = None
+        """The error of a stream that ended with its first word."""
+
+    # ── as the router sees it ────────────────────────────────────────────────────────────────────────────────────────
+    def chunk(self, at: str | None, raw: bytes) -> None:
+        self._credit -= 1
+        self._chunk_bytes_max = max(self._chunk_bytes_max, len(raw))
+        self._put(self._form.chunk(at, raw))
+
+    def gap(self, info: Mapping[str, Any]) -> None:
+        self._put(self._form.gap(info))
+
+    def end(self, raw: bytes | None, error: KSIError | None) -> None:
+        if self.is_ended:
+            return
+        self.is_ended = True
+        self.refusal = None if self._parts else error
+        self._put(self._form.end(raw, error))
+
+    def _put(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._news.set()
+
+    # ── to the client ────────────────────────────────────────────────────────────────────────────────────────────────
+    async def first_news(self, patience: float | None) -> None:
+        """Return once there is anything to say, or after ``patience`` seconds."""
+        if not self._news.is_set():
+            timer = None if patience is None else self._loop.call_later(patience, self._news.set)
+            await self._news.wait()
+            if timer is not None:
+                timer.cancel()
+
+    async def pour(self, call: StreamCall, opening: bytes) -> None:
+        """Write all that comes, from the headers to the end."""
+        exchange = self._exchange
+        await exchange.start(200, [(b"content-type", self._form.media), (b"x-accel-buffering", b"no")])
+        if opening:
+            await exchange.write(opening)
+        while True:
+            await self._news_or_heartbeat()
+            is_last, body = self._take()
+            await self._write(body, is_last=is_last)
+            if is_last:
+                return
+            self._grant(call)
+
+    async def _news_or_heartbeat(self) -> None:
+        if self._news.is_set():
+            return
+        beat = self._loop.call_later(HEARTBEAT, self._put, self._form.heartbeat)
+        try:
+            await self._news.wait()
+        finally:
+            beat.cancel()
+
+    def _take(self) -> tuple[bool, bytes]:
+        parts, self._parts = self._parts, []
+        self._news.clear()
+        return self.is_ended, b"".join(parts)
+
+    async def _write(self, body: bytes, *, is_last: bool) -> None:
+        """Wait until the connection takes ``body``. A reader that does not take its end loses the connection."""
+        cut = self._loop.call_later(END_GRACE, self._exchange.abort) if is_last else None
+        try:
+            await self._exchange.write(body, is_last=is_last)
+        finally:
+            if cut is not None:
+                cut.cancel()
+
+    def _grant(self, call: StreamCall) -> None:
+        """Ask for as many chunks as may be on their way; of large ones fewer."""
+        window = min(CREDIT, max(1, BYTES_ON_THE_WAY // self._chunk_bytes_max))
+        wanted = window - self._credit
+        if wanted > 0:
+            self._credit += wanted
+            call.grant(wanted)
+
+
+class Streams:
+    """``/v1/stream`` and ``/v1/subscribe``."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._door = requests.door
+
+    # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def post(self, exchange: Exchange) -> None:
+        """Start a stream."""
+        await self._open(exchange, await self._requests.posted(exchange))
+
+    async def subscribe(self, exchange: Exchange) -> None:
+        """Follow the log; an ``EventSource`` that connects again goes on after the last event that it saw."""
+        last = exchange.headers.get(b"last-event-id", b"").decode("latin-1")
+        fixed = {"after": last} if last else None
+        await self._open(exchange, self._requests.queried(exchange, "event:subscribe", fixed))
+
+    async def resume(self, exchange: Exchange) -> None:
+        """Read a stream that somebody started: the chunks after an address, then live, then the end."""
+        address = _resumed(exchange)
+        outlet = Outlet(exchange, _format(exchange))
+        call = self._door.resume(address, exchange.session, outlet, CREDIT)
+        await self._serve(exchange, outlet, call, patience=RESUME_PATIENCE)
+
+    async def _open(self, exchange: Exchange, envelope: EventEnvelope) -> None:
+        outlet = Outlet(exchange, _format(exchange))
+        size = len(envelope.raw)
+        self._requests.hold(size)
+        try:
+            call = self._door.open_stream(envelope, exchange.session, outlet, CREDIT)
+            # None: it is refused, or no stream at all. Its end is all that comes, and may be a status of its own.
+            await self._serve(exchange, outlet, call, patience=None if call.stream is None else 0.0)
+        finally:
+            self._requests.release(size)
+
+    async def _serve(self, exchange: Exchange, outlet: Outlet, call: StreamCall, *, patience: float | None) -> None:
+        leaving = asyncio.ensure_future(exchange.gone())
+        pouring = asyncio.ensure_future(self._pour(exchange, outlet, call, patience))
+        try:
+            await asyncio.wait((leaving, pouring), return_when=asyncio.FIRST_COMPLETED)
+            if not pouring.done():
+                raise Gone
+            await pouring
+        finally:
+            leaving.cancel()
+            pouring.cancel()
+            if not outlet.is_ended:
+                call.disconnected()
+
+    async def _pour(self, exchange: Exchange, outlet: Outlet, call: StreamCall, patience: float | None) -> None:
+        if patience != 0.0:
+            await outlet.first_news(patience)
+        if outlet.refusal is not None:
+            raise outlet.refusal
+        form = _format(exchange)
+        await outlet.pour(call, form.opening(f"{call.stream}@0") if call.stream else b"")
+
+
+def _format(exchange: Exchange) -> Format:
+    """As the client accepts it; server-sent events where it does not say."""
+    return next((form for form in FORMATS if exchange.accepts(form.media)), FORMATS[0])
+
+
+def _resumed(exchange: Exchange) -> str:
+    """Where to go on: after ``Last-Event-ID``, else ``after``, else the address in the path, else from the start.
+
+    Raises:
+        InvalidFrameError: The address is of another stream.
+    """
+    stream, _, version = exchange.parameter("address").partition("@")
+    last = exchange.headers.get(b"last-event-id", b"").decode("latin-1") or exchange.query_value("after")
+    if last.isdecimal():
+        return f"{stream}@{last}"
+    if last and last.rpartition("@")[0] != stream:
+        raise InvalidFrameError(f"{last!r} is no address in {stream!r}", address=last)
+    return last or f"{stream}@{version or 0}"
