@@ -9,8 +9,9 @@ import pytest
 
 from ksi.core.errors import NotFoundError, ValidationError
 from ksi.core.events import NewEvent
-from ksi.plugins.entity import EVENTS_MAX, Entity
+from ksi.plugins.entity import Entity
 from ksi.plugins.state import State
+from ksi.store.debugger import FACTS_SHOWN_MAX
 from tests.plugins.running import Daemon, running
 
 
@@ -45,9 +46,9 @@ async def test_an_entity_that_nobody_folds_is_its_last_facts(daemon: Daemon) -> 
 
 
 async def test_of_a_long_entity_the_last_facts_are_shown(daemon: Daemon) -> None:
-    await daemon.log.append("ship/1", [NewEvent(name="ship:moved", data={"x": n}) for n in range(EVENTS_MAX + 1)])
+    await daemon.log.append("ship/1", [NewEvent(name="ship:moved", data={"x": n}) for n in range(FACTS_SHOWN_MAX + 1)])
     shown = await daemon.ask("entity:show", entity="ship/1")
-    assert (shown["version"], len(shown["state"]["events"])) == (EVENTS_MAX + 1, EVENTS_MAX)
+    assert (shown["version"], len(shown["state"]["events"])) == (FACTS_SHOWN_MAX + 1, FACTS_SHOWN_MAX)
 
 
 async def test_an_entity_without_facts_is_not_found(daemon: Daemon) -> None:

@@ -16,10 +16,10 @@ from ksi.kernel.registry import EventRegistry
 from ksi.plugins.references import LINKED, find_event, find_run, is_root
 from ksi.plugins.runs import Node, Run, Status
 from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
+from ksi.store.debugger import TimeTravelDebugger
 
 EVENTS_MAX = 5000
 """Events of one run that are put together."""
-CHAIN_MAX = 256
 RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 
 
@@ -112,12 +112,8 @@ class Correlation(AsyncPlugin):
         self, event_id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")]
     ) -> Chain:
         """Say why an event happened: what caused it, what caused that, up to the beginning."""
-        event: RecordedEvent | None = await find_event(self._log, event_id)
-        found: list[ShownEvent] = []
-        while event is not None and len(found) < CHAIN_MAX:
-            found.append(shown(event))
-            event = None if event.causation_id is None else await self._log.get(event.causation_id)
-        return Chain(found[::-1])
+        event = await find_event(self._log, event_id)
+        return Chain([shown(each) for each in await TimeTravelDebugger(self._log).chain(event)])
 
     async def _summary(self, root: RecordedEvent) -> RunSummary | None:
         """The run that ``root`` began, or goes on with; None where a later request goes on with it."""
