@@ -23,6 +23,8 @@ Kind = Literal["fact", "request", "outcome", "chunk"]
 Durable = Literal["memory", "process", "disk", "replicated"]
 T = TypeVar("T")
 MAIN = "main"
+ROOT = "root"
+"""Tag of the requests that nothing caused: they began a run, or go on with one."""
 
 
 class StreamState(Enum):
@@ -146,6 +148,27 @@ class StreamInfo(msgspec.Struct, frozen=True):
     name: str
     version: int
     position: Position
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How far a subscriber is behind the head: positions, and the age of the first event that it has not done."""
+
+    events: int
+    seconds: float
+
+
+class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a subscriber could not do. It was put aside with its cause, and those behind it went on."""
+
+    subscriber: str
+    position: Position
+    event_id: UUID
+    name: str
+    stream: str
+    reason: str
+    parked_at: datetime
+    is_retried: bool = False
+    """Asked for again, and not done yet."""
 
 
 class BranchInfo(msgspec.Struct, frozen=True):

@@ -24,7 +24,9 @@ from ksi.core.events import (
     Durable,
     ExpectedVersion,
     Kind,
+    Lag,
     NewEvent,
+    ParkedEvent,
     Position,
     Query,
     RecordedEvent,
@@ -36,6 +38,7 @@ from ksi.core.views import View, ViewReader
 R = TypeVar("R")
 Start = Position | Literal["start", "end", "checkpoint"]
 Overflow = Literal["wait", "drop", "disconnect"]
+Refusal = Literal["retry", "park", "skip"]
 
 
 # ── what one commit holds ────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,8 +125,31 @@ class Subscription(Protocol):
 
     async def wait_caught_up(self, timeout: float | None = None) -> Position: ...
 
-    async def checkpoint(self, event: RecordedEvent) -> None:
-        """Remember, under the subscriber's name, that ``event`` and all before it are done."""
+    @property
+    def acknowledged(self) -> Position:
+        """All up to there is done: the low-water mark of :meth:`ack`. Without a name, :attr:`position`."""
+
+    async def lag(self) -> Lag: ...
+
+    async def ack(self, event: RecordedEvent) -> None:
+        """``event`` is done; in any order. Needs a name.
+
+        It is buffered: the checkpoint joins the next commit, or one of its own after 100 ms, and is on disk when the
+        block ends. After a crash in between what was acknowledged may be given again.
+        """
+
+    async def nack(self, event: RecordedEvent, action: Refusal, reason: str) -> None:
+        """``event`` could not be done. Needs a name.
+
+        Args:
+            action: "retry" gives it again after a second, five times in all, then parks it. "park" puts it aside, as a
+                fact with its cause in ``$parked/<subscriber>``, until :meth:`EventLog.retry_parked`. "skip" passes
+                over it, with a line in the daemon's log.
+            reason: A sentence for people.
+
+        Raises:
+            OverloadedError: Too many are parked.
+        """
 
 
 class EventLog(Protocol):
@@ -222,6 +248,19 @@ class EventLog(Protocol):
 
     async def checkpoint(self, subscriber: str, *, branch: str = MAIN) -> Position | None: ...
     async def reset_checkpoint(self, subscriber: str, to: Position | None, *, branch: str = MAIN) -> None: ...
+    async def parked(self, subscriber: str) -> Sequence[ParkedEvent]:
+        """What it has put aside, in order of position."""
+
+    async def retry_parked(self, subscriber: str, position: Position | None = None) -> int:
+        """Have one of them, or all, given again: now, or when the subscriber is back. How many they are.
+
+        Raises:
+            NotFoundError: That one is not parked.
+        """
+
+    async def drop_parked(self, subscriber: str, position: Position | None = None, *, reason: str = "") -> int:
+        """Give one of them, or all, up. How many they are. Raises as :meth:`retry_parked`."""
+
     async def branches(self) -> Sequence[BranchInfo]: ...
     async def verify(self) -> Sequence[str]:
         """What is wrong with what is stored, one sentence each; empty when all is whole."""

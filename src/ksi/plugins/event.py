@@ -9,15 +9,12 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.errors import ValidationError
-from ksi.core.events import Filter, Kind, RecordedEvent
+from ksi.core.events import Filter, Kind
 from ksi.core.ports import EventLog, Overflow, Start
 from ksi.kernel.declare import Addressed, Gap, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.references import find_run
 from ksi.plugins.shapes import ShownEvent, position, shown
-
-CHECKPOINT_EVERY = 64
-"""Events of a catch-up between two checkpoints: each is a commit. Near the head each event has its own."""
 
 
 class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,21 +56,15 @@ class Event(AsyncPlugin):
         subscription = self._log.subscribe(
             (wanted,), after=_start(request), subscriber=request.subscriber, overflow=request.overflow
         )
-        dropped = unmarked = 0
+        dropped = 0
         async with subscription as events:
             async for event in events:
                 if events.dropped > dropped:
                     yield Gap({"dropped": events.dropped - dropped})
                     dropped = events.dropped
                 yield Addressed(at=f"@{event.position}", data=shown(event))
-                unmarked += 1
-                if request.subscriber is not None and (unmarked >= CHECKPOINT_EVERY or await self._is_near(event)):
-                    await events.checkpoint(event)  # the reader had credit for it: it was taken
-                    unmarked = 0
-
-    async def _is_near(self, event: RecordedEvent) -> bool:
-        """Whether little was recorded after ``event``."""
-        return (await self._log.head() or 0) - event.position < CHECKPOINT_EVERY
+                if request.subscriber is not None:
+                    await events.ack(event)  # the reader had credit for it: it was taken
 
 
 def _start(request: Subscribe) -> Start:

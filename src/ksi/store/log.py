@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from ksi.core import canonical
 from ksi.core.clock import Clock, microseconds
@@ -23,7 +24,9 @@ from ksi.core.events import (
     Appended,
     Durable,
     ExpectedVersion,
+    Lag,
     NewEvent,
+    ParkedEvent,
     Position,
     Query,
     StreamAppend,
@@ -31,13 +34,16 @@ from ksi.core.events import (
 from ksi.core.ports import Committed, Done, Entry, Known, Overflow, Start, Unit
 from ksi.core.threads import settle
 from ksi.core.views import View, ViewReader
+from ksi.store.acks import Acks
+from ksi.store.bell import Bell
 from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decided, Decider, IdIndex, move
-from ksi.store.query import Compiled
+from ksi.store.parked import ParkedEvents
+from ksi.store.query import Compiled, Wanted
 from ksi.store.reading import PAGE_MAX, LogReads, only_main
 from ksi.store.row import REQUESTS, envelope_of, events_of, outcome_of, requests_of
-from ksi.store.subscribe import Bell, LogSubscription
+from ksi.store.subscribe import LogSubscription
 from ksi.store.tail import RowSource
 from ksi.store.views import KeptView, KeptViewReader, Place, Shelf, ViewBook
 
@@ -66,6 +72,8 @@ class LoopLog(LogReads):
         self._in_flight: Batch | None = None
         self._at = 0
         self._checkpoints: dict[str, Position] = {}
+        self._parked: WeakValueDictionary[str, ParkedEvents] = WeakValueDictionary()
+        self.acks = Acks(self.commit_acks)
         self.bell = Bell()
         self.closed = False
         self._refused: KSIError | None = None
@@ -124,6 +132,8 @@ class LoopLog(LogReads):
 
     def _send(self) -> None:
         if self._in_flight is None and self._batch is not None:
+            if self.acks:
+                self._join_acks(self._batch)
             self._in_flight, self._batch = self._batch, None
             self._keep(self._in_flight)
 
@@ -279,6 +289,10 @@ class LoopLog(LogReads):
     async def reset_checkpoint(self, subscriber: str, to: Position | None, *, branch: str = MAIN) -> None:
         """Set it, also backwards; None forgets it."""
         only_main(branch)
+        self.acks.forget(subscriber)
+        await self._checkpoint_moved(subscriber, to)
+
+    async def _checkpoint_moved(self, subscriber: str, to: Position | None) -> None:
         if self.closed:
             raise StoreClosedError
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
@@ -286,13 +300,51 @@ class LoopLog(LogReads):
         batch.append(self._decider.move_checkpoint(subscriber, to, partial(settle, future)))
         await future
 
-    async def move_checkpoint(self, subscriber: str, position: Position) -> None:
-        """Forwards only.
+    def acknowledged(self, subscriber: str) -> int:
+        return self._decider.checkpoints.get(subscriber, 0)
 
-        Raises:
-            CheckpointConflictError: It is there or beyond.
-        """
-        await self.append_all((), checkpoint=(subscriber, position))
+    async def commit_ack(self, subscriber: str, position: Position) -> None:
+        if self._checkpoints.get(subscriber, 0) < position:
+            self.acks.forget(subscriber)
+            await self._checkpoint_moved(subscriber, Position(max(position, self.acknowledged(subscriber))))
+
+    def commit_acks(self) -> None:
+        """Begin to store what was acknowledged by now. While the log takes nothing, it waits."""
+        if self.acks and self._refused is None:
+            self._join_acks(self._batch or self._new_batch())
+
+    def _join_acks(self, batch: Batch) -> None:
+        for subscriber, position in self.acks.take().items():
+            if position > self.acknowledged(subscriber):
+                done = partial(self.acks.ended, subscriber, position)
+                batch.append(self._decider.move_checkpoint(subscriber, position, done))
+
+    async def lag(self, wanted: Wanted, after: int) -> Lag:
+        """How far behind somebody is who has done all that is ``wanted`` up to ``after``."""
+        head = self._decider.visible
+        cursor = Cursor(wanted, after=after, until=head)
+        while not cursor.at_end:
+            for event in await self.page(cursor, 1):
+                age_us = self._clock.time_us() - microseconds(event.recorded_at)
+                return Lag(head - event.position + 1, max(0.0, age_us / 1e6))
+        return Lag(0, 0.0)
+
+    async def parked_of(self, subscriber: str) -> ParkedEvents:
+        """Its own, loaded; the same object for all who ask at a time."""
+        parked = self._parked.get(subscriber)
+        if parked is None:
+            parked = self._parked[subscriber] = ParkedEvents(self, subscriber)
+        await parked.load()
+        return parked
+
+    async def parked(self, subscriber: str) -> Sequence[ParkedEvent]:
+        return (await self.parked_of(subscriber)).listed()
+
+    async def retry_parked(self, subscriber: str, position: Position | None = None) -> int:
+        return await (await self.parked_of(subscriber)).retry(position)
+
+    async def drop_parked(self, subscriber: str, position: Position | None = None, *, reason: str = "") -> int:
+        return await (await self.parked_of(subscriber)).drop(position, reason)
 
     def visible_head(self) -> int:
         """Position of the last acknowledged event; 0 where there is none."""

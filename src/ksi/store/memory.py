@@ -80,6 +80,7 @@ class InMemoryEventStore(LoopLog):
         return []
 
     async def close(self) -> None:
+        self.commit_acks()
         self._refused = StoreClosedError()
         await self._drained()
         self.closed = True

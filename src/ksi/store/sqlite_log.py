@@ -168,6 +168,7 @@ class SqliteEventStore(LoopLog):
         if self.closed:
             return
         self.closed = True
+        self.commit_acks()
         self._refused = StoreClosedError()
         await self._drained()
         await self._threads.run("writer", _nothing)

@@ -12,48 +12,27 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Protocol, Self
 
-from ksi.core.errors import EventTimeoutError, StoreClosedError, SubscriptionDroppedError
-from ksi.core.events import Position, RecordedEvent
-from ksi.core.ports import Overflow
+from ksi.core.errors import EventTimeoutError, KSIError, StoreClosedError, SubscriptionDroppedError
+from ksi.core.events import Lag, Position, RecordedEvent
+from ksi.core.ports import Overflow, Refusal
+from ksi.store.bell import Bell
 from ksi.store.cursor import Cursor
+from ksi.store.delivery import Delivering, Delivery
 from ksi.store.query import Wanted
 
 
-class Bell:
-    """Wakes all who wait for it, once each."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def ring(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    async def wait(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            await future
-        finally:
-            if future.cancelled():
-                self._waiting = [other for other in self._waiting if other is not future]
-
-
-class Subscribed(Protocol):
+class Subscribed(Delivering, Protocol):
     """The log as its subscriptions see it."""
 
-    bell: Bell
     closed: bool
 
     def visible_head(self) -> int: ...
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]: ...
-    async def move_checkpoint(self, subscriber: str, position: Position) -> None: ...
+    async def lag(self, wanted: Wanted, after: int) -> Lag: ...
 
 
 class LogSubscription:
-    """See :class:`ksi.core.ports.Subscription`. One consumer."""
+    """See :class:`ksi.core.ports.Subscription`. One consumer, which may give its events to many workers."""
 
     def __init__(
         self, log: Subscribed, wanted: Wanted, after: int, subscriber: str | None, buffer: int, overflow: Overflow
@@ -62,16 +41,17 @@ class LogSubscription:
         self._wanted = wanted
         self._read = after
         self._given = after
-        self._subscriber = subscriber
-        self._checkpoint = 0
         self._buffer = max(1, buffer)
         self._overflow = overflow
         self._moved = Bell()
         self._left = False
         self._reached_end = False
+        self._delivery = None if subscriber is None else Delivery(log, subscriber)
         self.dropped = 0
 
     async def __aenter__(self) -> Self:
+        if self._delivery is not None:
+            await self._delivery.begin()
         return self
 
     async def __aexit__(
@@ -79,29 +59,55 @@ class LogSubscription:
     ) -> None:
         self._left = True
         self._moved.ring()
+        if self._delivery is not None:
+            try:
+                await self._delivery.end(self._given)
+            except KSIError:  # what can not be stored now is given again: that is no reason to hide ``error``
+                if error is None:
+                    raise
 
     @property
     def position(self) -> Position:
         return Position(self._given)
 
     @property
+    def acknowledged(self) -> Position:
+        return self.position if self._delivery is None else Position(self._delivery.low_water(self._given))
+
+    @property
     def is_live(self) -> bool:
         return self._given >= self._log.visible_head()
 
+    async def lag(self) -> Lag:
+        return await self._log.lag(self._wanted, self.acknowledged)
+
     async def __aiter__(self) -> AsyncIterator[RecordedEvent]:
         while not self._left:
-            for event in await self._next_events():
-                self._move(event.position)
+            page = deque(await self._next_events())
+            while (event := self._next_of(page)) is not None:
                 yield event
             self._move(self._read)
             if self._read >= self._log.visible_head():
                 self._reached_end = True
                 await self._wait_for_more()
 
+    def _next_of(self, page: deque[RecordedEvent]) -> RecordedEvent | None:
+        """The next event for the consumer: one that is given again, or the first of ``page`` that is not parked."""
+        delivery = self._delivery
+        if delivery is not None and delivery.again:
+            return delivery.again.popleft()
+        while page:
+            event = page.popleft()
+            self._move(event.position)
+            if delivery is None or delivery.give(event):
+                return event
+        return None
+
     async def _wait_for_more(self) -> None:
         if self._log.closed:
             raise StoreClosedError
-        await self._log.bell.wait()
+        if self._delivery is None or not self._delivery.again:
+            await self._log.bell.wait()
 
     def _move(self, position: int) -> None:
         self._given = position
@@ -138,9 +144,13 @@ class LogSubscription:
             raise EventTimeoutError("wait_caught_up", seconds=timeout or 0) from None
         return self.position
 
-    async def checkpoint(self, event: RecordedEvent) -> None:
-        if self._subscriber is None:
-            raise ValueError("only a subscription with a name has a checkpoint: give subscriber=")
-        if event.position > self._checkpoint:
-            await self._log.move_checkpoint(self._subscriber, event.position)
-            self._checkpoint = event.position
+    async def ack(self, event: RecordedEvent) -> None:
+        await self._named().ack(event, self._given)
+
+    async def nack(self, event: RecordedEvent, action: Refusal, reason: str) -> None:
+        await self._named().nack(event, action, reason, self._given)
+
+    def _named(self) -> Delivery:
+        if self._delivery is None:
+            raise ValueError("only a subscription with a name acknowledges: give subscriber=")
+        return self._delivery

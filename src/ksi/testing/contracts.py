@@ -28,15 +28,17 @@ from ksi.core.errors import (
 )
 from ksi.core.events import (
     NO_STREAM,
+    ROOT,
     STREAM_EXISTS,
     AppendCondition,
     Filter,
+    Lag,
     NewEvent,
     Position,
     RecordedEvent,
     StreamAppend,
 )
-from ksi.core.ports import Committed, Entry, Journal, Outcome, Unit
+from ksi.core.ports import Committed, Entry, Journal, Outcome, Subscription, Unit
 from ksi.core.views import View, ViewWriter
 
 T = TypeVar("T")
@@ -360,6 +362,32 @@ class ReadContract:
         backwards = await listed(filled.read_all(query, backwards=True))
         assert [event.data["amount"] for event in backwards] == amounts[::-1]
 
+    @pytest.mark.parametrize("backwards", [False, True])
+    async def test_requests_and_outcomes_are_found_by_name_tag_and_kind(self, store: Journal, backwards: bool) -> None:
+        first, second = command(name="counter:add"), command(name="note:write", cause=ids.new_id(), correlation="run-1")
+        first.emits = [request("mail:send", cause=first.origin.event_id, correlation=first.origin.correlation_id)]
+        effect = Entry(stream="$effects", name="effect:requested", data=b"{}", kind="request")
+        await written(store, first)
+        await written(store, second)
+        await written(store, Unit(origin=request("mail:send"), request=True, entries=[effect]))
+        await written(store, Unit(origin=first.emits[0], outcome=Outcome(True, b"{}")))
+
+        async def found(**fields: Any) -> list[tuple[str, str]]:
+            events = await listed(store.read_all((Filter(**fields),), backwards=backwards))
+            shown: list[tuple[str, str]] = [(event.name, event.kind) for event in events]
+            return shown[::-1] if backwards else shown
+
+        asked, ended = ("mail:send", "request"), ("mail:send", "outcome")
+        assert await found(kinds=("request", "outcome"), names=("mail:send",)) == [asked, asked, ended]
+        assert await found(kinds=("outcome",), names=("mail:*", "note:*")) == [("note:write", "outcome"), ended]
+        assert await found(kinds=("fact", "request"), names=("counter:",)) == [
+            ("counter:add", "request"), (COUNTER, "fact"), (COUNTER, "fact"),
+        ]  # fmt: skip
+        assert await found(kinds=("request",), names=("effect:*",)) == [("effect:requested", "request")]
+        assert await found(kinds=("request",), tags=frozenset({ROOT})) == [("counter:add", "request"), asked]
+        assert await found(kinds=("fact",), tags=frozenset({ROOT})) == []
+        assert len(await found(kinds=("request",))) == 5
+
     async def test_after_is_left_out_and_until_included(self, filled: Journal) -> None:
         events = await listed(filled.read_all())
         low, high = events[3].position, events[6].position
@@ -668,10 +696,10 @@ class SubscriberContract:
             await store.append("counter/a", [added(2)])
             assert (await anext(aiter(subscription))).data == {"amount": 2}
 
-    async def test_a_checkpoint_is_where_the_subscriber_goes_on(self, store: Journal) -> None:
+    async def test_what_is_acknowledged_is_where_the_subscriber_goes_on(self, store: Journal) -> None:
         await store.append("counter/a", [added(1), added(2)])
         async with store.subscribe(subscriber="mailer") as subscription:
-            await subscription.checkpoint(await anext(aiter(subscription)))
+            await subscription.ack(await anext(aiter(subscription)))
         async with store.subscribe(subscriber="mailer") as subscription:
             assert (await anext(aiter(subscription))).data == {"amount": 2}
         assert await store.checkpoint("mailer") == 1
@@ -727,6 +755,139 @@ class SubscriberContract:
                 await waiting
 
 
+class DeliveryContract:
+    """Acknowledging, giving again, parking."""
+
+    @pytest.fixture
+    async def six(self, store: Journal) -> Journal:
+        await store.append("counter/a", [added(n) for n in range(6)])
+        return store
+
+    async def test_a_checkpoint_stays_below_what_is_not_done(self, six: Journal) -> None:
+        async with six.subscribe(subscriber="mailer") as subscription:
+            events = [event async for event in taken(subscription, 5)]
+            for done in (events[1], events[3], events[2]):
+                await subscription.ack(done)
+            assert subscription.acknowledged == events[0].position - 1
+            await subscription.ack(events[0])
+            await subscription.ack(events[0])
+            assert subscription.acknowledged == events[3].position
+            assert subscription.position == events[4].position
+        assert await six.checkpoint("mailer") == events[3].position
+        async with six.subscribe(subscriber="mailer") as subscription:
+            again = [event async for event in taken(subscription, 2)]
+        assert [event.position for event in again] == [events[4].position, events[4].position + 1]
+
+    async def test_an_acknowledgement_joins_the_next_commit(self, six: Journal) -> None:
+        async with six.subscribe(subscriber="mailer") as subscription:
+            (event,) = [event async for event in taken(subscription, 1)]
+            await subscription.ack(event)
+            assert await six.checkpoint("mailer") is None
+            await six.append("note/1", [NewEvent(name="note:written", data={})])
+            assert await six.checkpoint("mailer") == event.position
+
+    async def test_an_acknowledgement_that_finds_no_commit_makes_one(self, six: Journal) -> None:
+        async with six.subscribe(subscriber="mailer") as subscription:
+            (event,) = [event async for event in taken(subscription, 1)]
+            await subscription.ack(event)
+            async with asyncio.timeout(5):
+                while await six.checkpoint("mailer") != event.position:  # noqa: ASYNC110  # a checkpoint is no event
+                    await asyncio.sleep(0)
+
+    async def test_closing_the_log_stores_what_was_acknowledged(self, six: Journal) -> None:
+        async with six.subscribe(subscriber="mailer") as subscription:
+            (event,) = [event async for event in taken(subscription, 1)]
+            await subscription.ack(event)
+            await six.close()
+        assert await six.checkpoint("mailer") == event.position
+
+    async def test_the_checkpoint_moves_where_nothing_matches(self, six: Journal) -> None:
+        nothing = [Filter(names=("nobody:here",))]
+        async with six.subscribe(nothing, subscriber="idle") as subscription:
+            waiting = asyncio.ensure_future(anext(aiter(subscription)))
+            head = await subscription.wait_caught_up(5)
+            waiting.cancel()
+        assert await six.checkpoint("idle") == head == await six.head()
+
+    async def test_only_a_subscriber_with_a_name_acknowledges(self, six: Journal) -> None:
+        async with six.subscribe(after="start") as subscription:
+            (event,) = [event async for event in taken(subscription, 1)]
+            with pytest.raises(ValueError, match="subscriber="):
+                await subscription.ack(event)
+
+    async def test_what_is_to_be_retried_comes_again_and_holds_nobody_up(self, six: Journal) -> None:
+        async with asyncio.timeout(10), six.subscribe(subscriber="mailer") as subscription:
+            events = aiter(subscription)
+            first = await anext(events)
+            await subscription.nack(first, "retry", "not yet")
+            others = [await anext(events) for _ in range(5)]
+            assert [event.data["amount"] for event in others] == [1, 2, 3, 4, 5]
+            for event in others:
+                await subscription.ack(event)
+            assert subscription.acknowledged < first.position
+            assert await anext(events) == first
+            await subscription.ack(first)
+            assert subscription.acknowledged == others[-1].position
+
+    async def test_a_parked_event_is_a_fact_with_its_cause_and_is_not_given_again(self, six: Journal) -> None:
+        async with six.subscribe(subscriber="mailer") as subscription:
+            second = [event async for event in taken(subscription, 2)][1]
+            await subscription.nack(second, "park", "no such address")
+        (fact,) = await listed(six.read_stream("$parked/mailer"))
+        assert (fact.name, fact.causation_id) == ("subscription:parked", second.event_id)
+        assert (fact.data["position"], fact.data["reason"]) == (second.position, "no such address")
+        (parked,) = await six.parked("mailer")
+        assert (parked.position, parked.event_id, parked.name) == (second.position, second.event_id, COUNTER)
+        assert (parked.reason, parked.parked_at) == ("no such address", fact.recorded_at)
+        async with six.subscribe(subscriber="mailer") as subscription:
+            again = [event.data["amount"] async for event in taken(subscription, 3)]
+        assert again == [0, 2, 3]
+        assert await six.checkpoint("mailer") in (None, 0)
+
+    async def test_a_parked_event_is_given_again_when_it_is_asked_for(self, six: Journal) -> None:
+        async with asyncio.timeout(5), six.subscribe(subscriber="mailer") as subscription:
+            events = aiter(subscription)
+            seen = [await anext(events) for _ in range(6)]
+            for event in seen:
+                await subscription.nack(event, "park" if event in seen[1:3] else "skip", "no such address")
+            waiting = asyncio.ensure_future(anext(events))
+            assert await six.retry_parked("mailer", seen[1].position) == 1
+            given = await waiting
+            assert given == seen[1]
+            await subscription.ack(given)
+            assert [parked.position for parked in await six.parked("mailer")] == [seen[2].position]
+        assert await six.retry_parked("mailer") == 1
+        async with asyncio.timeout(5), six.subscribe(subscriber="mailer") as subscription:
+            assert await anext(aiter(subscription)) == seen[2]
+        (left,) = await six.parked("mailer")
+        assert left.is_retried
+        assert await six.drop_parked("mailer", reason="an old one") == 1
+        assert await six.parked("mailer") == []
+        with pytest.raises(NotFoundError):
+            await six.retry_parked("mailer", seen[2].position)
+
+    async def test_the_lag_is_what_is_not_done(self, six: Journal) -> None:
+        async with six.subscribe(subscriber="mailer") as subscription:
+            assert (await subscription.lag()).events == 6
+            events = [event async for event in taken(subscription, 6)]
+            assert subscription.is_live
+            for event in events[:4]:
+                await subscription.ack(event)
+            behind = await subscription.lag()
+            assert (behind.events, behind.seconds >= 0) == (2, True)
+            for event in events[4:]:
+                await subscription.ack(event)
+            assert await subscription.lag() == Lag(0, 0.0)
+
+
+async def taken(subscription: Subscription, count: int) -> AsyncIterator[RecordedEvent]:
+    """The next ``count`` events; they must be there."""
+    async with asyncio.timeout(5):
+        events = aiter(subscription)
+        for _ in range(count):
+            yield await anext(events)
+
+
 class EventLogContract(
     AppendContract,
     IdempotenceContract,
@@ -735,5 +896,6 @@ class EventLogContract(
     JournalContract,
     ViewContract,
     SubscriberContract,
+    DeliveryContract,
 ):
     """All of it."""
