@@ -8,6 +8,7 @@ from ksi.cli.arguments import POSITION
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.log import show_tree
 from ksi.cli.output import Record, show_value
+from ksi.cli.past import show_differences
 from ksi.cli.reach import ask
 
 LAST = "last"
@@ -16,10 +17,15 @@ LAST = "last"
 @command()
 @click.argument("thing", metavar="ENTITY|@N|ID|last")
 @click.option("--at", type=POSITION, help="As it was at this position.")
+@click.option("--diff", "to", type=POSITION, help="What is not the same at this one.")
 @click.pass_obj
-def show(invocation: Invocation, thing: str, at: int | None) -> None:
+def show(invocation: Invocation, thing: str, at: int | None, to: int | None) -> None:
     """Show an entity (conversation/c1), an event (@1234, or the head of its id), or the last run."""
-    if "/" in thing:
+    if to is not None:
+        if at is None or "/" not in thing:
+            raise click.UsageError("--diff needs an entity and --at: show conversation/c1 --at @10 --diff @20")
+        _show_diff(invocation, thing, at, to)
+    elif "/" in thing:
         _show_entity(invocation, thing, at)
     elif at is not None:
         raise click.UsageError("--at needs an entity, as conversation/c1")
@@ -36,3 +42,11 @@ def _show_entity(invocation: Invocation, entity: str, at: int | None) -> None:
         return
     click.secho(f"{found['entity']}  version {found['version']}  @{found['at']}", bold=True)
     show_value(invocation, found["state"])
+
+
+def _show_diff(invocation: Invocation, entity: str, at: int, to: int) -> None:
+    found = ask(invocation, "timetravel:diff", entity=entity, before=at, after=to)
+    if invocation.json:
+        show_value(invocation, found)
+    else:
+        show_differences(found["differences"])

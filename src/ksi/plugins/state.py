@@ -120,11 +120,10 @@ class NamespaceFold:
         return {}
 
     def apply(self, state: dict[str, Any], event: RecordedEvent) -> dict[str, Any]:
+        key = event.data["key"]
         if event.name == "state:value_was_set":
-            state[event.data["key"]] = event.data["value"]
-        else:
-            state.pop(event.data["key"], None)
-        return state
+            return {**state, key: event.data["value"]}
+        return {name: value for name, value in state.items() if name != key}
 
 
 class State(AsyncPlugin):

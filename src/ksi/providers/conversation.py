@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ksi.core.events import RecordedEvent, fact
-from ksi.providers.base import AnyPart
+from ksi.providers.base import AnyPart, TextPart
 
 CATEGORY = "conversation"
 
@@ -33,6 +33,11 @@ class SpokenMessage(msgspec.Struct, frozen=True, kw_only=True):
     completion: str | None
     partial: bool
     position: int
+
+    @property
+    def text(self) -> str:
+        """All that was said in words."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
 class ConversationState(msgspec.Struct, frozen=True):

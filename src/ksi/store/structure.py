@@ -95,7 +95,9 @@ def differences(before: Any, after: Any) -> list[Difference]:
 
 def plain(value: Any) -> Any:
     """As JSON has it."""
-    return msgspec.to_builtins(value, str_keys=True)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _differences(before: Any, after: Any, path: str) -> Iterator[Difference]:

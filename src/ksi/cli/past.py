@@ -1,0 +1,70 @@
+"""``ksi blame`` and ``ksi bisect``: which event made it so, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ksi.cli.arguments import POSITION
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.output import Record, json_line, show_value, time_of
+from ksi.cli.reach import ask
+
+
+@command()
+@click.argument("entity")
+@click.argument("path")
+@click.option("--at", type=POSITION, help="As it was at this position.")
+@click.pass_obj
+def blame(invocation: Invocation, entity: str, path: str, at: int | None) -> None:
+    """Find the event that wrote a value of an entity, and the causes behind it.
+
+    PATH is a way to the value, as in messages.3, messages[-1].text or values["a key"].
+    """
+    found = ask(invocation, "timetravel:blame", {"entity": entity, "path": path} | ({} if at is None else {"at": at}))
+    if invocation.json:
+        show_value(invocation, found)
+        return
+    click.echo(f"{path} = {json_line(found['after'])}" if "after" in found else f"{path} was taken away")
+    show_chain(found["chain"])
+
+
+@command()
+@click.argument("run")
+@click.option("--where", required=True, metavar="EXPR", help="""As in: messages[-1].text contains "Bruno".""")
+@click.option("--monotone", is_flag=True, help="It changes once: ask less often.")
+@click.pass_obj
+def bisect(invocation: Invocation, run: str, where: str, monotone: bool) -> int:
+    """Find the event of a run after which an expression holds, and before which it did not.
+
+    The expression is about the state of the entity that the event wrote. Exit code 1: no event made it true.
+    """
+    found = ask(invocation, "timetravel:bisect", run=run, where=where, monotone=monotone)
+    if invocation.json:
+        show_value(invocation, found)
+    elif found["event"] is None:
+        click.echo("no event of this run made it true")
+    else:
+        click.echo(line_of(found["event"]))
+        show_differences(found["differences"])
+    return 0 if found["event"] else 1
+
+
+def show_chain(events: list[Record]) -> None:
+    """Each below its cause."""
+    for depth, event in enumerate(events):
+        click.echo(("   " * (depth - 1) + "└─ " if depth else "") + line_of(event))
+
+
+def show_differences(differences: list[Record]) -> None:
+    """A line for what was, and a line for what is."""
+    for each in differences:
+        for sign, side, colour in (("-", "before", "red"), ("+", "after", "green")):
+            if side in each:
+                click.secho(f"{sign} {each['path'] or '.'}: {json_line(each[side])}", fg=colour)
+
+
+def line_of(event: dict[str, Any]) -> str:
+    kind = "" if event["kind"] == "fact" else f"  {event['kind']}"
+    return f"@{event['position']}  {event['name']}{kind}  {time_of(event['recorded_at'])}  {event['principal'] or ''}"

@@ -1,0 +1,124 @@
+"""The events of time travel: questions about the past, answered out of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ksi.core.ports import EventLog
+from ksi.kernel.declare import query
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.plugins import Plugins
+from ksi.plugins.references import find_run
+from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
+from ksi.store.debugger import Change, TimeTravelDebugger
+from ksi.store.structure import MISSING, Difference, differences, parse_path
+from ksi.store.where import compile_where
+
+EntityName = Annotated[str, Meta(description="name of its stream, as in conversation/c1")]
+
+
+class EntityDiff(msgspec.Struct, frozen=True):
+    """What is not the same; a value that was not there before, or is not there after, is left out."""
+
+    entity: str
+    differences: list[Difference]
+
+
+class Blamed(msgspec.Struct, frozen=True):
+    """``event`` wrote the value; ``chain`` leads from the first cause down to it.
+
+    ``before`` and ``after`` are the value before and after it; one that was not there is left out.
+    """
+
+    event: ShownEvent
+    chain: list[ShownEvent]
+    before: Any | UnsetType = UNSET
+    after: Any | UnsetType = UNSET
+
+
+class Bisected(msgspec.Struct, frozen=True):
+    """The event that made it true, null where none did; ``asked`` states were looked at."""
+
+    run: str
+    event: ShownEvent | None
+    asked: int
+    differences: list[Difference]
+
+
+class States(msgspec.Struct, frozen=True):
+    """Entities by name, all as they were at one moment."""
+
+    entities: Mapping[str, Any]
+
+
+class TimeTravel(AsyncPlugin):
+    """Answers out of the log what was, and what made it so."""
+
+    name = "timetravel"
+
+    async def initialize(self) -> None:
+        self._log = self.host.services.get(EventLog)
+
+    @query("timetravel:diff", errors=["not_found"], examples=[{"entity": "state/default", "before": "@10"}])
+    async def diff(
+        self,
+        entity: EntityName,
+        before: Place,
+        after: Annotated[Place | None, Meta(description="now where nothing is said")] = None,
+    ) -> EntityDiff:
+        """Say how an entity differs between two positions."""
+        debugger = self._debugger()
+        await debugger.entity_at(entity)  # one that never was is not found; one that was not yet has its beginning
+        return EntityDiff(entity, await debugger.diff(entity, position(before), optional_position(after)))
+
+    @query(
+        "timetravel:blame",
+        errors=["not_found"],
+        examples=[{"entity": "conversation/c1", "path": "messages.3"}, {"entity": "state/default", "path": "colour"}],
+    )
+    async def blame(
+        self,
+        entity: EntityName,
+        path: Annotated[str, Meta(description="a value of its state, as in messages[-1].text")],
+        at: Annotated[Place | None, Meta(description="as it was at this position")] = None,
+    ) -> Blamed:
+        """Find the event that last wrote a value of an entity, and the causes behind it."""
+        found = await self._debugger().blame(entity, parse_path(path), optional_position(at))
+        before, after = (UNSET if value is MISSING else value for value in (found.change.before, found.change.after))
+        return Blamed(shown(found.change.event), [shown(event) for event in found.chain], before, after)
+
+    @query(
+        "timetravel:bisect",
+        errors=["not_found", "ambiguous"],
+        examples=[{"run": "last", "where": 'messages[-1].text contains "Bruno"'}],
+    )
+    async def bisect(
+        self,
+        run: Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")],
+        where: Annotated[str, Meta(description='as in  messages[-1].text contains "Bruno" and not version == 3')],
+        monotone: Annotated[bool, Meta(description="it changes once: ask less often")] = False,
+    ) -> Bisected:
+        """Find the event of a run that made an expression true of the entity that it wrote."""
+        run, predicate = await find_run(self._log, run), compile_where(where)
+        change = await self._debugger().bisect(run, predicate, method="bisect" if monotone else "scan")
+        return _bisected(run, change)
+
+    @query("timetravel:state", examples=[{"at": "@100", "pattern": "conversation/*"}])
+    async def state(
+        self, at: Place, pattern: Annotated[str, Meta(description="names of entities, as in agent/*")] = "*"
+    ) -> States:
+        """Show all entities as they were at one position: a consistent cut."""
+        return States(await self._debugger().reconstruct_state(position(at), pattern=pattern))
+
+    def _debugger(self) -> TimeTravelDebugger:
+        return TimeTravelDebugger(self._log, self.host.services.get(Plugins).fold_of)
+
+
+def _bisected(run: str, change: Change[Any] | None) -> Bisected:
+    if change is None:
+        return Bisected(run, None, 0, [])
+    return Bisected(run, shown(change.event), change.states_built, differences(change.before, change.after))
