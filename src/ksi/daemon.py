@@ -49,6 +49,7 @@ BUILT_IN = (
     "ksi.plugins.monitor:Monitor",
     "ksi.plugins.correlation:Correlation",
     "ksi.plugins.entity:Entity",
+    "ksi.plugins.timetravel:TimeTravel",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",
