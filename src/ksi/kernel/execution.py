@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ksi.core.context import current
@@ -29,6 +30,7 @@ from ksi.core.ports import Committed, Outcome, Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Done
 from ksi.kernel.foreign import ENDS
+from ksi.kernel.joining import Deadline, Joined, deliver
 from ksi.kernel.resume import ended
 from ksi.kernel.writing import WritingRequest, gather
 
@@ -49,7 +51,14 @@ class Execution(WritingRequest):
     _tick: int | None = None
     _limit_at = 0.0
     """Loop time at which it expires; while it stands still, the seconds that are left."""
+    _spare = 0.0
+    """Seconds from the caller's deadline to the event's own limit: as much later it may end for others."""
     _paused = 0
+    watched: Sequence[tuple[Done, Any]] = ()
+    deadlines: Sequence[Deadline] = ()
+    """Those of the ones who wait for it together, once there are several."""
+    heir: Joined | None = None
+    """Who has taken the place of the one who asked first."""
 
     # ── begin ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
@@ -245,12 +254,16 @@ class Execution(WritingRequest):
         self.answered = True
         self.given = (raw, error)
         self._stop_limit()
+        for deadline in self.deadlines:
+            deadline.stop()
         self.row.count(error)
         if self.parent is not None and self.is_query and (reads := self.parent.read_recorder()) is not None:
             reads.query(self.envelope, raw, error, self.reads)
         deliver(self.done, self.token, raw, error)
         for each in self.joined:
             deliver(each.done, each.token, raw, error)
+        for told, about in self.watched:
+            deliver(told, about, raw, error)
         if self.row.stack.after:
             self.row.look(self.envelope, error)
 
@@ -276,14 +289,59 @@ class Execution(WritingRequest):
     def read_back(self) -> None:
         """It will not run again: the reader of a stream is shown the chunks that the log holds, then the end."""
 
-    def join(self, done: Done, token: Any) -> Joined | None:
+    def join(self, done: Done, token: Any, deadline_us: int | None) -> Joined | None:
         """Somebody else waits for the same answer; it may be out already, while the handler still has to end."""
         if self.answered:
             done(token, *self.given)
             return None
         joined = Joined(self, done, token)
-        self.joined = (*self.joined, joined)
+        self.take_in(joined, deadline_us)
         return joined
+
+    def watch(self, done: Done, token: Any) -> None:
+        """Let ``done`` see how it ends. It is nobody that the request goes on for."""
+        self.watched = (*self.watched, (done, token))
+
+    def take_in(self, joined: Joined, deadline_us: int | None) -> None:
+        """From now on it takes as long as the most patient one waits, and each is told of its own deadline."""
+        self.joined = (*self.joined, joined)
+        own = self.envelope.deadline_us
+        if own is not None and not self.deadlines:
+            self._wait_until(own, self._first_is_late)
+        if deadline_us is not None:
+            self._wait_until(deadline_us, joined.late)
+        if own is not None and (deadline_us is None or deadline_us > own):
+            for each in self.router.family(self):
+                if each.envelope.deadline_us == own:  # what is requested here took it over
+                    each.put_off(deadline_us)
+
+    def _wait_until(self, deadline_us: int, late: Callable[[], None]) -> None:
+        deadline = Deadline(self.router, deadline_us, late)
+        self.deadlines = (*self.deadlines, deadline)
+        if self._paused == 0:
+            deadline.start()
+
+    def _first_is_late(self) -> None:
+        self.part(None, DeadlineExceededError(self.envelope.name))
+
+    def part(self, who: Joined | None, error: KSIError) -> None:
+        """``who`` (None: the one who asked first) waits no more. It goes on for the others, where there are any."""
+        if self.is_ending:
+            return
+        if who is not None and who in self.joined:
+            self.joined = tuple(each for each in self.joined if each is not who)
+            who.leave(error)
+        elif who is self.heir and self.joined:
+            self._hand_over(error)
+        elif who is self.heir:
+            self._end_early(error)
+
+    def _end_early(self, error: KSIError) -> None:
+        """Nobody waits any more."""
+        if isinstance(error, CancelledError):
+            self.abort()
+        else:
+            self.give_up(error)
 
     # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _is_late(self) -> bool:
@@ -294,6 +352,7 @@ class Execution(WritingRequest):
         seconds = self.row.timeout
         if self.envelope.deadline_us is not None:
             left = (self.envelope.deadline_us - self.router.clock.time_us()) / 1e6
+            self._spare = math.inf if seconds is None else max(seconds - left, 0.0)
             seconds = left if seconds is None else min(seconds, left)
         if seconds is not None and (self.row.can_wait or self.locks):
             self._limit(seconds)
@@ -306,6 +365,23 @@ class Execution(WritingRequest):
         if self._tick is not None:
             self.router.wheel.remove(self, self._tick)
             self._tick = None
+
+    def put_off(self, deadline_us: int | None) -> None:
+        """Its deadline is later, or there is none; the event's own limit stays."""
+        own, self.envelope.deadline_us = self.envelope.deadline_us, deadline_us
+        more = math.inf if own is None or deadline_us is None else (deadline_us - own) / 1e6
+        more = min(more, self._spare)
+        if not self._limit_at or self.cancelled:
+            return
+        is_running = self._tick is not None
+        self._stop_limit()
+        if more == math.inf:
+            self._limit_at = 0.0
+            return
+        self._spare -= more
+        self._limit_at += more
+        if is_running:
+            self._limit(self._limit_at - self.router.loop.time())
 
     def stand(self) -> None:
         """It is parked: nothing of it runs until :meth:`renew`."""
@@ -331,6 +407,8 @@ class Execution(WritingRequest):
     def pause(self) -> None:
         """Something that it awaits is parked: its limit, and those of the ones that await it, stand still."""
         self._paused += 1
+        for deadline in self.deadlines:
+            deadline.stop()
         if self._paused == 1 and self._tick is not None:
             self._stop_limit()
             self._limit_at -= self.router.loop.time()
@@ -342,6 +420,10 @@ class Execution(WritingRequest):
         self._paused -= 1
         if self.envelope.deadline_us is not None:
             self.envelope.deadline_us += stood_us
+        for deadline in self.deadlines:
+            deadline.put_off(stood_us)
+            if self._paused == 0 and not self.answered:
+                deadline.start()
         if self._paused == 0 and self._limit_at and self._tick is None and not self.answered:
             self._limit(self._limit_at)
         if self.parent is not None:
@@ -362,14 +444,15 @@ class Execution(WritingRequest):
 
     def cancel(self) -> None:
         """The caller wants no more; where others wait for the same, it goes on for them."""
-        if self.joined and not (self.row.is_stream or self.answered or self.committing or self.cancelled):
-            self._hand_over()
-        else:
-            self.abort()
+        self.part(None, CancelledError(self.envelope.name))
+
+    @property
+    def is_ending(self) -> bool:
+        return self.answered or self.committing or self.cancelled
 
     def abort(self) -> None:
         """Cancel it, whoever waits."""
-        if self.answered or self.committing or self.cancelled:
+        if self.is_ending:
             return
         self.cancelled = True
         if not self.began or self.task is None:
@@ -379,12 +462,12 @@ class Execution(WritingRequest):
         self._limit(CANCEL_GRACE)
         self._stop_task()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, error: KSIError) -> None:
         """Others wait for the same: the first of them takes the place of the one who goes."""
         done, token = self.done, self.token
-        heir, self.joined = self.joined[0], self.joined[1:]
-        self.done, self.token = heir.done, heir.token
-        deliver(done, token, None, CancelledError(self.envelope.name))
+        self.heir, self.joined = self.joined[0], self.joined[1:]
+        self.done, self.token = self.heir.done, self.heir.token
+        deliver(done, token, None, error)
 
     def give_up(self, error: KSIError) -> None:
         """Answer now, whatever the handler does."""
@@ -418,33 +501,3 @@ class Execution(WritingRequest):
     def _stop_waiting(self) -> None:
         if self.held < len(self.locks):
             self.router.keys.forget(self.locks[self.held][0], self)
-
-
-class Joined:
-    """One more who waits for the answer of a request under way."""
-
-    __slots__ = ("_execution", "done", "token")
-
-    def __init__(self, execution: Execution, done: Done, token: Any) -> None:
-        self._execution = execution
-        self.done = done
-        self.token = token
-
-    def cancel(self) -> None:
-        """Wait no more; the request goes on for the others, and ends where there are none."""
-        execution = self._execution
-        if execution.answered:
-            return
-        if self not in execution.joined:  # it has taken the place of the one who asked first
-            execution.cancel()
-            return
-        execution.joined = tuple(each for each in execution.joined if each is not self)
-        deliver(self.done, self.token, None, CancelledError(execution.envelope.name))
-
-
-def deliver(done: Done, token: Any, raw: bytes | None, error: KSIError | None) -> None:
-    """Call back. A transport that fails must not keep a key from those who wait for it."""
-    try:
-        done(token, raw, error)
-    except Exception:  # noqa: BLE001  # the caller's code, at the router's door
-        _log.exception("an answer could not be delivered")

@@ -15,7 +15,7 @@ from ksi.kernel.door import Done, Session
 from ksi.kernel.reads import Reads, RecordingReader
 
 if TYPE_CHECKING:
-    from ksi.kernel.execution import Joined
+    from ksi.kernel.joining import Joined
     from ksi.kernel.rerun import History
     from ksi.kernel.router import Router
     from ksi.kernel.table import Row
@@ -94,6 +94,13 @@ class Request:
     def matches(self, known: Known | EventEnvelope) -> bool:
         """Whether ``known`` asks for the same."""
         return same_content(self.envelope, known if isinstance(known, EventEnvelope) else known.request)
+
+    def is_below(self, other: Request) -> bool:
+        """Whether it is ``other``, or was requested by it or by what it requested."""
+        each: Request | None = self
+        while each is not None and each is not other:
+            each = each.parent
+        return each is other
 
     def child(self, name: str, raw: bytes, *, awaited: bool) -> EventEnvelope:
         """The envelope of a request made here. Its id comes out of this one's id, its causal path and its ordinal."""

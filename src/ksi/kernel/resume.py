@@ -72,6 +72,12 @@ class Resumed:
             self._task.cancel()
             self._sink.end(b"null", None)
 
+    def leave(self, error: KSIError) -> None:
+        """The same, for a reason."""
+        if not self._task.done():
+            self._task.cancel()
+            self._sink.end(None, error)
+
     def disconnected(self) -> None:
         self._task.cancel()
 

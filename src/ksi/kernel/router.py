@@ -30,8 +30,9 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
 from ksi.kernel.effects import Effects
-from ksi.kernel.execution import Execution, deliver
+from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
+from ksi.kernel.joining import UNLIMITED, EndOnly, deliver
 from ksi.kernel.keys import Keys
 from ksi.kernel.middleware import Parked
 from ksi.kernel.nested import Inbox
@@ -41,7 +42,7 @@ from ksi.kernel.request import conflicting
 from ksi.kernel.rerun import History, end_without_run, history_of
 from ksi.kernel.resume import LiveStreams, Resumed, request_of
 from ksi.kernel.services import ServiceRegistry
-from ksi.kernel.streaming import UNLIMITED, EndOnly, Streaming
+from ksi.kernel.streaming import Streaming
 from ksi.kernel.table import AsyncQuery, Row
 from ksi.kernel.wheel import Wheel
 from ksi.kernel.writing import error_json
@@ -152,8 +153,8 @@ class Router:
             return ending
         running = self._same(row, envelope)
         if running is not None:
-            if running.matches(envelope):
-                return self.resume(f"{row.category}/{ids.text(envelope.event_id)}@0", session, sink, credit)
+            if isinstance(running, Streaming) and running.matches(envelope):
+                return running.join_stream(session, sink, credit, envelope.deadline_us)
             sink.end(None, conflicting(envelope))
             return EndingCall(sink)
         streaming = Streaming(self, row, envelope, session, admitted.payload, sink, credit, parent)
@@ -161,7 +162,7 @@ class Router:
         self._look_and_start(streaming, admitted.parked, is_explicit=is_explicit)
         return streaming
 
-    def resume(self, address: str, session: Session, sink: Sink, credit: int) -> StreamCall:
+    def resume(self, address: str, session: Session, sink: Sink, credit: int) -> Resumed:
         return Resumed(self, address, session, sink, credit)
 
     # ── admit ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +225,7 @@ class Router:
 
     def _join(self, running: Execution, envelope: EventEnvelope, done: Done, token: Any) -> Call | None:
         if running.matches(envelope):
-            return running.join(done, token)
+            return running.join(done, token, envelope.deadline_us)
         done(token, None, conflicting(envelope))
         return None
 
@@ -493,6 +494,10 @@ class Router:
             self.parking.left(execution)
         if self._idle is not None or execution.row.on_end is not None:
             self._ended(execution.row)
+
+    def family(self, execution: Execution) -> list[Execution]:
+        """``execution`` and all that is under way below it."""
+        return [each for each in self.under_way if each.is_below(execution)]
 
     def query_ended(self, query: AsyncQuery) -> None:
         self.queries.discard(query)

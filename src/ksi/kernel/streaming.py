@@ -14,9 +14,10 @@ from ksi.core import ids
 from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, ShuttingDownError, StreamStalledError
 from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.declare import Addressed, End, Gap
-from ksi.kernel.door import Done, Session, Sink, StreamCall
+from ksi.kernel.door import Session, Sink, StreamCall
 from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS
+from ksi.kernel.joining import UNLIMITED, EndOnly, Joined, JoinedReader
 from ksi.kernel.writing import gather
 
 if TYPE_CHECKING:
@@ -25,23 +26,8 @@ if TYPE_CHECKING:
     from ksi.kernel.router import Router
     from ksi.kernel.table import Row
 
-UNLIMITED = 1 << 62
 UNWRITTEN_MAX = 256
 """Chunks of one stream that may be on their way to the disk, or given in one loop turn where it is not recorded."""
-
-
-class EndOnly:
-    """The sink of a stream that was requested, not streamed: the answer is its end value."""
-
-    def __init__(self, done: Done, token: Any) -> None:
-        self._done = done
-        self._token = token
-
-    def chunk(self, at: str | None, raw: bytes) -> None: ...
-    def gap(self, info: Any) -> None: ...
-
-    def end(self, raw: bytes | None, error: KSIError | None) -> None:
-        self._done(self._token, raw, error)
 
 
 class Streaming(Execution):
@@ -66,6 +52,10 @@ class Streaming(Execution):
         self._flush_due = False
         self._broken: KSIError | None = None
         self._wakeup: asyncio.Future[None] | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._given = 0
+        self._is_detached = False
+        self._is_readable = False
         self._reader: StreamCall | None = None
         self.stream = f"{row.category}/{ids.text(envelope.event_id)}" if row.is_recorded else ""
 
@@ -76,26 +66,78 @@ class Streaming(Execution):
         self._credit += credit
         self._wake()
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
-        super().abort()
+        super().cancel()
 
     def disconnected(self) -> None:
         self._sink = None
         if self._reader is not None:
             self._reader.disconnected()
         elif self.row.declaration.on_disconnect == "detach":
+            self._is_detached = True
             self.grant(UNLIMITED)
+        elif self.joined:
+            self.keep_pace()
         else:
-            self.cancel()
+            self.abort()
 
     def shut_down(self) -> None:
         """End a stream that shows what is recorded elsewhere: it would never end, and its reader can go on later."""
         if not self.answered:
             self.give_up(ShuttingDownError())
 
+    # ── those who joined ─────────────────────────────────────────────────────────────────────────────────────────────
+    def join_stream(self, session: Session, sink: Sink, credit: int, deadline_us: int | None) -> StreamCall:
+        """Somebody else reads the same stream."""
+        reader = JoinedReader(self, session, sink, credit)
+        if self._is_readable or (self.answered and self.opened):
+            reader.begin()
+        if self.answered:
+            reader.done(None, *self.given)
+        else:
+            self.take_in(reader, deadline_us)
+            self.keep_pace()
+        return reader
+
+    def part(self, who: Joined | None, error: KSIError) -> None:
+        if who is None or self.joined != (who,) or not self._is_for_others or self.is_ending:
+            super().part(who, error)
+            return
+        self._sink, self.joined = who.as_sink(), ()
+        self._end_early(error)
+
+    def lost(self, reader: Joined) -> None:
+        """Its connection is gone."""
+        self.joined = tuple(each for each in self.joined if each is not reader)
+        if self._is_for_others and not self.joined:
+            self.disconnected()
+
+    @property
+    def _is_for_others(self) -> bool:
+        """Whether it goes on only for those who joined: its opener is gone."""
+        return self._sink is None and not self._is_detached
+
+    def keep_pace(self) -> None:
+        """With its opener gone it goes as fast as the fastest of those who joined."""
+        if self._is_for_others:
+            self._credit = max((each.asked for each in self.joined), default=0) - self._given
+            self._wake()
+
+    def _hand_over(self, error: KSIError) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.end(None, error)
+            self.keep_pace()
+
+    def _become_readable(self) -> None:
+        self._is_readable = True
+        for each in self.joined:
+            each.begin()
+
     def read_back(self) -> None:
+        self._become_readable()
         sink = self._sink
         if sink is not None and not isinstance(sink, EndOnly) and self.is_recorded:
             self._sink = None
@@ -108,6 +150,7 @@ class Streaming(Execution):
 
     # ── the handler ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _handle(self) -> None:
+        self._become_readable()
         handler = self.row.handlers[0]
         context = self.new_context()
         self._spawn(self._pump(handler.invoke(self.payload, context), context))
@@ -156,7 +199,7 @@ class Streaming(Execution):
 
         Cancelled here, the handler is told where it stands, so that it can still yield what it has.
         """
-        stalled = self.router.loop.call_later(self.router.limits.stall_timeout, self._stalled)
+        self._watch_stall()
         try:
             while self._must_wait():
                 self._wakeup = self.router.loop.create_future()
@@ -165,7 +208,8 @@ class Streaming(Execution):
         except asyncio.CancelledError as cancelled:
             return await self._interrupt(chunks, cancelled)
         finally:
-            stalled.cancel()
+            if self._stall is not None:
+                self._stall.cancel()
             self._wakeup = None
 
     async def _interrupt(self, chunks: AsyncGenerator[Any, None], cancelled: asyncio.CancelledError) -> bytes | None:
@@ -174,12 +218,21 @@ class Streaming(Execution):
         except StopAsyncIteration:
             return None
 
+    def _watch_stall(self) -> None:
+        self._stall = self.router.loop.call_later(self.router.limits.stall_timeout, self._stalled)
+
     def _stalled(self) -> None:
+        self._watch_stall()  # for those who go on reading
         if self._credit > 0:
             return  # the disk is slow, not the reader
+        error = StreamStalledError(seconds=self.router.limits.stall_timeout)
         sink, self._sink = self._sink, None
         if sink is not None:
-            sink.end(None, StreamStalledError(seconds=self.router.limits.stall_timeout))
+            sink.end(None, error)
+        else:
+            joined, self.joined = self.joined, ()
+            for each in joined:
+                each.leave(error)
         self.disconnected()
 
     def _wake(self) -> None:
@@ -217,6 +270,7 @@ class Streaming(Execution):
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _put(self, raw: bytes, at: str | None = None) -> None:
+        self._given += 1
         history = self.history
         if history is not None and history.chunks:
             history.chunks -= 1  # said before the crash

@@ -29,8 +29,9 @@ from ksi.core.errors import (
 )
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Call, Done, Session
-from ksi.kernel.execution import CANCEL_GRACE, Execution, deliver
+from ksi.kernel.execution import CANCEL_GRACE, Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
+from ksi.kernel.joining import deliver
 from ksi.kernel.middleware import Stack, wrap
 from ksi.kernel.schema import invalid
 from ksi.kernel.spec import EventSpec, HandlerSpec

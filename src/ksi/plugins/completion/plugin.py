@@ -136,11 +136,11 @@ class Completion(PushedResults, AsyncPlugin):
             context.event_id,
             context.correlation_id,
             root=root,
-            cancel=execution.cancel,
+            cancel=execution.abort,
             priority=context.envelope.priority if priority is None else priority,
         )
         self.desk.open(ticket)
-        execution.join(self.desk.close, ticket)
+        execution.watch(self.desk.close, ticket)
         return Answering(context, self.desk, self.host.services.get(Clock), ticket, plan)
 
     # ── control ──────────────────────────────────────────────────────────────────────────────────────────────────────
