@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ksi.client.spawn import pid_behind
+from ksi.cli.reach import daemon_pid
+from ksi.core.home import Home
 
 
 @pytest.mark.soak
@@ -39,7 +40,7 @@ def test_a_demo_that_is_terminated_leaves_no_daemon(tmp_path: Path) -> None:
         assert running.stdout is not None
         next(line for line in running.stdout if '"beat":1' in line)
         (home,) = tmp_path.glob("ksi-demo-*")
-        daemon = pid_behind(home / "daemon.sock")
+        daemon = daemon_pid(Home(home))
         assert daemon is not None
         process = os.pidfd_open(daemon)
         running.terminate()

@@ -17,6 +17,7 @@ from ksi.core.errors import LogDamagedError, LogLockedError
 from ksi.core.events import Filter, Kind
 from ksi.core.ports import Entry, Unit
 from ksi.store.chain import Link, Witness
+from ksi.store.lock import holder_of, lock_of
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
 
@@ -76,6 +77,8 @@ async def test_a_log_has_one_owner_who_is_named(tmp_path: Path) -> None:
             async with SqliteEventStore.open(path):
                 pass
         assert f"pid {os.getpid()}" in caught.value.holder
+        assert holder_of(lock_of(path)) == os.getpid()
+    assert holder_of(lock_of(path)) is None
     async with SqliteEventStore.open(path):
         pass
 
@@ -83,6 +86,7 @@ async def test_a_log_has_one_owner_who_is_named(tmp_path: Path) -> None:
 async def test_a_lock_file_of_a_dead_process_does_not_count(tmp_path: Path) -> None:
     await kill_after(tmp_path / "events.db", 1)
     assert "pid " in (tmp_path / "events.db-lock").read_text()
+    assert holder_of(lock_of(tmp_path / "events.db")) is None
     async with SqliteEventStore.open(tmp_path / "events.db"):
         pass
 

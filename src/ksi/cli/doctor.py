@@ -23,10 +23,9 @@ from ksi import __version__
 from ksi.cli.failure import EXIT_EVENT_ERROR, remedy
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import json_line, size, status
-from ksi.cli.reach import LOOK, ask
-from ksi.client.spawn import pid_behind
+from ksi.cli.reach import LOOK, UnresponsiveError, ask
 from ksi.core import config
-from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, KSITimeoutError, ModelUnavailableError
+from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError
 from ksi.core.home import Home
 from ksi.providers.model import SMOLLM2, ModelStore
 from ksi.transport.unix import PATH_BYTES_MAX
@@ -119,11 +118,11 @@ def socket_path(invocation: Invocation) -> Check:
 
 def daemon(invocation: Invocation) -> Check:
     try:
-        health = ask(invocation, "system:health", may_start=False, options=LOOK)
+        health = ask(invocation, "system:health", may_start=False, within=LOOK)
+    except UnresponsiveError as error:
+        return Check("daemon", "fail", error.message, f"kill -9 {error.pid}; ksi start  # nothing recorded is lost")
     except KSIConnectionError:
         return Check("daemon", "warn", "does not run", "ksi start")
-    except KSITimeoutError as error:
-        return Check("daemon", "fail", error.message, f"pid {pid_behind(invocation.home.socket)} hangs: ksi restart")
     except KSIError as error:
         return Check("daemon", "fail", error.message, remedy(error))
     found = f"{health['status']}, version {health['version']}, pid {health['pid']}"

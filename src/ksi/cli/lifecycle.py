@@ -14,10 +14,8 @@ from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, duration, json_line, show_value, size
 from ksi.cli.output import status as coloured
-from ksi.cli.reach import LOOK, ask, start_here
+from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, start_here
 from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
-from ksi.client.client import Options
-from ksi.client.spawn import pid_behind
 from ksi.core.config import load
 from ksi.core.errors import CapacityError, KSIConnectionError, KSITimeoutError, LapseError
 
@@ -77,8 +75,8 @@ def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], se
 @command()
 @click.pass_obj
 def status(invocation: Invocation) -> None:
-    """Say how the daemon is. Exit code 3 where none runs."""
-    _show(invocation, ask(invocation, "system:health", may_start=False, options=LOOK))
+    """Say how the daemon is. Exit code 3 where none runs, or it does not answer."""
+    _show(invocation, ask(invocation, "system:health", may_start=False, within=LOOK))
 
 
 def _check(invocation: Invocation, settings: Sequence[str]) -> None:
@@ -95,7 +93,9 @@ def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[st
 
 def _health(invocation: Invocation) -> Record | None:
     try:
-        health: Record = ask(invocation, "system:health", may_start=False, options=LOOK)
+        health: Record = ask(invocation, "system:health", may_start=False, within=LOOK)
+    except UnresponsiveError:
+        raise
     except KSIConnectionError:
         return None
     return health
@@ -103,14 +103,14 @@ def _health(invocation: Invocation) -> Record | None:
 
 def _stop(invocation: Invocation, timeout: float) -> int | None:
     """The process id of the daemon that this stopped."""
-    pid = pid_behind(invocation.home.socket)
+    pid = daemon_pid(invocation.home)
     if pid is None:
         return None
     until = monotonic() + timeout
     # A descriptor, not the number: the number may be another's before we look again.
     process = os.pidfd_open(pid)
     try:
-        _ask_to_stop(invocation, process, min(timeout, ANSWER_TIMEOUT))
+        _ask_to_stop(invocation, process, min(timeout / 2, ANSWER_TIMEOUT))
         if not select.select([process], [], [], max(0.0, until - monotonic()))[0]:
             raise KSITimeoutError(f"pid {pid} runs still after {timeout:g} s; `kill -9 {pid}` loses nothing recorded")
     finally:
@@ -118,10 +118,10 @@ def _stop(invocation: Invocation, timeout: float) -> int | None:
     return pid
 
 
-def _ask_to_stop(invocation: Invocation, process: int, timeout: float) -> None:
+def _ask_to_stop(invocation: Invocation, process: int, within: float) -> None:
     try:
-        ask(invocation, "system:shutdown", may_start=False, options=Options(timeout=timeout))
-    except (CapacityError, KSIConnectionError, KSITimeoutError, LapseError) as error:
+        ask(invocation, "system:shutdown", may_start=False, within=within)
+    except (CapacityError, KSIConnectionError, LapseError) as error:
         # A request has to be recorded, which a full disk forbids, and answered; a signal has not.
         invocation.say(f"{error.message}: sending SIGTERM")
         signal.pidfd_send_signal(process, signal.SIGTERM)

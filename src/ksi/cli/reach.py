@@ -17,13 +17,24 @@ from ksi.cli.invocation import Invocation
 from ksi.client.client import EventClient, Options
 from ksi.client.spawn import is_answering, start_daemon
 from ksi.client.streams import EventStream
+from ksi.core.errors import KSIConnectionError
+from ksi.core.home import Home
+from ksi.store.lock import holder_of, lock_of
 
-LOOK = Options(timeout=5.0)
-"""For what a daemon that is well answers at once."""
+LOOK = 5.0
+"""Seconds within which a daemon that is well has answered a simple question."""
 
 T = TypeVar("T")
 Show = Callable[[Any, str | None], None]
 """Takes a chunk and its address in the log."""
+
+
+class UnresponsiveError(KSIConnectionError):
+    """It hangs, or was stopped; `kill -9` and `ksi start` lose nothing that was recorded."""
+
+    def __init__(self, pid: int | None, *, seconds: float) -> None:
+        super().__init__(f"the daemon (pid {pid}) runs, and does not answer within {seconds:g} s")
+        self.pid = pid
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -37,18 +48,28 @@ class Ending(msgspec.Struct, frozen=True):
             sys.exit(EXIT_INTERRUPTED)
 
 
-def run(invocation: Invocation, work: Callable[[EventClient], Awaitable[T]], *, may_start: bool = True) -> T:
-    """What ``work`` makes of a client that is connected.
+def run(
+    invocation: Invocation,
+    work: Callable[[EventClient], Awaitable[T]],
+    *,
+    may_start: bool = True,
+    within: float | None = None,
+) -> T:
+    """What ``work`` makes of a client that is connected; ``within`` so many seconds.
 
     Raises:
         KSIConnectionError: No daemon answers, and nobody wanted one to be started.
+        UnresponsiveError: One runs, and the work was not done in time.
     """
 
     async def connected() -> T:
-        async with _client(invocation, may_start=may_start) as client:
+        async with asyncio.timeout(within), _client(invocation, may_start=may_start) as client:
             return await work(client)
 
-    return asyncio.run(connected())
+    try:
+        return asyncio.run(connected())
+    except TimeoutError:
+        raise UnresponsiveError(daemon_pid(invocation.home), seconds=within or 0.0) from None
 
 
 def ask(
@@ -59,11 +80,17 @@ def ask(
     *,
     options: Options | None = None,
     may_start: bool = True,
+    within: float | None = None,
     **fields: Any,
 ) -> Any:
     """The answer to one request; ``data`` or ``fields`` are its payload."""
     payload = fields if data is None else data
-    return run(invocation, lambda client: client.request(event, payload, options=options), may_start=may_start)
+    return run(
+        invocation,
+        lambda client: client.request(event, payload, options=options),
+        may_start=may_start,
+        within=within,
+    )
 
 
 def accept(invocation: Invocation, event: str, data: Mapping[str, Any], options: Options) -> Any:
@@ -102,6 +129,11 @@ def start_here(invocation: Invocation, arguments: Sequence[str] = ()) -> None:
     """Start the daemon of this home, and say so; ``arguments`` are those of ``python -m ksi.daemon``."""
     invocation.say(f"starting the daemon in {invocation.home.path}")
     start_daemon(invocation.home, arguments=arguments)
+
+
+def daemon_pid(home: Home) -> int | None:
+    """The process that listens on the home's socket, whether it can answer or not; None: there is none."""
+    return holder_of(lock_of(home.log)) if is_answering(home.socket) else None
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -49,25 +48,16 @@ def start_daemon(home: Home, *, arguments: Sequence[str] = (), timeout: float = 
 
 
 def is_answering(path: Path) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether somebody listens there; it may be too busy to accept a connection."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
+        except BlockingIOError:
+            return True
         except OSError:
             return False
     return True
-
-
-def pid_behind(path: Path) -> int | None:
-    """The process that listens there, as the system knows it; it need not be able to answer. None: nobody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return None
-        credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
-        pid, _, _ = credentials.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
-    return int(pid)
 
 
 def _spawn(home: Home, output: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -19,8 +19,13 @@ class Home(msgspec.Struct, frozen=True):
 
     @property
     def data(self) -> Path:
-        """The log."""
+        """What must not be lost."""
         return self.path / "data"
+
+    @property
+    def log(self) -> Path:
+        """The log, an SQLite database."""
+        return self.data / "events.db"
 
     @property
     def logs(self) -> Path:

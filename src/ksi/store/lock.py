@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ksi.core.errors import LogLockedError
+
+_SIGNED = re.compile(r"pid (\d+),")
+
+
+def lock_of(log: Path) -> Path:
+    """The lock file of the log at ``log``."""
+    return log.with_name(log.name + "-lock")
+
+
+def holder_of(path: Path) -> int | None:
+    """The process that has the lock file ``path`` open and signed it; None: nobody holds the lock.
+
+    Nothing is locked for that, not for a moment: a daemon that starts just then would find the lock taken.
+    """
+    with suppress(OSError):
+        signed = _SIGNED.match(path.read_text())
+        if signed and any(_is_same(path, each) for each in Path("/proc", signed[1], "fd").iterdir()):
+            return int(signed[1])
+    return None
+
+
+def _is_same(path: Path, descriptor: Path) -> bool:
+    try:
+        return path.samefile(descriptor)
+    except OSError:  # it was closed meanwhile
+        return False
 
 
 class LockFile:
