@@ -99,7 +99,7 @@ class Resumed:
         try:
             while True:
                 news.clear()
-                outcome = known.outcome
+                outcome = self._recorded_outcome(known)
                 version, is_caught_up = await self._deliver(stream, version)
                 if outcome is not None and is_caught_up:
                     return outcome
@@ -108,6 +108,11 @@ class Resumed:
                 known = await self._router.known_request(known.request.event_id)
         finally:
             self._router.streams.unwatch(stream, news)
+
+    def _recorded_outcome(self, known: Known) -> Outcome | None:
+        """How it ended; the log knows of an outcome before it, and the last chunks with it, can be read."""
+        execution = self._router.running.get(known.request.event_id)
+        return None if execution is not None and execution.committing else known.outcome
 
     async def _deliver(self, stream: str, version: int) -> tuple[int, bool]:
         """Deliver as many chunks as there is credit for; the last version looked at, and whether that was all."""
