@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from ksi.client.client import EventClient
 from ksi.client.spawn import is_answering
 from ksi.core.errors import KSIConnectionError
@@ -76,6 +78,13 @@ class DaemonProcess:
                 if self._running.returncode is not None:
                     raise KSIConnectionError(f"the daemon ended with code {self._running.returncode}\n{self.said()}")
                 await asyncio.sleep(_POLL_INTERVAL)
+
+    async def http_url(self) -> str:
+        """Where it is reached over HTTP, once it is; the settings must turn it on."""
+        async with asyncio.timeout(START_TIMEOUT):
+            while (url := _url_in(self.home.http_file, self.pid)) is None:  # noqa: ASYNC110  # another process writes it
+                await asyncio.sleep(_POLL_INTERVAL)
+        return url
 
     async def spawn(self) -> None:
         """Start it and wait for nothing."""
@@ -143,6 +152,15 @@ class DaemonProcess:
         plugins = [f"--plugin={plugin}" for plugin in self._plugins]
         settings = [f"--set={name}={value}" for name, value in self._settings.items()]
         return [sys.executable, "-m", "ksi.daemon", f"--home={self.home.path}", *plugins, *settings]
+
+
+def _url_in(file: Path, pid: int) -> str | None:
+    """Where the process ``pid`` says that it listens; None while it does not say."""
+    try:
+        said = msgspec.json.decode(file.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return str(said["url"]) if said["pid"] == pid else None
 
 
 def descendants(pid: int) -> set[int]:

@@ -126,20 +126,24 @@ class Outlet:
         self._news.set()
 
     # ── to the client ────────────────────────────────────────────────────────────────────────────────────────────────
-    async def first_news(self, patience: float | None) -> None:
-        """Return once there is anything to say, or after ``patience`` seconds."""
-        if not self._news.is_set():
-            timer = None if patience is None else self._loop.call_later(patience, self._news.set)
-            await self._news.wait()
-            if timer is not None:
-                timer.cancel()
+    async def pour(self, call: StreamCall, at: str, patience: float | None) -> None:
+        """Write all that comes, from the headers to the end.
 
-    async def pour(self, call: StreamCall, opening: bytes) -> None:
-        """Write all that comes, from the headers to the end."""
-        exchange = self._exchange
-        await exchange.start(200, [(b"content-type", self._form.media), (b"x-accel-buffering", b"no")])
-        if opening:
-            await exchange.write(opening)
+        Args:
+            at: Address that the stream opens with; empty where it has none.
+            patience: Seconds to wait for what may be a refusal, None for as long as it takes.
+
+        Raises:
+            KSIError: It was refused before there was anything to say.
+        """
+        if patience != 0.0:
+            await self._first_news(patience)
+        if self.refusal is not None:
+            raise self.refusal
+        exchange, form = self._exchange, self._form
+        await exchange.start(200, [(b"content-type", form.media), (b"x-accel-buffering", b"no")])
+        if at:
+            await exchange.write(form.opening(at))
         while True:
             await self._news_or_heartbeat()
             is_last, body = self._take()
@@ -147,6 +151,13 @@ class Outlet:
             if is_last:
                 return
             self._grant(call)
+
+    async def _first_news(self, patience: float | None) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._news.wait()
+        except TimeoutError:
+            return
 
     async def _news_or_heartbeat(self) -> None:
         if self._news.is_set():
@@ -203,7 +214,7 @@ class Streams:
         address = _resumed(exchange)
         outlet = Outlet(exchange, _format(exchange))
         call = self._door.resume(address, exchange.session, outlet, CREDIT)
-        await self._serve(exchange, outlet, call, patience=RESUME_PATIENCE)
+        await self._serve(exchange, outlet, call, at=address, patience=RESUME_PATIENCE)
 
     async def _open(self, exchange: Exchange, envelope: EventEnvelope) -> None:
         outlet = Outlet(exchange, _format(exchange))
@@ -211,14 +222,17 @@ class Streams:
         self._requests.hold(size)
         try:
             call = self._door.open_stream(envelope, exchange.session, outlet, CREDIT)
+            at = f"{call.stream}@0" if call.stream else ""
             # None: it is refused, or no stream at all. Its end is all that comes, and may be a status of its own.
-            await self._serve(exchange, outlet, call, patience=None if call.stream is None else 0.0)
+            await self._serve(exchange, outlet, call, at=at, patience=None if call.stream is None else 0.0)
         finally:
             self._requests.release(size)
 
-    async def _serve(self, exchange: Exchange, outlet: Outlet, call: StreamCall, *, patience: float | None) -> None:
+    async def _serve(
+        self, exchange: Exchange, outlet: Outlet, call: StreamCall, *, at: str, patience: float | None
+    ) -> None:
         leaving = asyncio.ensure_future(exchange.gone())
-        pouring = asyncio.ensure_future(self._pour(exchange, outlet, call, patience))
+        pouring = asyncio.ensure_future(outlet.pour(call, at, patience))
         try:
             await asyncio.wait((leaving, pouring), return_when=asyncio.FIRST_COMPLETED)
             if not pouring.done():
@@ -229,14 +243,6 @@ class Streams:
             pouring.cancel()
             if not outlet.is_ended:
                 call.disconnected()
-
-    async def _pour(self, exchange: Exchange, outlet: Outlet, call: StreamCall, patience: float | None) -> None:
-        if patience != 0.0:
-            await outlet.first_news(patience)
-        if outlet.refusal is not None:
-            raise outlet.refusal
-        form = _format(exchange)
-        await outlet.pour(call, form.opening(f"{call.stream}@0") if call.stream else b"")
 
 
 def _format(exchange: Exchange) -> Format:
