@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ksi.core.errors import KSIError
 from ksi.core.ports import Committed
-from ksi.store import segments, upkeep
+from ksi.store import tail, upkeep
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import CounterView, command
 
 
 async def main(path: Path) -> None:
-    segments.ROWS_MAX, upkeep.CHANGES_MAX = 200, 50  # so that a kill may hit a flush
+    tail.ROWS_MAX, upkeep.CHANGES_MAX = 200, 50  # so that a kill may hit a flush
     async with SqliteEventStore.open(path) as store:
         store.register(CounterView)
 

@@ -24,7 +24,7 @@ from ksi.core.errors import (
 )
 from ksi.core.events import AppendCondition, Filter, NewEvent, Position, RecordedEvent, StreamAppend
 from ksi.core.ports import Entry, Journal, Outcome, Unit
-from ksi.store import idindex, segments, upkeep
+from ksi.store import idindex, tail, upkeep
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import ALL_KINDS, COUNTER, Counter, CounterView, listed, request, submitted
@@ -244,7 +244,7 @@ class SqliteMachine(LogMachine):
     """With small bounds, so that generations, trims and flushes happen; and it is closed and opened again."""
 
     async def make(self) -> Journal:
-        segments.ROWS_MAX, idindex.IDS_MAX, upkeep.CHANGES_MAX = 5, 8, 3
+        tail.ROWS_MAX, idindex.IDS_MAX, upkeep.CHANGES_MAX = 5, 8, 3
         self.folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         return await self._opened()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ksi.core.ports import Journal
-from ksi.store import idindex, segments, shelf, sqlite_log, upkeep, writer
+from ksi.store import idindex, shelf, sqlite_log, tail, upkeep, writer
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import EventLogContract
 
@@ -25,7 +25,7 @@ class TestSqliteEventStore(EventLogContract):
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds so low that keys, ids, heads and views go to disk and come back all the time."""
-    monkeypatch.setattr(segments, "ROWS_MAX", 2)
+    monkeypatch.setattr(tail, "ROWS_MAX", 2)
     monkeypatch.setattr(idindex, "IDS_MAX", 4)
     monkeypatch.setattr(sqlite_log, "HEADS_MAX", 1)
     monkeypatch.setattr(upkeep, "CHANGES_MAX", 1)

@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 import apsw
 import msgspec
 
+from ksi.store.query import INDEX
 from ksi.store.row import Row, lines_of, row_of
 from ksi.store.tail import R, Tail, last_version, linked
 
@@ -24,7 +25,7 @@ def write_keys(connection: apsw.Connection, tail: Tail) -> None:
     """Enter the keys of a generation. In a transaction of the caller's."""
     postings = tail.postings()
     streams = _stream_ids(connection, [key[2:] for key in postings if key.startswith("s:")])
-    names = [(key[2:],) for key in postings if key.startswith("n:")]
+    names = [(key[2:],) for key in postings if key.startswith(("n:", "q:"))]
     connection.executemany("INSERT OR IGNORE INTO names VALUES (?)", sorted(names))
     lasts = tail.lasts()
     entries: dict[tuple[int, int], bytes] = {}
@@ -36,6 +37,20 @@ def write_keys(connection: apsw.Connection, tail: Tail) -> None:
             entries[number, at] = posting if known is None else _joined(known, posting)
     rows = [(number, at, posting) for (number, at), posting in sorted(entries.items())]
     connection.executemany("INSERT INTO keys VALUES (?, 0, ?, ?)", rows)
+
+
+def write_all_keys(connection: apsw.Connection, upto: int) -> None:
+    """Forget all keys and enter those of the rows up to ``upto``. In a transaction of the caller's."""
+    connection.execute("DELETE FROM keys")
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (INDEX,))
+    tail = Tail()
+    for (body,) in connection.execute("SELECT body FROM log WHERE pos <= ? ORDER BY pos", (upto,)):
+        tail.add(row_of(body), body)
+        if tail.is_full:
+            write_keys(connection, tail)
+            tail = Tail()
+    if len(tail):
+        write_keys(connection, tail)
 
 
 def _blocks(positions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -116,9 +131,10 @@ class Table:
         return found if raw is None else [*found, *(last for last in self._own(raw) if after < last <= upto)]
 
     def _number(self, key: str) -> int | None:
-        if not key.startswith("s:"):
-            return number_of(key, {})
-        name = key[2:].encode(errors="replace").decode()  # a lone surrogate is in no stored name, and no error here
+        return self.stream_id(key[2:]) if key.startswith("s:") else number_of(key, {})
+
+    def stream_id(self, stream: str) -> int | None:
+        name = stream.encode(errors="replace").decode()  # a lone surrogate is in no stored name, and no error here
         found: int | None = self._connection.execute("SELECT id FROM streams WHERE name = ?", (name,)).get
         return found
 

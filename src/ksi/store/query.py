@@ -1,7 +1,8 @@
 """A query, compiled: a predicate on events, and the keys by which candidates are found.
 
-Keys are tagged texts: ``s:`` stream, ``c:`` category, ``n:`` name, ``t:`` tag, ``r:`` run, ``e:`` cause. A key finds
-rows, not events: the predicate decides.
+Keys are tagged texts: ``s:`` stream, ``c:`` category, ``n:`` name of a fact, ``q:`` name of a request, ``t:`` tag,
+``r:`` run, ``e:`` cause. A key finds rows, not events: the predicate decides. Other keys than those of :data:`INDEX`
+are on disk where an older KSI wrote them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from functools import lru_cache
 from typing import Protocol
 
 from ksi.core import ids
-from ksi.core.events import Filter, Kind, Query, RecordedEvent
+from ksi.core.events import ROOT, Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand, matcher
 from ksi.store.row import REQUESTS, Line, Request, Row, correlation_of
 
+INDEX = 2
+"""Number of the set of keys that rows have; raise it when :func:`keys_of` changes: the keys are then written anew."""
 KINDS: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
 Predicate = Callable[[RecordedEvent], bool]
 ALL_FACTS = Filter()
@@ -143,15 +146,20 @@ def _keys_of(one: Filter, names: Callable[[], Sequence[str]]) -> list[str] | Non
             return [f"r:{one.correlation_id}"]
         if one.causation_id is not None:
             return [f"e:{one.causation_id}"]
-    if set(one.kinds) != {"fact"}:
-        return None
-    if one.tags:
-        return [f"t:{min(one.tags)}"]
-    if one.names:
-        return [f"n:{name}" for name in (names() if _globs(one.names) else one.names) if any_matches(one.names, name)]
-    if one.streams and all(_is_category(expand(glob)) for glob in one.streams):
+        if one.tags:
+            return [f"t:{min(one.tags)}"]
+        if one.names:
+            return _keys_of_names(one, names() if _globs(one.names) else one.names)
+    if set(one.kinds) == {"fact"} and one.streams and all(_is_category(expand(glob)) for glob in one.streams):
         return [f"c:{glob.partition('/')[0]}" for glob in one.streams]
     return None
+
+
+def _keys_of_names(one: Filter, names: Sequence[str]) -> list[str]:
+    tags = ["n:"] if "fact" in one.kinds else []
+    if len(one.kinds) > len(tags):
+        tags.append("q:")
+    return [tag + name for name in names if any_matches(one.names, name) for tag in tags]
 
 
 def _globs(patterns: Sequence[str]) -> bool:
@@ -173,14 +181,14 @@ def own_of(row: Row) -> list[bytes]:
 
 
 def keys_of(row: Row) -> list[str]:
-    """Keys of ``row``: facts have every one, requests, outcomes and effects run and cause, chunks the stream."""
+    """Keys of ``row``: requests, outcomes and effects have name, run and cause, chunks the stream, facts every one."""
     found: list[str] = []
     origin = row.origin
     own = row.recorded or row.closing is not None
-    if own and (origin.correlation or origin.cause):
-        found += _links(origin.correlation, origin.cause)
+    if own:
+        found += _keys_of_request(origin, recorded=row.recorded)
     for request in (*row.ancestors, *row.emits) if row.ancestors or row.emits else ():
-        found += _links(request.correlation, request.cause)
+        found += _keys_of_request(request, recorded=True)
     for line in row.lines:
         found += _keys_of_line(line.stream, line.name, line.kind)
         if line.tags:
@@ -188,12 +196,24 @@ def keys_of(row: Row) -> list[str]:
         if line.kind != "chunk" and not (own and _follows(line, origin)):
             cause = line.causation_id
             found += _links(line.correlation_id, None if cause is None else cause.bytes)
-    return found if len(row.lines) == 1 and len(found) <= 3 else list(dict.fromkeys(found))
+    return list(dict.fromkeys(found))
+
+
+def _keys_of_request(request: Request, *, recorded: bool) -> list[str]:
+    found = ["q:" + request.name]
+    if recorded and request.cause is None:
+        found.append("t:" + ROOT)
+    return found + _links(request.correlation, request.cause) if request.correlation or request.cause else found
 
 
 @lru_cache(maxsize=4096)
 def _keys_of_line(stream: str, name: str, kind: Kind) -> tuple[str, ...]:
-    return ("s:" + stream, "n:" + name, "c:" + stream.partition("/")[0]) if kind == "fact" else ("s:" + stream,)
+    match kind:
+        case "fact":
+            return "s:" + stream, "n:" + name, "c:" + stream.partition("/")[0]
+        case "chunk":
+            return ("s:" + stream,)
+    return "s:" + stream, "q:" + name
 
 
 def _follows(line: Line, origin: Request) -> bool:

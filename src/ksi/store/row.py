@@ -21,7 +21,7 @@ import msgspec
 from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
-from ksi.core.events import Position, RecordedEvent
+from ksi.core.events import ROOT, Position, RecordedEvent
 from ksi.core.ports import Outcome
 from ksi.store.chain import DIGEST
 
@@ -226,6 +226,9 @@ def events_of(row: Row) -> list[RecordedEvent]:
     return found
 
 
+_ROOT, _NO_TAGS = frozenset({ROOT}), frozenset[str]()
+
+
 def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
     return RecordedEvent(
         position=Position(position),
@@ -235,6 +238,7 @@ def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
         raw=request.raw,
         event_id=uuid_of(request.id),
         kind="request",
+        tags=_ROOT if request.cause is None else _NO_TAGS,
         schema_version=request.schema_version,
         correlation_id=correlation_of(request),
         causation_id=None if request.cause is None else uuid_of(request.cause),

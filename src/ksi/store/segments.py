@@ -66,22 +66,19 @@ class Generations:
         self.flushed = flushed
         self._old: Tail | None = None
         self._newest = newest
-        self._bytes = 0
 
     def add(self, row: Row, body: bytes) -> None:
         self._newest.add(row, body)
-        self._bytes += len(body)
 
     @property
     def is_full(self) -> bool:
         """The newest generation should be written, and can be."""
-        full = len(self._newest) >= ROWS_MAX or self._bytes >= BYTES_MAX
-        return full and self._old is None
+        return self._newest.is_full and self._old is None
 
     def begin(self) -> Tail:
         """The generation to be written; a new one begins."""
         assert self._old is None
-        self._old, self._newest, self._bytes = self._newest, Tail(), 0
+        self._old, self._newest = self._newest, Tail()
         return self._old
 
     def written(self) -> None:
@@ -105,8 +102,3 @@ class Generations:
         for tail in self.tails():
             heads.update(tail.heads)
         return heads
-
-
-ROWS_MAX = 16_384
-BYTES_MAX = 16 * 1024 * 1024
-"""Rows, and bytes of their bodies, of a generation."""

@@ -21,7 +21,8 @@ from ksi.store.idindex import SqliteIds
 from ksi.store.keys import Table
 from ksi.store.lock import LockFile
 from ksi.store.log import Batch, LoopLog
-from ksi.store.opening import Recovered, recover, stored_open
+from ksi.store.opening import Recovered, meta, recover, stored_open
+from ksi.store.query import INDEX
 from ksi.store.reading import only_main
 from ksi.store.row import row_of
 from ksi.store.schema import Durability, connect_reader
@@ -29,7 +30,7 @@ from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
 from ksi.store.tail import Tail
 from ksi.store.upkeep import CHANGES_MAX, Upkeep
-from ksi.store.verify import verify
+from ksi.store.verify import KEYS_DAMAGED, verify
 from ksi.store.views import KeptView, Place, Shelf
 from ksi.store.writer import Writer
 
@@ -60,6 +61,8 @@ class SqliteEventStore(LoopLog):
             self._writer = Writer(path, durability, vfs)
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
             self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
+            if meta(self._point, "index") != INDEX:
+                self._writer.write_all_keys(meta(self._point, "flushed") or 0)
             self._start(recover(self._point, self._writer.witness))
         except apsw.CorruptError as error:
             self._lock.release()
@@ -254,7 +257,7 @@ class SqliteEventStore(LoopLog):
         return None if last is None else Position(min(last, self.visible_head()))
 
     async def verify(self) -> Sequence[str]:
-        """Digests, links, versions without a gap, ids, open requests, checkpoints and the witness."""
+        """Digests, links, versions without a gap, ids, open requests, keys, views, checkpoints and the witness."""
         await self._drained()
         seen = self._writer.witness.read()
 
@@ -262,7 +265,10 @@ class SqliteEventStore(LoopLog):
             with self._reader() as connection:
                 return verify(connection, seen)
 
-        return await self._threads.run("reader", work)
+        problems = await self._threads.run("reader", work)
+        if KEYS_DAMAGED in problems:
+            await self._threads.run("writer", partial(self._writer.set_meta, "index", None))
+        return problems
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:

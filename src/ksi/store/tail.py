@@ -17,6 +17,9 @@ from ksi.store.query import keys_of, own_of
 from ksi.store.row import Lines, Row, row_of
 
 R = TypeVar("R", Row, Lines)
+ROWS_MAX = 16_384
+BYTES_MAX = 16 * 1024 * 1024
+"""Rows, and bytes of their bodies, of a generation: what is kept until its keys are written."""
 NEWEST = 256
 """Rows that stay unpacked, for those who follow the log."""
 
@@ -42,7 +45,7 @@ class RowSource(Protocol):
         """The row whose events include ``position``."""
 
     def names(self) -> Sequence[str]:
-        """All names of facts."""
+        """All names of facts and requests."""
 
 
 class Tail:
@@ -58,6 +61,7 @@ class Tail:
         self._postings: dict[str, list[int]] = {}
         self._own: dict[bytes, list[int]] = {}
         self._indexed = 0
+        self._bytes = 0
         self._lock = Lock()
         self.heads: dict[str, int] = {}
 
@@ -70,9 +74,15 @@ class Tail:
         self._newest[place] = row
         self._newest.pop(place - NEWEST, None)
         self._bodies.append(body)
+        self._bytes += len(body)
         self._lasts.append(row.last)
         for line in row.lines:
             self.heads[line.stream] = line.version
+
+    @property
+    def is_full(self) -> bool:
+        """Its keys should be written."""
+        return len(self._lasts) >= ROWS_MAX or self._bytes >= BYTES_MAX
 
     def extend(self, other: Tail) -> None:
         """Add all rows of ``other``, which are behind these."""
@@ -126,15 +136,15 @@ class Tail:
         return row if row.first <= position else None
 
     def names(self) -> Sequence[str]:
-        return self._having("n:")
+        return self._having("n:", "q:")
 
     def streams(self) -> Sequence[str]:
         return self._having("s:")
 
-    def _having(self, tag: str) -> list[str]:
+    def _having(self, *tags: str) -> list[str]:
         postings = self.postings()
         with self._lock:
-            return [key[2:] for key in postings if key.startswith(tag)]
+            return [key[2:] for key in postings if key.startswith(tags)]
 
     def start_of(self, stream: str, version: int) -> int:
         """A position after which all of the stream's events from ``version`` on follow, and few others."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import apsw
+import msgspec
 
 from ksi.core import ids
 from ksi.core.errors import LogDamagedError
 from ksi.store.chain import GENESIS, Link
-from ksi.store.opening import check_witness, checked_rows, stored_checkpoints, stored_head, stored_open
+from ksi.store.keys import Table, number_of, unpack_positions
+from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoints, stored_head, stored_open
+from ksi.store.query import keys_of
 from ksi.store.row import Row, requests_of
 
 
@@ -31,14 +35,17 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
         check_witness(connection, head, seen)
     except LogDamagedError as error:
         yield error.message
-    found = _Found(connection)
+    found, keys = _Found(connection), _Keys(connection)
     try:
         for row, _ in checked_rows(connection, GENESIS):
             yield from found.add(row)
+            keys.add(row)
     except LogDamagedError as error:
         yield error.message
         return
     yield from found.end()
+    if not keys.fit():
+        yield KEYS_DAMAGED
     for subscriber, position in stored_checkpoints(connection).items():
         if position > head.last:
             yield f"the checkpoint of {subscriber!r} is at @{position}, beyond the head @{head.last}"
@@ -76,8 +83,16 @@ class _Found:
             yield from self._entered(request.id, position)
         for base in row.bases:
             yield from self._entered(base, row.last)
-        if row.closing is not None and self._open.pop(row.origin.id, None) is None:
-            yield f"the request {ids.text(row.origin.id)} is closed @{row.last} and was not open"
+        if row.closing is not None:
+            yield from self._closed(row)
+
+    def _closed(self, row: Row) -> Iterator[str]:
+        raw = row.origin.id
+        if self._open.pop(raw, None) is None:
+            yield f"the request {ids.text(raw)} is closed @{row.last} and was not open"
+        found = self._connection.execute("SELECT done FROM ids WHERE id = ?", (raw,)).get
+        if not row.recorded and found != row.last:
+            yield f"the index of ids has the end of {ids.text(raw)} @{found}, not @{row.last}"
 
     def _entered(self, raw: bytes, position: int) -> Iterator[str]:
         found = self._connection.execute("SELECT pos FROM ids WHERE id = ?", (raw,)).get
@@ -86,6 +101,49 @@ class _Found:
 
     def end(self) -> Iterator[str]:
         stored = stored_open(self._connection)
-        for raw in stored.keys() ^ self._open.keys():
-            where = "is open and not" if raw in self._open else "is not open but"
-            yield f"the request {ids.text(raw)} {where} in the index of open requests"
+        for raw, position in stored.items() ^ self._open.items():
+            where = "is open and not" if self._open.get(raw) == position else "is not open but"
+            yield f"the request {ids.text(raw)} @{position} {where} in the index of open requests"
+
+
+KEYS_DAMAGED = "the keys, by which events are found, do not fit the log: they are written anew at the next start"
+STREAMS_MAX = 65_536
+"""Ids of streams in memory."""
+
+
+class _Keys:
+    """The keys that the rows should have, against those on disk: each as a sum, which needs no memory and no order."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._flushed = meta(connection, "flushed") or 0
+        self._names: set[str] = set()
+        self._sum = 0
+        self._stream_id = lru_cache(STREAMS_MAX)(Table(connection, self._flushed).stream_id)
+
+    def add(self, row: Row) -> None:
+        if row.last > self._flushed:
+            return
+        keys = keys_of(row)
+        self._names.update(key[2:] for key in keys if key.startswith(("n:", "q:")))
+        # One number for two keys is entered once.
+        self._sum += sum([hash((number, row.last)) for number in {self._number(key) for key in keys}])
+
+    def _number(self, key: str) -> int | None:
+        return self._stream_id(key[2:]) if key.startswith("s:") else number_of(key, {})
+
+    def fit(self) -> bool:
+        names = {name for (name,) in self._connection.execute("SELECT name FROM names")}
+        return self._names <= names and self._sum == self._stored()
+
+    def _stored(self) -> int | None:
+        total = 0
+        try:
+            for number, at, posting in self._connection.execute("SELECT key, at, posting FROM keys"):
+                positions = unpack_positions(posting)
+                total += sum([hash((number, position)) for position in positions])
+                if positions[0] != at:
+                    return None
+        except (msgspec.DecodeError, IndexError):
+            return None
+        return total

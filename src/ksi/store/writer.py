@@ -14,7 +14,7 @@ import apsw
 from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.store.chain import GENESIS, Link, Witness, next_link
 from ksi.store.decide import Decided, Moved
-from ksi.store.keys import write_keys
+from ksi.store.keys import write_all_keys, write_keys
 from ksi.store.schema import Durability, connect_writer
 from ksi.store.shelf import SqliteShelf
 from ksi.store.tail import Tail
@@ -95,11 +95,14 @@ class Writer:
         with self._lock:
             try:
                 self._connect_again()
-                # Of what a failed sync has left unwritten the next sync knows nothing: so it is copied.
-                frames, copied = self.connection.wal_checkpoint()
-                return self.link == link and frames == copied
+                return self.link == link and self._is_copied()
             except (apsw.Error, UnavailableError):
                 return False
+
+    def _is_copied(self) -> bool:
+        # Of what a failed sync has left unwritten the next sync knows nothing: so all of it is written again.
+        frames, copied = self.connection.wal_checkpoint()
+        return frames == copied
 
     def reopen(self) -> None:
         """After an error: forget the connection, and try whether the disk takes something again."""
@@ -127,6 +130,10 @@ class Writer:
             write_keys(connection, tail)
             at = connection.execute("SELECT max(at) FROM commits WHERE last <= ?", (last,)).get
             connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("flushed", last), ("verified", at)])
+
+    def write_all_keys(self, upto: int) -> None:
+        with self._transaction() as connection:
+            write_all_keys(connection, upto)
 
     def flush_views(self, shelves: Sequence[SqliteShelf], position: int) -> None:
         with self._transaction() as connection:

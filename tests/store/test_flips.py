@@ -1,0 +1,115 @@
+"""One flipped bit, anywhere in the file: the log refuses to open, says what is wrong, or makes it right again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from ksi.core.errors import LogDamagedError
+from ksi.core.events import Filter
+from ksi.core.ports import Outcome, Unit
+from ksi.store.sqlite_log import SqliteEventStore
+from ksi.testing.contracts import added, command, listed, request, written
+
+TRUTH = [
+    ("log", "pos"),
+    ("log", "body"),
+    ("ids", "id"),
+    ("ids", "pos"),
+    ("ids", "done"),
+    ("open", "pos"),
+    ("open", "id"),
+    ("commits", "at"),
+    ("commits", "last"),
+    ("commits", "hash"),
+]
+KEYS = [("keys", "key"), ("keys", "at"), ("keys", "posting"), ("streams", "id"), ("streams", "name"), ("names", "name")]
+
+
+async def filled(path: Path) -> None:
+    """A log with something in every table."""
+    async with SqliteEventStore.open(path) as store:
+        for number in range(6):
+            await written(store, command(f"counter/{number % 3}"))
+        slow, never = request(), request()
+        await written(store, Unit(origin=slow, request=True))
+        await written(store, Unit(origin=slow, outcome=Outcome(True, b"{}")))
+        await written(store, Unit(origin=never, request=True))
+        await store.append("counter/0", [added(tags=frozenset({"agent:a1"}))])
+
+
+def flip(path: Path, table: str, column: str) -> None:
+    """Change the last bit of a value in the middle of the table."""
+    connection = apsw.Connection(str(path))
+    rows = list(connection.execute(f'SELECT "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL'))
+    (value,) = rows[len(rows) // 2]
+    connection.execute(f'UPDATE OR REPLACE "{table}" SET "{column}" = ? WHERE "{column}" = ?', (flipped(value), value))
+    connection.close()
+
+
+def flipped(value: Any) -> Any:
+    match value:
+        case int():
+            return value ^ 1
+        case str():
+            return value[:-1] + chr(ord(value[-1]) ^ 1)
+    return value[:-1] + bytes([value[-1] ^ 1])
+
+
+@pytest.mark.parametrize(("table", "column"), TRUTH)
+async def test_a_flipped_bit_of_the_truth_is_named(tmp_path: Path, table: str, column: str) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    flip(path, table, column)
+    try:
+        async with SqliteEventStore.open(path) as store:
+            assert await store.verify() != []
+    except LogDamagedError:
+        pass  # it was seen before anything was served
+
+
+@pytest.mark.parametrize(("table", "column"), KEYS)
+async def test_flipped_keys_are_named_and_written_anew_at_the_next_start(
+    tmp_path: Path, table: str, column: str
+) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    flip(path, table, column)
+    async with SqliteEventStore.open(path) as store:
+        (problem,) = await store.verify()
+        assert "keys" in problem
+    async with SqliteEventStore.open(path) as store:
+        assert await store.verify() == []
+        assert len(await listed(store.read_all([Filter(names=("counter:added",))]))) == 7
+        assert [event.version for event in await listed(store.read_stream("counter/0"))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("key", ["flushed", "verified", "index"])
+async def test_a_flipped_mark_of_what_is_done_does_no_harm_or_is_named(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE meta SET value = value - 1 WHERE key = ?", (key,))
+    connection.close()
+    async with SqliteEventStore.open(path) as store:
+        problems = await store.verify()
+        if not problems:
+            await written(store, command())
+            assert len(await listed(store.read_all([Filter(names=("counter:added",))]))) == 8
+    async with SqliteEventStore.open(path) as store:
+        assert await store.verify() == []
+
+
+async def test_keys_of_an_older_set_are_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    connection = apsw.Connection(str(path))
+    connection.execute("DELETE FROM keys; DELETE FROM names; DELETE FROM meta WHERE key = 'index'")
+    connection.close()
+    async with SqliteEventStore.open(path) as store:
+        assert await store.verify() == []
+        requests = await listed(store.read_all([Filter(names=("counter:add",), kinds=("request",))]))
+        assert len(requests) == 8
