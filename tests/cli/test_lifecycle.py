@@ -1,6 +1,7 @@
 """A daemon that can not do as it is asked: its disk is full, or it does not run on."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -28,9 +29,13 @@ def started(tmp_path: Path) -> Iterator[tuple[Cli, int]]:
         os.close(process)
 
 
-def test_a_daemon_whose_disk_is_full_stops(started: tuple[Cli, int]) -> None:
+def test_a_daemon_whose_disk_is_full_says_so_and_stops(started: tuple[Cli, int]) -> None:
     ksi, pid = started
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    assert ksi("send", "state:set", "key=a", "value=1").returncode == 1
+    first, *_, log, _, _ = ksi.text("status").splitlines()
+    assert first.startswith("read_only  ")
+    assert re.search(r"READ-ONLY: the log is unavailable: .*Error", log)
     done = ksi("stop", "--timeout", "20", "--no-json")
     assert (done.returncode, done.stdout) == (0, f"stopped (pid {pid})\n"), done.stderr
     assert "SIGTERM" in done.stderr

@@ -129,7 +129,7 @@ def daemon(invocation: Invocation) -> Check:
     if health["version"] != __version__:
         return Check("daemon", "warn", found, f"this is ksi {__version__}: ksi restart")
     if health["log"]["read_only"]:
-        return Check("daemon", "fail", f"{found}, its log is read-only", "free disk space; it goes on by itself")
+        return Check("daemon", "fail", f"{found}: {health['log']['reason']}", "free disk space; it goes on by itself")
     return Check("daemon", "ok", found)
 
 

@@ -136,7 +136,7 @@ def _show(invocation: Invocation, health: Record) -> None:
         health["status"]: f"pid {health['pid']}, version {health['version']}, up {duration(health['uptime_s'] * 1000)}",
         "home": str(invocation.home.path),
         "log": f"@{health['head']}, {size(log['bytes'])}, durable on {log['durable']}"
-        + (", READ-ONLY" if log["read_only"] else ""),
+        + (f", READ-ONLY: {log['reason']}" if log["read_only"] else ""),
         "plugins": f"{len(health['plugins'])}, with {health['events']} events"
         + (f"; FAILED: {', '.join(health['failed'])}" if health["failed"] else ""),
         "in flight": str(health["in_flight"]),

@@ -161,6 +161,10 @@ class EventLog(Protocol):
     def is_read_only(self) -> bool:
         """Whether it takes nothing now: its disk is full, or it is closed. Reading goes on."""
 
+    @property
+    def read_only_reason(self) -> str | None:
+        """Why it takes nothing now; None where it does."""
+
     async def append(
         self,
         stream: str,

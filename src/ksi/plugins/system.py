@@ -27,17 +27,21 @@ Name = Annotated[str, Meta(description="name of an event, as in state:set")]
 
 
 class LogHealth(msgspec.Struct, frozen=True):
-    """``durable`` says what an acknowledgement means; ``bytes`` is what the log takes on disk."""
+    """``durable`` says what an acknowledgement means; ``bytes`` is what the log takes on disk.
+
+    While it is read-only, for ``reason``, commands are answered ``unavailable``.
+    """
 
     durable: Durable
     read_only: bool
+    reason: str | None
     bytes: int
 
 
 class Health(msgspec.Struct, frozen=True):
     """``head`` is the log's last position (0: empty), ``events`` how many kinds of events can be asked for."""
 
-    status: Literal["healthy"]
+    status: Literal["healthy", "read_only"]
     version: str
     pid: int
     uptime_s: float
@@ -130,15 +134,16 @@ class System(AsyncPlugin):
         services = self.host.services
         router, log = services.get(Router), services.get(EventLog)
         plugins = services.get(Plugins).list_plugins()
+        reason = log.read_only_reason
         return Health(
-            status="healthy",
+            status="healthy" if reason is None else "read_only",
             version=__version__,
             pid=os.getpid(),
             uptime_s=round(self._clock.monotonic() - self._started, 3),
             head=await log.head() or 0,
             events=len(self._registry.events),
             in_flight=len(router.running) + len(router.queries),
-            log=LogHealth(log.durable, log.is_read_only, _bytes_in(self.host.home)),
+            log=LogHealth(log.durable, reason is not None, reason, _bytes_in(self.host.home)),
             plugins=[plugin.name for plugin in plugins if plugin.status == "running"],
             failed=[plugin.name for plugin in plugins if plugin.status == "failed"],
         )

@@ -117,7 +117,11 @@ class LoopLog(LogReads):
 
     @property
     def is_read_only(self) -> bool:
-        return self._refused is not None and bool(self._refusal(self._refused))
+        return self.read_only_reason is not None
+
+    @property
+    def read_only_reason(self) -> str | None:
+        return None if self._refused is None else self._refusal(self._refused).message
 
     def _refusal(self, reason: KSIError) -> KSIError:
         """Something is refused for this reason; a backend may look whether it still holds."""
