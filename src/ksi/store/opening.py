@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import apsw
 import msgspec
@@ -53,19 +53,28 @@ def check_witness(connection: apsw.Connection, head: Link, seen: Link) -> None:
 def checked_rows(connection: apsw.Connection, start: Link) -> Iterator[tuple[Row, bytes]]:
     """The rows after ``start``, also as stored; those of a commit are given when its digests and link are right."""
     previous = start
-    for at, last, link_hash in connection.execute("SELECT * FROM commits WHERE at > ? ORDER BY at", (start.at,)):
-        bodies = [stored for (stored,) in connection.execute(_BODIES, (previous.last, last))]
-        rows = [_checked(stored, previous) for stored in bodies]
-        if next_link(previous, at, last, bodies) != (at, last, link_hash) or not rows or rows[-1].last != last:
-            raise LogDamagedError(f"the commit that ends at @{last} does not fit its link", position=previous.last)
-        yield from zip(rows, bodies, strict=True)
-        previous = Link(at, last, link_hash)
+    for link in map(Link._make, connection.execute("SELECT * FROM commits WHERE at > ? ORDER BY at", (start.at,))):
+        bodies = [stored for (stored,) in connection.execute(_BODIES, (previous.last, link.last))]
+        yield from zip(checked_commit(previous, link, bodies), bodies, strict=True)
+        previous = link
     beyond = connection.execute("SELECT max(pos) FROM log").get or 0
     if beyond > previous.last:
         raise LogDamagedError(f"rows up to @{beyond} belong to no commit", position=previous.last)
 
 
 _BODIES = "SELECT body FROM log WHERE pos > ? AND pos <= ? ORDER BY pos"
+
+
+def checked_commit(previous: Link, link: Link, bodies: Sequence[bytes]) -> list[Row]:
+    """The rows of the commit behind ``previous``.
+
+    Raises:
+        LogDamagedError: A digest or the link does not fit.
+    """
+    rows = [_checked(stored, previous) for stored in bodies]
+    if next_link(previous, link.at, link.last, bodies) != link or not rows or rows[-1].last != link.last:
+        raise LogDamagedError(f"the commit that ends at @{link.last} does not fit its link", position=previous.last)
+    return rows
 
 
 def _checked(stored: bytes, previous: Link) -> Row:
