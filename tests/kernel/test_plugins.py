@@ -14,6 +14,7 @@ from ksi.core.errors import (
     DeclarationError,
     DependencyCycleError,
     MissingServiceError,
+    NoHandlerError,
     NotFoundError,
     PluginFailedError,
     UnknownEventError,
@@ -116,6 +117,56 @@ async def test_one_that_fails_at_its_start_is_reported_and_the_others_run() -> N
     for name in ("one", "other"):
         assert "other -> one -> other" in problems[name]
     assert any(name.startswith("q of") for name in problems)
+
+
+async def test_events_of_one_that_did_not_start_have_no_handler_until_it_is_loaded(tmp_path: Path) -> None:
+    file, cause = tmp_path / "late.py", tmp_path / "cause"
+    file.write_text(dedent(LATE.format(cause=str(cause))))
+    cause.touch()
+    async with EventTestHarness(str(file)) as ksi:
+        for _ in range(2):
+            with pytest.raises(NoHandlerError) as caught:
+                await ksi.request("late:ping")
+            assert (caught.value.event_name, caught.value.plugin) == ("late:ping", "late")
+            with pytest.raises(PluginFailedError):
+                await ksi.kernel.plugins.load(str(file))
+        cause.unlink()
+        await ksi.kernel.plugins.load(str(file))
+        assert await ksi.request("late:ping") == "pong"
+        await ksi.kernel.plugins.unload("late")
+        with pytest.raises(UnknownEventError):
+            await ksi.request("late:ping")
+
+
+LATE = """
+    from pathlib import Path
+
+    from ksi.kernel.declare import query
+    from ksi.kernel.plugin import AsyncPlugin
+
+    class Late(AsyncPlugin):
+        name = "late"
+
+        async def initialize(self) -> None:
+            if Path({cause!r}).exists():
+                raise RuntimeError("not yet")
+
+        @query("late:ping")
+        async def ping(self) -> str:
+            return "pong"
+"""
+
+
+async def test_an_event_that_others_handle_does_not_wait_for_one_that_did_not_start() -> None:
+    @query("q:ping", shared=True)
+    async def ping(self: Any) -> str:
+        return "pong"
+
+    async def initialize(self: Any) -> None:
+        raise RuntimeError("boom")
+
+    async with EventTestHarness(plugin(ping, name="broken", initialize=initialize), plugin(ping, name="q")) as ksi:
+        assert await ksi.request("q:ping") == "pong"
 
 
 async def test_the_daemon_does_not_run_without_one_that_is_required() -> None:

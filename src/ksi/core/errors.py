@@ -128,13 +128,15 @@ class UnknownEventError(RequestError):
 
 
 class NoHandlerError(RequestError):
-    """The event has a schema and nobody who handles it. Load the plugin that does."""
+    """The event is declared, and nobody handles it: ``plugin`` did not start. ``ksi plugin list`` says why; load it."""
 
     code = "no_handler"
 
-    def __init__(self, event_name: str) -> None:
-        super().__init__(f"no plugin handles {event_name!r}")
+    def __init__(self, event_name: str, *, plugin: str | None = None) -> None:
+        reason = f": plugin {plugin!r} did not start" if plugin else ""
+        super().__init__(f"nobody handles {event_name!r}{reason}")
         self.event_name = event_name
+        self.plugin = plugin
 
 
 class UnauthorizedError(RequestError):

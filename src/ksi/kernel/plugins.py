@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.loader import Source, forget
 from ksi.kernel.middleware import EventMiddleware
 from ksi.kernel.observers import Observers
-from ksi.kernel.plugin import PROJECT, AsyncPlugin, Hooks, PluginInfo
+from ksi.kernel.plugin import PROJECT, AsyncPlugin, Handler, Hooks, PluginInfo
 from ksi.kernel.registry import EventHandler, EventRegistry
 from ksi.kernel.router import Router
 from ksi.kernel.services import ServiceRegistry
@@ -174,7 +174,9 @@ class Plugins:
             return start_order(needs)
         except DependencyCycleError as error:
             for name in set(error.cycle):
-                self._report(name, waiting[name][1], error)
+                plugin, source = waiting[name]
+                self._report(name, source, error)
+                self._declare(plugin)
             return self._order({name: held for name, held in waiting.items() if name not in error.cycle})
 
     async def _start_or_report(self, plugin: AsyncPlugin, source: Source) -> None:
@@ -182,6 +184,7 @@ class Plugins:
             await self._start(plugin, source, 1)
         except FOREIGN as error:
             self._report(plugin.name, source, error)
+            self._declare(plugin)
             if plugin.is_required:
                 raise PluginFailedError(plugin.name, str(error)) from error
 
@@ -189,6 +192,13 @@ class Plugins:
         _log.error("plugin %s does not run: %s", name, error, exc_info=None if isinstance(error, KSIError) else error)
         problem = "".join(traceback.format_exception(error)).strip()
         self._failed[name] = PluginInfo(name=name, generation=0, status="failed", source=str(source), problem=problem)
+
+    def _declare(self, plugin: AsyncPlugin) -> None:
+        """Its events are known, although it does not run: who asks for one is told so."""
+        try:
+            self.registry.declare(_handlers(plugin, plugin.ksi_handlers()), owner=plugin.name)
+        except ENDS:  # the door of plugin start: its problem is reported already
+            _log.debug("plugin %s: its events can not be read", plugin.name, exc_info=True)
 
     # ── at run time ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def load(self, target: str) -> list[PluginInfo]:
@@ -289,12 +299,9 @@ class Plugins:
             for view in views:
                 self.router.journal.register(view)
                 loaded.views.append(view)
-        handlers = [
-            EventHandler(function, declaration, name, plugin.supports_concurrent_execution)
-            for found in self.hooks(plugin, "ksi_handlers")
-            for function, declaration in found
-        ]
+        handlers = [each for found in self.hooks(plugin, "ksi_handlers") for each in _handlers(plugin, found)]
         loaded.events = self.registry.register(handlers)
+        self.registry.forget(name)
         loaded.status = "running"
         self._loaded[name] = loaded
         self._failed.pop(name, None)
@@ -339,7 +346,7 @@ class Plugins:
         """Build the table anew and swap it in; what is under way, and the counts, go on."""
         old = self.router.table
         table = {}
-        for name, spec in self.registry.events.items():
+        for name, spec in self.registry.all_events.items():
             row = Row(self.router, spec, self.middleware.compose(spec))
             held = old.get(name)
             if held is not None:
@@ -409,6 +416,11 @@ def _made(kind: type[AsyncPlugin]) -> AsyncPlugin:
     if wrong := [each for each in interfaces if not isinstance(each, type)]:
         raise DeclarationError(f"requires and provides hold interfaces (classes), not {wrong[0]!r}", where=where)
     return kind()
+
+
+def _handlers(plugin: AsyncPlugin, found: Iterable[Handler]) -> list[EventHandler]:
+    is_concurrent = plugin.supports_concurrent_execution
+    return [EventHandler(function, declaration, plugin.name, is_concurrent) for function, declaration in found]
 
 
 def _named(error: BaseException, plugin: str) -> KSIError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ksi.core.errors import DuplicateEventError, UnknownEventError
+from ksi.core.errors import DeclarationError, DuplicateEventError, UnknownEventError
 from ksi.core.patterns import matches
 from ksi.kernel.declare import Declaration, declarations, event
 from ksi.kernel.schema import answer_codec, payload_codec
@@ -29,6 +29,7 @@ class EventRegistry:
     def __init__(self) -> None:
         self.events: dict[str, EventSpec] = {}
         self.observers: list[HandlerSpec] = []
+        self._idle: dict[str, list[EventSpec]] = {}
 
     def register(self, handlers: Iterable[EventHandler]) -> list[str]:
         """Add handlers, all or none; the answer is the names of the events they handle.
@@ -59,6 +60,27 @@ class EventRegistry:
         declaration = Declaration(kind="command", name=event_name, durability="together")
         spec = EventSpec(event_name, declaration, payload, answer, None, "", event_name, [])
         self.events[event_name] = _merged(self.events.get(event_name), spec)
+
+    def declare(self, handlers: Iterable[EventHandler], *, owner: str) -> None:
+        """Keep the events of a plugin that does not run: they answer ``no_handler`` where nobody else handles them."""
+        specs = []
+        for handler in handlers:
+            try:
+                spec = self._build(handler)
+            except DeclarationError:
+                continue  # one that can not be declared may be the reason why it does not run
+            if isinstance(spec, EventSpec):
+                specs.append(msgspec.structs.replace(spec, handlers=[], declared_by=owner))
+        self._idle[owner] = specs
+
+    def forget(self, owner: str) -> None:
+        """What :meth:`declare` kept of ``owner``: it runs now, or is gone."""
+        self._idle.pop(owner, None)
+
+    @property
+    def all_events(self) -> dict[str, EventSpec]:
+        """Those that are handled, and those that are only declared."""
+        return {spec.name: spec for specs in self._idle.values() for spec in specs} | self.events
 
     def withdraw(self, owner: str) -> list[str]:
         """Take out all that ``owner`` handles; the answer is the names of the events that changed."""

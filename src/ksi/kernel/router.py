@@ -197,7 +197,7 @@ class Router:
         if self.is_draining and not is_nested and (row.is_recorded or row.is_stream):
             raise ShuttingDownError
         if not row.handlers:
-            raise NoHandlerError(row.name)
+            raise NoHandlerError(row.name, plugin=row.spec.declared_by)
         try:
             parked = row.check(envelope, session, is_nested=is_nested)
             payload = row.payload(envelope)

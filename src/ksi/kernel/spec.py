@@ -47,6 +47,8 @@ class EventSpec(msgspec.Struct, eq=False):
     doc: str
     where: str
     handlers: list[HandlerSpec]
+    declared_by: str | None = None
+    """The plugin that would handle it, of an event that nobody handles."""
 
     @property
     def summary(self) -> str:

@@ -55,7 +55,7 @@ class Row:
         self.name = spec.name
         self.declaration = declaration
         self.handlers = spec.handlers
-        self.owner = spec.handlers[0].owner if spec.handlers else "nobody"
+        self.owner = spec.handlers[0].owner if spec.handlers else spec.declared_by or "nobody"
         self.stack = stack
         self.is_query = declaration.durability == "none"
         self.is_recorded = not self.is_query
@@ -165,7 +165,7 @@ class Row:
         return self.router.dispatch_row_for(self)
 
     def _unhandled(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
-        self.refuse(NoHandlerError(self.name), envelope, done, token)
+        self.refuse(NoHandlerError(self.name, plugin=self.spec.declared_by), envelope, done, token)
 
     def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """The shortest way: nothing waits, nothing is recorded."""
