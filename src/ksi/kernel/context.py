@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from ksi.core import canonical, ids
-from ksi.core.clock import microseconds, utc
+from ksi.core import ids
+from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import ContextClosedError, DeclarationError, NotFoundError, QueryWroteError
-from ksi.core.events import ANY, ExpectedVersion, NewEvent, fact_name
+from ksi.core.errors import ContextClosedError, NotFoundError, QueryWroteError
+from ksi.core.events import ANY, AppendCondition, ExpectedVersion, NewEvent, Position
 from ksi.core.ports import Entry, ReplyChannel
 from ksi.core.views import View, ViewReader
+from ksi.kernel.entries import encode, entry_of
+from ksi.kernel.transaction import Transaction
 
 if TYPE_CHECKING:
     from ksi.kernel.effects import Effects, StreamedEffect
@@ -104,13 +106,11 @@ class EventContext:
         the whole command answers ``wrong_expected_version`` where the stream is elsewhere, and nothing is recorded.
         """
         self._check("append")
-        if stream.startswith("$"):
-            raise DeclarationError(f"stream {stream!r}: names that begin with $ are KSI's own")
         if expected_version is not ANY:
             if self.expected is None:
                 self.expected = {}
             self.expected.setdefault(stream, expected_version)
-        entry = _from_new(stream, event) if isinstance(event, NewEvent) else _from_struct(stream, event, tags)
+        entry = entry_of(stream, event, tags)
         entry.subject = subject or entry.subject or self._execution.envelope.subject
         self.buffer(entry)
 
@@ -142,6 +142,21 @@ class EventContext:
         """Put on disk now what is buffered. From here on the command counts as begun, whatever follows."""
         self._check("commit")
         await self._execution.commit(self)
+
+    def transaction(
+        self, *, condition: AppendCondition | None = None, checkpoint: tuple[str, Position] | None = None
+    ) -> Transaction:
+        """``async with context.transaction() as tx:`` a commit of its own, at the end of the block.
+
+        What is appended and emitted on ``tx`` is on disk together behind the block, or not at all; see there what it
+        raises. What the context itself has buffered is not part of it. From here on the command counts as begun.
+
+        Args:
+            condition: Facts that must not be there.
+            checkpoint: A subscriber, and the position up to which it is done.
+        """
+        self._check("begin a transaction")
+        return Transaction(self._execution, self, condition, checkpoint)
 
     # ── the outside world ────────────────────────────────────────────────────────────────────────────────────────────
     async def effect(
@@ -214,39 +229,6 @@ class EventContext:
     def check_open(self) -> None:
         if self.is_closed:
             raise ContextClosedError(self._execution.envelope.name)
-
-
-def encode(data: Any, fields: Mapping[str, Any]) -> bytes:
-    """The payload that ``data`` (mapping, struct, model, JSON bytes) and ``fields`` stand for, as canonical JSON."""
-    if hasattr(data, "__pydantic_serializer__"):
-        data = data.model_dump(mode="json")
-    if not fields:
-        return data if isinstance(data, bytes) else canonical.encode(data)
-    base = canonical.decode(data) if isinstance(data, bytes) else msgspec.to_builtins(data)
-    return canonical.encode({**base, **fields})
-
-
-def _from_struct(stream: str, event: Any, tags: frozenset[str]) -> Entry:
-    named = fact_name(type(event))
-    if named is None:
-        raise DeclarationError(f"{type(event).__name__} has no fact name: write @fact('namespace:past_tense') above it")
-    return Entry(stream=stream, name=named[0], data=canonical.encode(event), tags=tags, schema_version=named[1])
-
-
-def _from_new(stream: str, event: NewEvent) -> Entry:
-    return Entry(
-        stream=stream,
-        name=event.name,
-        data=event.data if isinstance(event.data, bytes) else canonical.encode(event.data),
-        event_id=None if event.event_id is None else event.event_id.bytes,
-        tags=event.tags,
-        schema_version=event.schema_version,
-        subject=event.subject,
-        occurred_us=None if event.occurred_at is None else microseconds(event.occurred_at),
-        metadata=event.metadata or None,
-        correlation=event.correlation_id,
-        cause=None if event.causation_id is None else event.causation_id.bytes,
-    )
 
 
 def require(value: R | None, what: str, name: str) -> R:

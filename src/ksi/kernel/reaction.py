@@ -12,7 +12,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.door import Session
 from ksi.kernel.execution import Execution
 from ksi.kernel.rerun import History
-from ksi.kernel.writing import gather
+from ksi.kernel.writing import Written, gather
 
 if TYPE_CHECKING:
     from ksi.kernel.router import Router
@@ -47,9 +47,13 @@ class Reaction(Execution):
         return envelope
 
     def unit(self) -> Unit:
-        """What was buffered, caused by the fact."""
+        """What was buffered."""
         unit = Unit(origin=self.envelope)
         gather(unit, self.context)
+        return unit
+
+    def write(self, unit: Unit, done: Written) -> None:
+        """What it writes is caused by the fact too."""
         for entry in unit.entries:
             entry.cause = entry.cause or self.envelope.cause
-        return unit
+        super().write(unit, done)

@@ -108,14 +108,17 @@ class WritingRequest(Request):
 
     @staticmethod
     def _drop_recorded(unit: Unit, history: History) -> None:
-        """A rerun says again what was committed before the crash: that much is left out."""
+        """A rerun says again what was committed before the crash: that much is left out, with what it stood under."""
         facts = [entry for entry in unit.entries if entry.kind == "fact"][: history.facts]
         if facts:
             history.facts -= len(facts)
             known = {entry.stream for entry in facts}
             unit.entries = [entry for entry in unit.entries if not any(entry is fact for fact in facts)]
             unit.expected = {stream: version for stream, version in unit.expected.items() if stream not in known}
-        unit.emits = [emit for emit in unit.emits if emit.event_id not in history.recorded.requested]
+        emits = [emit for emit in unit.emits if emit.event_id not in history.recorded.requested]
+        if facts or len(emits) < len(unit.emits):
+            unit.condition = unit.checkpoint = None
+        unit.emits = emits
 
 
 def _opening(unopened: Sequence[Request], done: Written) -> Written:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -25,6 +26,7 @@ CATEGORY = "$parked"
 @fact("subscription:parked")
 class EventParked(msgspec.Struct, frozen=True):
     position: int
+    event_id: UUID
     name: str
     stream: str
     reason: str
@@ -83,7 +85,7 @@ class ParkedEvents:
         """Raises OverloadedError where too many are parked."""
         if len(self._events) >= PARKED_MAX and event.position not in self._events:
             raise OverloadedError(f"what {self._subscriber!r} has parked", limit=PARKED_MAX)
-        await self._say(EventParked(event.position, event.name, event.stream, reason), event)
+        await self._say(EventParked(event.position, event.event_id, event.name, event.stream, reason), event)
 
     async def retry(self, position: Position | None) -> int:
         """Have one, or all, given again; how many they are. Raises NotFoundError where that one is not parked."""
@@ -121,14 +123,14 @@ class ParkedEvents:
         return [self._events[position]]
 
     async def _say(self, said: msgspec.Struct, event: RecordedEvent | None) -> None:
-        """Append it, caused by ``event``, and know it."""
+        """Append it, caused by ``event``, and know it. What a request causes decides over its rerun, so not this."""
         named = fact_name(type(said))
         assert named is not None
         new = NewEvent(
             name=named[0],
             data=canonical.encode(said),
             correlation_id=None if event is None else event.correlation_id,
-            causation_id=None if event is None else event.event_id,
+            causation_id=event.event_id if event is not None and event.kind == "fact" else None,
         )
         async with self._turn:  # what is said is seen in its order
             appended = await self._log.append(self.stream, [new])
@@ -149,11 +151,10 @@ class ParkedEvents:
 
     def _parked(self, event: RecordedEvent) -> Parked:
         was = event.into(EventParked)
-        assert event.causation_id is not None
         return Parked(
             subscriber=self._subscriber,
             position=Position(was.position),
-            event_id=event.causation_id,
+            event_id=was.event_id,
             name=was.name,
             stream=was.stream,
             reason=was.reason,
