@@ -10,6 +10,7 @@ from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import CancelledError, KSIError, UnknownEventError
 from ksi.kernel.door import Done, Session, Sink
+from ksi.wire.typed import TypedFrames
 
 Handler = Callable[[Any, EventEnvelope], Any]
 
@@ -79,6 +80,14 @@ class Counting:
             self._sink.end(raw, error)
 
 
+class Asked(msgspec.Struct):
+    """What a typed frame asks for."""
+
+    name: str
+    dispatch: Any
+    answer_now: None = None
+
+
 class EchoDoor:
     """``test:hold`` waits, ``test:count`` streams, the others answer from ``handlers``."""
 
@@ -90,6 +99,10 @@ class EchoDoor:
         self.sessions: list[Session] = []
         self.is_silent = False
         """Streams give no chunks, whatever their credit."""
+        self.frames = TypedFrames()
+
+    def learn(self, name: str) -> None:
+        self.frames.learn(name, msgspec.Raw, Asked(name, self.dispatch))
 
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> HeldCall | None:
         self._note(envelope, session)

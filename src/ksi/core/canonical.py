@@ -12,11 +12,13 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from ksi.core.errors import ValidationError
+from ksi.core.hints import bare, fields_of, parts_of
 
 DEPTH_MAX = 64
 _UNORDERED = (Any, object, dict, Mapping, set, frozenset, msgspec.Raw)
@@ -31,32 +33,70 @@ def encode(value: Any) -> bytes:
         ValidationError: It has no exact JSON form.
     """
     try:
-        raw = _encoder.encode(value)
-        if b"null" in raw:  # msgspec writes NaN as null; looked at only where a null came out
-            refuse_inexact(value)
+        compiled = _compiled.get(value.__class__)
+        if compiled is not None:
+            return compiled(value)
+        return _compile(value.__class__)(value) if isinstance(value, msgspec.Struct) else _encode_anything(value)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ValidationError(f"not JSON: {error}") from None
+
+
+def _encode_anything(value: Any) -> bytes:
+    raw = _encoder.encode(value)
+    if b"null" in raw:  # msgspec writes NaN as null; looked at only where a null came out
+        refuse_inexact(value)
     return raw
 
 
-def encoder_for(parts: Collection[Any]) -> Callable[[Any], bytes]:
-    """The cheapest encoder that gives canonical JSON of values made of these types only.
+_compiled: dict[type, Callable[[Any], bytes]] = {}
+COMPILED_MAX = 4_096
 
-    Structs write their fields in order by themselves: what needs care is mappings, sets, and floats that may be NaN.
-    """
-    if not is_ordered(parts):
-        return encode
-    plain = msgspec.json.Encoder().encode
-    if float not in parts:
+
+def _compile(kind: type) -> Callable[[Any], bytes]:
+    """The encoder of a struct, from now on."""
+    if len(_compiled) >= COMPILED_MAX:  # classes of plugins that were reloaded
+        _compiled.clear()
+    compiled = _compiled[kind] = encoder_for(kind)
+    return compiled
+
+
+def encoder_for(hint: Any) -> Callable[[Any], bytes]:
+    """The cheapest encoder that gives canonical JSON of structs of this type. Raises also what msgspec raises."""
+    plain, float_of = fast_encoder_for(hint)
+    if float_of is None:
         return plain
+    isfinite = math.isfinite
 
     def encode_exact(value: Any) -> bytes:
-        raw = plain(value)
-        if b"null" in raw:
+        if not isfinite(float_of(value)):
             refuse_inexact(value)
-        return raw
+        return plain(value)
 
     return encode_exact
+
+
+def fast_encoder_for(hint: Any) -> tuple[Callable[[Any], bytes], Callable[[Any], float] | None]:
+    """An encoder of structs of this type, and what must be finite before it is called: a float of the value, or None.
+
+    Structs write their fields in order by themselves: what needs care is mappings, sets, and floats that may be NaN,
+    which msgspec writes as null. To look at one float costs less than to look for a null; where there are more of
+    them, or deeper ones, the encoder looks by itself.
+    """
+    parts = parts_of(hint)
+    if not is_ordered(parts):
+        return _encode_anything, None
+    plain = msgspec.json.Encoder().encode
+    if float not in parts:
+        return plain, None
+    float_of = only_float_of(hint)
+    return (_encode_anything, None) if float_of is None else (plain, float_of)
+
+
+def only_float_of(hint: Any) -> Callable[[Any], float] | None:
+    """The one float of a struct or model; None where there is none, or more, or it stands deeper."""
+    fields = {name: bare(field) for name, field in fields_of(hint).items()}
+    floats = [name for name, field in fields.items() if float in parts_of(field)]
+    return attrgetter(floats[0]) if len(floats) == 1 and fields[floats[0]] is float else None
 
 
 def is_ordered(parts: Collection[Any]) -> bool:

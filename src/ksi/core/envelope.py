@@ -46,7 +46,7 @@ class EventMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventEnvelope(msgspec.Struct, kw_only=True, gc=False):
-    """One event on its way. ``raw`` is the payload's JSON; ``data`` the same, decoded.
+    """One event on its way. ``raw`` is the payload's JSON; ``data`` the same, decoded; ``typed`` the same as a struct.
 
     The fields with an ``_id`` are raw bytes or text as stored; use :attr:`metadata` for the readable form.
     """
@@ -69,6 +69,15 @@ class EventEnvelope(msgspec.Struct, kw_only=True, gc=False):
     schema_version: int = 1
     path: str = ""
     """Causal path from the run's root: event names and ordinals for each parent, never ids or times."""
+    typed: msgspec.Struct | None = None
+    """The payload, where the door has decoded it in one pass with its frame; ``raw`` is unset until it is asked for."""
+
+    def __getattr__(self, name: str) -> bytes:
+        # Only what is unset is looked for here.
+        if name != "raw" or self.typed is None:
+            raise AttributeError(name)
+        self.raw = raw = canonical.encode(self.typed)
+        return raw
 
     @classmethod
     def create(

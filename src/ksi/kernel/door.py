@@ -14,6 +14,7 @@ import msgspec
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError
 from ksi.core.ports import ReplyChannel
+from ksi.wire.typed import TypedFrames
 
 
 class Session(msgspec.Struct, kw_only=True, eq=False):
@@ -42,7 +43,7 @@ class StreamCall(Call, Protocol):
 
     @property
     def stream(self) -> str | None:
-        """The recorded stream that holds its chunks; empty where they are not recorded, None where only an end comes."""
+        """The recorded stream that holds its chunks; "" where they are not recorded, None where only an end comes."""
 
     def grant(self, credit: int) -> None:
         """``credit`` more chunks, please."""
@@ -64,8 +65,25 @@ class Sink(Protocol):
         """The last call: the end value's JSON, or an error."""
 
 
+class Target(Protocol):
+    """An event that a typed frame asks for."""
+
+    name: str
+    answer_now: Callable[[EventEnvelope, Session, Done, Any], bytes | None] | None
+    """Set where nothing waits: the answer's JSON; or None, where ``done`` was called instead, or is about to be."""
+
+    def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
+        """As :meth:`Door.dispatch`."""
+
+
 class Door(Protocol):
     """Implemented by the router."""
+
+    frames: TypedFrames
+    """Reads requests of events that were asked for before; their target is a :class:`Target`."""
+
+    def learn(self, name: str) -> None:
+        """Read requests of ``name`` in one pass from now on, where there is such an event."""
 
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
         """Answer one request. None: it can not be cancelled, for ``done`` was called already, or is about to be."""

@@ -60,6 +60,13 @@ class Stack(msgspec.Struct, frozen=True):
     after: tuple[Look, ...]
     onions: tuple[Onion, ...]
 
+    @property
+    def steps(self) -> tuple[Check, Check]:
+        """What a request from outside passes, as two calls: all but the last check, and the last, which may park."""
+        first = (*self.identity, *(() if self.permission is None else (self.permission,)), *self.door[:-1])
+        last = self.door[-1] if self.door else _nothing
+        return (first[0] if len(first) == 1 else _in_order(first)), last
+
 
 class EventMiddleware:
     """All middleware of a router, in order of stage, then ``order``, then addition."""
@@ -109,6 +116,21 @@ class EventPipeline:
         """Names of the middleware at each stage, in the order in which it runs."""
         pieces = self._middleware.pieces_for(spec)
         return {stage: [piece.name for piece in pieces if piece.stage == stage] for stage in STAGES}
+
+
+def _nothing(envelope: EventEnvelope, session: Session) -> None:
+    """The check of who has none."""
+
+
+def _in_order(checks: tuple[Check, ...]) -> Check:
+    def check_all(envelope: EventEnvelope, session: Session) -> Any:
+        for check in checks:
+            parked = check(envelope, session)
+            if parked.__class__ is Parked:
+                return parked
+        return None
+
+    return check_all
 
 
 def all_of(checks: Sequence[Check]) -> Check | None:

@@ -354,7 +354,7 @@ class Plugins:
                 if held.spec is spec:
                     row = self._same_generation(held, row)
             table[name] = row
-        self.router.table = table
+        self.router.replace_table(table)
         self.observers.set_handlers(self.registry.observers)
 
     @staticmethod

@@ -46,6 +46,7 @@ from ksi.kernel.streaming import Streaming
 from ksi.kernel.table import AsyncQuery, Row
 from ksi.kernel.wheel import Wheel
 from ksi.kernel.writing import error_json
+from ksi.wire.typed import TypedFrames
 
 _log = logging.getLogger("ksi.kernel")
 
@@ -78,6 +79,7 @@ class Router:
         self.services = services
         self.limits = limits
         self.table: dict[str, Row] = {}
+        self.frames = TypedFrames()
         self.keys = Keys()
         self.wheel = Wheel(self.loop)
         self.streams = LiveStreams()
@@ -98,6 +100,11 @@ class Router:
             done(token, None, self.unknown(envelope.name))
             return None
         return row.dispatch(envelope, session, done, token)
+
+    def learn(self, name: str) -> None:
+        row = self.table.get(name)
+        if row is not None:
+            self.frames.learn(name, row.frame_type, row)
 
     def accept(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
         row = self.table.get(envelope.name)
@@ -439,6 +446,11 @@ class Router:
             raise
 
     # ── lookups ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def replace_table(self, table: dict[str, Row]) -> None:
+        """Answer by ``table`` from now on."""
+        self.table = table
+        self.frames.forget()
+
     async def known_request(self, event_id: bytes) -> Known:
         known = await self._find(event_id)
         if known is None:

@@ -12,11 +12,13 @@ import msgspec
 
 from ksi.core.errors import DeclarationError
 from ksi.core.events import RecordedEvent
+from ksi.core.hints import is_model, is_struct
 from ksi.core.result import Failure, Success
+from ksi.kernel.codec import Codec
 from ksi.kernel.context import EventContext
 from ksi.kernel.coroutines import never_waits, stepping
 from ksi.kernel.declare import Addressed, Declaration, End, Gap
-from ksi.kernel.schema import Codec, answer_codec, is_model, is_struct, parameters_codec, payload_codec
+from ksi.kernel.schema import answer_codec, parameters_codec, payload_codec
 
 Mode = Literal["inline", "async", "blocking", "generator"]
 Invoke = Callable[[Any, EventContext | None], Any]

@@ -27,12 +27,13 @@ from ksi.core.errors import (
     NoHandlerError,
     ValidationError,
 )
+from ksi.core.hints import is_struct
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Call, Done, Session
 from ksi.kernel.execution import CANCEL_GRACE, Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.joining import deliver
-from ksi.kernel.middleware import Stack, wrap
+from ksi.kernel.middleware import Parked, Stack, wrap
 from ksi.kernel.schema import invalid
 from ksi.kernel.spec import EventSpec, HandlerSpec
 
@@ -65,6 +66,9 @@ class Row:
         self.has_locks = declaration.key is not None or declaration.concurrent is not None
         self.can_wait = any(handler.mode != "inline" for handler in spec.handlers) or bool(stack.onions)
         self.decode = self._decoder()
+        is_plain = is_struct(spec.payload.hint) and not spec.payload.is_deep
+        self.frame_type = spec.payload.hint if is_plain else msgspec.Raw
+        """What a frame's data may be decoded into at once: not what needs a look at its depth, nor a model."""
         self.category = declaration.category or spec.name.partition(":")[0]
         self.chunk_name = spec.name
         self.on_end: Callable[[], None] | None = None
@@ -72,6 +76,7 @@ class Row:
         self.calls = 0
         self.errors: dict[str, int] = {}
         self.dispatch: Callable[..., Call | None]
+        self.answer_now: Callable[..., bytes | None] | None
         self.compile()
 
     # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,7 +94,7 @@ class Row:
     def payload(self, envelope: EventEnvelope) -> Any:
         """The typed payload; what is recorded of it is the canonical form. Raises ValidationError."""
         try:
-            payload = self.decode(envelope.raw)
+            payload = envelope.typed or self.decode(envelope.raw)
             if self.is_recorded:
                 envelope.raw = self.spec.payload.encode(payload)
         except REFUSALS as error:
@@ -151,6 +156,7 @@ class Row:
     # ── compiled ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def compile(self) -> None:
         """Choose the way of this event's requests; again when its middleware has changed."""
+        self.answer_now = None
         self.dispatch = self._shortest_way()
 
     def _shortest_way(self) -> Callable[..., Call | None]:
@@ -169,27 +175,18 @@ class Row:
 
     def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """The shortest way: nothing waits, nothing is recorded."""
-        identity, permission, door, after = (
-            self.stack.identity,
-            self.stack.permission,
-            self.stack.door,
-            self.stack.after,
-        )
+        (first, last), after = self.stack.steps, self.stack.after
         invoke, encode, decode = handler.invoke, self.spec.answer.encode, self.decode
         set_current, reset = current.set, current.reset
         general = self.router.dispatch_row_for(self)
 
-        def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
+        def answer_now(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> bytes | None:
             self.calls += 1
             try:
-                for check in identity:
-                    check(envelope, session)
-                if permission is not None:
-                    permission(envelope, session)
-                for check in door:
-                    if check(envelope, session) is not None:
-                        return general(envelope, session, done, token)
-                payload = decode(envelope.raw)
+                if first(envelope, session).__class__ is Parked or last(envelope, session) is not None:
+                    general(envelope, session, done, token)
+                    return None
+                payload = envelope.typed or decode(envelope.raw)
             except ENDS as raised:  # the router's door: whatever is raised is answered
                 self._refused(self.explain_refusal(raised), envelope, done, token)
                 return None
@@ -202,20 +199,25 @@ class Row:
             finally:
                 reset(scope)
             try:
-                raw = encode(answer)
+                return encode(answer)
             except REFUSED_ANSWERS as raised:
                 self._refused(self.explain_answer(answer, raised), envelope, done, token)
                 return None
-            done(token, raw, None)
-            if after:
-                self.look(envelope, None)
-            return None
 
+        def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
+            raw = answer_now(envelope, session, done, token)
+            if raw is not None:
+                done(token, raw, None)
+                if after:
+                    self.look(envelope, None)
+
+        if not after:
+            self.answer_now = answer_now
         return dispatch
 
     def _compile_async(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """A query that may wait: one task, no commit. The limit stands in the wheel."""
-        identity, permission, door = self.stack.identity, self.stack.permission, self.stack.door
+        first, last = self.stack.steps
         invoke, decode = handler.invoke, self.decode
         router, timeout = self.router, self.timeout
         general = router.dispatch_row_for(self)
@@ -226,14 +228,9 @@ class Row:
             if envelope.deadline_us is not None:
                 return general(envelope, session, done, token)
             try:
-                for check in identity:
-                    check(envelope, session)
-                if permission is not None:
-                    permission(envelope, session)
-                for check in door:
-                    if check(envelope, session) is not None:
-                        return general(envelope, session, done, token)
-                payload = decode(envelope.raw)
+                if first(envelope, session).__class__ is Parked or last(envelope, session) is not None:
+                    return general(envelope, session, done, token)
+                payload = envelope.typed or decode(envelope.raw)
             except ENDS as raised:  # the router's door
                 self.refuse(self.explain_refusal(raised), envelope, done, token)
                 return None

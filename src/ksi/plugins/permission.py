@@ -115,18 +115,22 @@ class Permission(AsyncPlugin):
         return check
 
     def _rate_of(self, spec: EventSpec) -> Check:
-        return self._admit
+        """The check of all events: every request's way, and therefore one function with what it needs at hand."""
+        monotonic, limiter_of = self._monotonic, self._limiter_of
 
-    def _admit(self, envelope: EventEnvelope, session: Session) -> None:
+        def admit(envelope: EventEnvelope, session: Session) -> None:
+            limiter: RateLimiter = session.cache.get("rate") or limiter_of(session)
+            if (wait := limiter.admit(monotonic())) and session.principal != DAEMON:
+                what = f"the rate of {session.principal}"
+                raise OverloadedError(what, limit=limiter.rate_per_second, retry_after=wait)
+
+        return admit
+
+    def _limiter_of(self, session: Session) -> RateLimiter:
         now = self._monotonic()
-        limiter = session.cache.get("rate")
-        if limiter is None:
-            limiter = self._limiters.get(session.principal) or self._new_limiter(session.principal, now)
-            session.cache["rate"] = limiter
-        wait = limiter.admit(now)
-        if wait and session.principal != DAEMON:
-            what = f"the rate of {session.principal}"
-            raise OverloadedError(what, limit=limiter.rate_per_second, retry_after=wait)
+        limiter = self._limiters.get(session.principal) or self._new_limiter(session.principal, now)
+        session.cache["rate"] = limiter
+        return limiter
 
     def _new_limiter(self, principal: str, now: float) -> RateLimiter:
         return self._limiters.add(principal, RateLimiter(self._rate.rate_per_second, self._rate.burst), now)

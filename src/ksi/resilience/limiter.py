@@ -30,8 +30,9 @@ class RateLimiter:
         ``now`` is in seconds and never goes back.
         """
         full_at = self._full_at
-        if full_at < now:
-            full_at = now
+        if full_at <= now:  # the whole burst is there
+            self._full_at = now + self._interval
+            return 0.0
         wait = full_at - now - self._tolerance
         if wait > 0.0:
             return wait

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope
 from ksi.core.events import MAIN
 from ksi.kernel.door import Session
-from ksi.wire.frames import Frame, id_bytes
+from ksi.wire.frames import Head, id_bytes, payload_json
 
 
-def envelope_of(frame: Frame, session: Session, clock: Clock) -> EventEnvelope:
-    """The request that ``frame`` makes, in the name of who sent it.
+def envelope_of(name: str, data: Any, frame: Head, session: Session, clock: Clock) -> EventEnvelope:
+    """The request of event ``name`` that ``frame`` makes, in the name of who sent it.
+
+    ``data`` is its payload, as ``msgspec.Raw`` or decoded already.
 
     Raises:
         InvalidFrameError: An id in it is no UUID.
     """
-    envelope = EventEnvelope(name=frame.event or "", raw=frame.raw, principal=session.principal, source=session.source)
+    if data.__class__ is msgspec.Raw:
+        raw = payload_json(data)
+        envelope = EventEnvelope(name=name, raw=raw, principal=session.principal, source=session.source)
+    else:
+        envelope = EventEnvelope(name=name, principal=session.principal, source=session.source, typed=data)
+        del envelope.raw
     if frame.correlation_id is not None:
         envelope.correlation = frame.correlation_id
     if frame.branch is not MAIN:

@@ -47,7 +47,7 @@ class FlatLane:
         refusal = self._budget.refusal()
         if refusal is not None:
             raise refusal
-        envelope = envelope_of(frame, self._session, self._clock)
+        envelope = envelope_of(frame.event or "", frame.data, frame, self._session, self._clock)
         self._budget.hold(len(envelope.raw))
         self._enqueue((frame, envelope))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Literal
 
 from ksi.transport.budget import Budget, Limits
@@ -17,11 +16,12 @@ STALLS: frozenset[Pause] = frozenset({"budget", "write"})
 
 
 class Intake:
-    """Splits what arrives and hands out at most 64 lines, or 2 ms of them, in one turn of the loop."""
+    """Splits what arrives and hands it out, a turn's worth in each turn of the loop."""
 
     def __init__(
-        self, limits: Limits, budget: Budget, take: Callable[[Line], None], served: Callable[[], None]
+        self, limits: Limits, budget: Budget, take: Callable[[deque[Line]], None], served: Callable[[], None]
     ) -> None:
+        """``take`` serves a turn's lines from the front of what it is given; ``served`` is the end of the turn."""
         self._limits = limits
         self._budget = budget
         self._take = take
@@ -83,13 +83,8 @@ class Intake:
 
     def _serve(self) -> None:
         self._is_scheduled = False
-        lines, take = self._lines, self._take
-        until = monotonic() + self._limits.turn_seconds
-        for done in range(min(len(lines), self._limits.turn_frames_max)):
-            take(lines.popleft())
-            if done & 7 == 7 and monotonic() > until:  # every eighth time: a look at the clock costs 2 % of a request
-                break
-        if lines:
+        self._take(self._lines)
+        if self._lines:
             self._is_scheduled = True
             self._loop.call_soon(self._serve)
         else:

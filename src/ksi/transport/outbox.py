@@ -66,6 +66,11 @@ class Outbox:
         """The caller flushes by itself at the end of this turn."""
         self._is_due = True
 
+    @property
+    def append(self) -> Callable[[bytes], None]:
+        """:meth:`send` for the turn of a caller that flushes at its end."""
+        return self._parts.append
+
     def flush(self) -> None:
         """Write all that was sent."""
         self._is_due = False

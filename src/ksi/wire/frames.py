@@ -50,12 +50,10 @@ class Shape(Enum):
     CLIENT_ID = "client_id"
 
 
-class Frame(msgspec.Struct, kw_only=True, gc=False):
-    """What a client sends. Unknown keys are passed over; ``timeout`` is in seconds."""
+class Head(msgspec.Struct, kw_only=True, gc=False):
+    """All of a frame but its event and data. Unknown keys are passed over; ``timeout`` is in seconds."""
 
     id: FrameId | None = None
-    event: Name | None = None
-    data: msgspec.Raw = NO_DATA
     stream: bool = False
     credit: Annotated[int, Meta(ge=0, le=CREDIT_MAX)] | None = None
     cancel: bool = False
@@ -72,6 +70,13 @@ class Frame(msgspec.Struct, kw_only=True, gc=False):
     token: Text | None = None
     client: Name | None = None
     client_id: Name | None = msgspec.field(name="_client_id", default=None)
+
+
+class Frame(Head, kw_only=True, gc=False):
+    """What a client sends."""
+
+    event: Name | None = None
+    data: msgspec.Raw = NO_DATA
 
     @property
     def kind(self) -> Kind:
@@ -111,8 +116,13 @@ class Frame(msgspec.Struct, kw_only=True, gc=False):
     @property
     def raw(self) -> bytes:
         """The payload's JSON, free of the buffer that it came in."""
-        raw = bytes(self.data)
-        return raw if raw != b"null" else b"{}"
+        return payload_json(self.data)
+
+
+def payload_json(data: msgspec.Raw) -> bytes:
+    """``data``, free of the buffer that it came in; null stands for no fields."""
+    raw = bytes(data)
+    return raw if raw != b"null" else b"{}"
 
 
 class _JustId(msgspec.Struct):
