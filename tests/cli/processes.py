@@ -36,7 +36,7 @@ class Cli:
         self.home = home
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "ksi.cli.main", "--home", str(self.home), *arguments]
+        return [sys.executable, "-m", "ksi.cli", "--home", str(self.home), *arguments]
 
     def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -128,7 +128,7 @@ def test_a_shell_completes_events_and_their_fields_from_the_kept_list(ksi: Cli) 
         line = ["ksi", "--home", str(ksi.home), *words]
         environ = os.environ | {"_KSI_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(line)}
         environ["COMP_CWORD"] = str(len(line) - 1)
-        command = [sys.executable, "-c", "from ksi.cli.main import main; main()"]
+        command = [sys.executable, "-m", "ksi.cli"]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
         return [word.partition(",")[2] for word in done.stdout.splitlines()]
 
@@ -149,7 +149,7 @@ def test_a_shell_completes_events_and_their_fields_from_the_kept_list(ksi: Cli) 
 )
 def test_bash_completes_behind_the_colon(ksi: Cli, tmp_path: Path, line: str, offered: list[str]) -> None:
     program = tmp_path / "ksi"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ksi.cli.main "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ksi.cli "$@"\n')
     program.chmod(0o755)
     code = 'eval "$("$1" completion bash)"; COMP_LINE=$2 COMP_POINT=${#2}; _ksi_completion "$1"; echo "${COMPREPLY[*]}"'
     done = subprocess.run(

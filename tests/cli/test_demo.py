@@ -17,7 +17,7 @@ from ksi.core.home import Home
 @pytest.mark.soak
 def test_the_demo_shows_four_beats_and_ends_ok() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ksi.cli.main", "demo", "--json"],
+        [sys.executable, "-m", "ksi.cli", "demo", "--json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -34,7 +34,7 @@ def test_the_demo_shows_four_beats_and_ends_ok() -> None:
 
 @pytest.mark.soak
 def test_a_demo_that_is_terminated_leaves_no_daemon(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ksi.cli.main", "demo", "--json"]
+    command = [sys.executable, "-m", "ksi.cli", "demo", "--json"]
     environ = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

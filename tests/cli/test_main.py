@@ -1,5 +1,6 @@
 """The command line itself: what it loads, what it refuses, and how it ends where no daemon is."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int 
 
 
 def test_help_loads_no_command_and_nothing_heavy() -> None:
-    loaded = loaded_by(sys.executable, "-m", "ksi.cli.main", "--help")
+    loaded = loaded_by(sys.executable, "-m", "ksi.cli", "--help")
     assert not {name.partition(".")[0] for name in loaded} & (HEAVY | {"asyncio"})
     assert not {name for name in loaded if name.startswith(("ksi.client", "ksi.kernel"))}
 
@@ -41,6 +42,20 @@ def test_send_loads_the_client_and_nothing_heavy(ksi: Cli) -> None:
     assert "ksi.client.client" in loaded
     assert not {name.partition(".")[0] for name in loaded} & HEAVY
     assert not {name for name in loaded if name.startswith(("ksi.kernel", "ksi.providers"))}
+
+
+@pytest.mark.parametrize(("command", "module"), [("--help", "click"), ("doctor", "apsw"), ("status", "asyncio")])
+def test_ctrl_c_during_the_imports_ends_with_130_and_says_nothing(command: str, module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "ksi.cli", command],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ class Stage:
     def show(self, *arguments: str) -> None:
         """A command and what it says to people."""
         self.typed(_line(arguments))
-        command = [sys.executable, "-m", "ksi.cli.main", "--home", str(self.home), "--no-json", *arguments]
+        command = [sys.executable, "-m", "ksi.cli", "--home", str(self.home), "--no-json", *arguments]
         done = subprocess.run(command, env=self._environ, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
         for line in done.stdout.splitlines():
             self._say({"line": line}, f"   {line}")
@@ -156,7 +156,7 @@ class Stage:
 
     @contextmanager
     def _open(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "ksi.cli.main", "--home", str(self.home), "--json", *arguments]
+        command = [sys.executable, "-m", "ksi.cli", "--home", str(self.home), "--json", *arguments]
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command, env=self._environ, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
