@@ -7,6 +7,7 @@ that is not there is new. Ids out of that range (retries after months, random UU
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import apsw
 
@@ -20,19 +21,33 @@ def id_floor(time_us: int) -> bytes:
     return (time_us // 1000).to_bytes(6, "big") + bytes(10)
 
 
-class SqliteIds:
+KnownId = tuple[bytes, int, int | None]
+"""An id, the position that it stands for, and the row that closed it, where a later one did."""
+
+
+class StoredIds(Protocol):
+    """Ids on disk."""
+
+    def find(self, raw: bytes) -> tuple[int, int | None] | None: ...
+    def newest(self, high: bytes, count: int) -> list[KnownId]:
+        """The last ``count`` before ``high``, backwards."""
+
+    def between(self, low: bytes, high: bytes) -> list[KnownId]: ...
+
+
+class RecentIds:
     """See :class:`ksi.store.decide.IdIndex`."""
 
-    def __init__(self, connection: apsw.Connection, now_us: int) -> None:
-        self._connection = connection
+    def __init__(self, stored: StoredIds, now_us: int) -> None:
+        self._stored = stored
         self._positions: dict[bytes, int] = {}
         self._closings: dict[bytes, int] = {}
         self._high = id_floor(now_us + AHEAD_US)
-        newest = list(connection.execute(_NEWEST, (self._high, IDS_MAX // 2)))
+        newest = stored.newest(self._high, IDS_MAX // 2)
         self._enter(newest)
         self._low = newest[-1][0] if len(newest) == IDS_MAX // 2 else b""
 
-    def _enter(self, known: Iterable[tuple[bytes, int, int | None]]) -> None:
+    def _enter(self, known: Iterable[KnownId]) -> None:
         for raw, position, done in known:
             self._positions[raw] = position
             if done is not None:
@@ -41,13 +56,15 @@ class SqliteIds:
     def find(self, raw: bytes) -> int | None:
         position = self._positions.get(raw)
         if position is None and not self._low <= raw < self._high:
-            position = self._connection.execute("SELECT pos FROM ids WHERE id = ?", (raw,)).get
+            stored = self._stored.find(raw)
+            position = None if stored is None else stored[0]
         return position
 
     def closing(self, raw: bytes) -> int | None:
         closing = self._closings.get(raw)
         if closing is None and raw not in self._positions:
-            closing = self._connection.execute("SELECT done FROM ids WHERE id = ?", (raw,)).get
+            stored = self._stored.find(raw)
+            closing = None if stored is None else stored[1]
         return closing
 
     def add(self, raw: bytes, position: int) -> None:
@@ -64,7 +81,7 @@ class SqliteIds:
         """Keep the newer half of what is acknowledged (up to ``visible``), and all that is under way."""
         high = id_floor(now_us + AHEAD_US)
         if high > self._high:
-            self._enter(self._connection.execute(_BETWEEN, (self._high, high)))
+            self._enter(self._stored.between(self._high, high))
             self._high = high
         if len(self._positions) <= IDS_MAX:
             return
@@ -81,5 +98,30 @@ class SqliteIds:
         self._positions = {raw: place for raw, place in self._positions.items() if wanted(raw, place)}
 
 
+class SqliteIds(RecentIds):
+    """Those of a log on SQLite."""
+
+    def __init__(self, connection: apsw.Connection, now_us: int) -> None:
+        super().__init__(SqliteIdTable(connection), now_us)
+
+
+class SqliteIdTable:
+    """See :class:`StoredIds`."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def find(self, raw: bytes) -> tuple[int, int | None] | None:
+        found: tuple[int, int | None] | None = self._connection.execute(_FIND, (raw,)).fetchone()
+        return found
+
+    def newest(self, high: bytes, count: int) -> list[KnownId]:
+        return list(self._connection.execute(_NEWEST, (high, count)))
+
+    def between(self, low: bytes, high: bytes) -> list[KnownId]:
+        return list(self._connection.execute(_BETWEEN, (low, high)))
+
+
+_FIND = "SELECT pos, done FROM ids WHERE id = ?"
 _NEWEST = "SELECT id, pos, done FROM ids WHERE id < ? ORDER BY id DESC LIMIT ?"
 _BETWEEN = "SELECT id, pos, done FROM ids WHERE id >= ? AND id < ?"

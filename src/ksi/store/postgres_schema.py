@@ -1,0 +1,217 @@
+"""The database of the PostgreSQL log: its tables, the one function that writes to them, and connections to it.
+
+All of it stands in the schema ``ksi``, so a database holds one log.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import socket
+from typing import Any, Literal
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from ksi.core.errors import LogDamagedError, LogLockedError, UnavailableError
+from ksi.store.schema import Durability
+
+Access = Literal["own", "share", "read"]
+"""``own``: nobody else writes, as a daemon wants it. ``share``: others that share may write too. ``read``: never writes."""
+Connection = psycopg.Connection[tuple[Any, ...]]
+VERSION = b"1"
+LOCKS = 0x4B_53_49_31  # "KSI1": the first key of the advisory locks; the second says which
+WRITE, OWNER, SCHEMA = 1, 2, 3
+LOCK_TIMEOUT = 10
+STATEMENT_TIMEOUT = 60
+IDLE_TIMEOUT = 10
+"""Seconds: for a turn to write; for one statement; for a client that sleeps in a transaction."""
+CHANNEL = "ksi"
+
+TABLES = """
+CREATE SCHEMA ksi;
+CREATE TABLE ksi.meta(key text PRIMARY KEY, value bytea NOT NULL);
+-- The truth. last is the position of the row's last event; body is packed, its last 16 bytes are the digest of the rest.
+CREATE TABLE ksi.log(last bigint PRIMARY KEY, body bytea NOT NULL);
+ALTER TABLE ksi.log ALTER body SET STORAGE EXTERNAL;  -- a body is read whole, and deflating it costs more than it saves
+-- A link for each commit; at (microseconds since 1970) strictly increases.
+CREATE TABLE ksi.commits(at bigint PRIMARY KEY, last bigint NOT NULL UNIQUE, hash bytea NOT NULL);
+-- Ids that can not be derived; done is the row that closed the request, when it came later.
+CREATE TABLE ksi.ids(id bytea PRIMARY KEY, pos bigint NOT NULL, done bigint);
+CREATE TABLE ksi.open(id bytea PRIMARY KEY, pos bigint NOT NULL);
+-- An entry for each row that holds events of the stream: the last version that it holds. Names may hold any character.
+CREATE TABLE ksi.streams(name bytea, version bigint, last bigint NOT NULL, PRIMARY KEY (name, version));
+CREATE TABLE ksi.keys(key bigint, last bigint, PRIMARY KEY (key, last));
+CREATE TABLE ksi.names(name bytea PRIMARY KEY);
+CREATE TABLE ksi.checkpoints(subscriber bytea PRIMARY KEY, pos bigint NOT NULL);
+CREATE TABLE ksi.views(name text PRIMARY KEY, version bigint NOT NULL, shape text NOT NULL, pos bigint NOT NULL);
+"""
+
+KEEP = """
+CREATE OR REPLACE FUNCTION ksi.keep(
+    known bytea, link_at bigint, link_last bigint, link_hash bytea,
+    lasts bigint[], bodies bytea[], entered bytea[], entered_at bigint[], opened bytea[], opened_at bigint[],
+    closed bytea[], closed_at bigint[], stream_names bytea[], versions bigint[], stream_lasts bigint[],
+    keys bigint[], key_lasts bigint[], new_names bytea[], subscribers bytea[], stood bigint[], moved bigint[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Stores a batch that was decided on the log up to the link known, and its link. False: the log has gone on since.
+-- A batch that is there already, because its sender did not learn of it, is not stored again.
+-- Each statement below sees what was committed before the lock was given: positions are true only after it.
+BEGIN
+    PERFORM pg_advisory_xact_lock(1263749425, 1);
+    IF known IS DISTINCT FROM (SELECT hash FROM ksi.commits ORDER BY at DESC LIMIT 1) THEN
+        RETURN EXISTS (SELECT FROM ksi.commits c WHERE c.at = link_at AND c.hash = link_hash);
+    END IF;
+    IF EXISTS (
+        SELECT FROM unnest(subscribers, stood, moved) AS m(subscriber, stood, moved)
+        LEFT JOIN ksi.checkpoints c USING (subscriber)
+        WHERE coalesce(c.pos, 0) <> m.stood AND (link_hash IS NOT NULL OR coalesce(c.pos, 0) <> m.moved)
+    ) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO ksi.log SELECT * FROM unnest(lasts, bodies);
+    INSERT INTO ksi.ids(id, pos) SELECT * FROM unnest(entered, entered_at);
+    INSERT INTO ksi.open SELECT * FROM unnest(opened, opened_at);
+    INSERT INTO ksi.streams SELECT * FROM unnest(stream_names, versions, stream_lasts);
+    INSERT INTO ksi.keys SELECT * FROM unnest(keys, key_lasts);
+    INSERT INTO ksi.names SELECT unnest(new_names) ON CONFLICT DO NOTHING;
+    IF cardinality(closed) > 0 THEN
+        UPDATE ksi.ids SET done = c.pos FROM unnest(closed, closed_at) AS c(id, pos) WHERE ids.id = c.id;
+        DELETE FROM ksi.open WHERE id = ANY (closed);
+    END IF;
+    IF cardinality(subscribers) > 0 THEN
+        DELETE FROM ksi.checkpoints WHERE subscriber = ANY (subscribers);
+        INSERT INTO ksi.checkpoints
+            SELECT * FROM unnest(subscribers, moved) AS m(subscriber, pos) WHERE m.pos > 0;
+    END IF;
+    IF link_hash IS NOT NULL THEN
+        INSERT INTO ksi.commits VALUES (link_at, link_last, link_hash);
+    END IF;
+    PERFORM pg_notify('ksi', '');
+    RETURN true;
+END $$;
+"""
+_KEEP_DIGEST = hashlib.sha256(KEEP.encode()).digest()
+_SETTINGS = f"""
+SET default_transaction_isolation = 'read committed';
+SET lock_timeout = '{LOCK_TIMEOUT}s';
+SET statement_timeout = '{STATEMENT_TIMEOUT}s';
+SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}s';
+"""
+NETWORK = {
+    "client_encoding": "utf8",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+def connect(url: str, durability: Durability = "full") -> Connection:
+    """A connection that commits each statement by itself.
+
+    Raises:
+        psycopg.OperationalError: There is no server, or it does not let us in.
+    """
+    connection = psycopg.connect(make_conninfo(url, **NETWORK, application_name=our_name()), autocommit=True)
+    try:
+        connection.execute(_SETTINGS)
+        if durability == "normal":
+            connection.execute("SET synchronous_commit = off")
+        elif _setting(connection, "synchronous_commit") == "off":
+            connection.execute("SET synchronous_commit = on")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def our_name() -> str:
+    """How others see who holds the log; PostgreSQL keeps 63 bytes of it."""
+    return f"ksi {getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}"[:63]
+
+
+def syncs(connection: Connection) -> bool:
+    """Whether a commit is on the platter when the server says so."""
+    return _setting(connection, "fsync") == "on" and _setting(connection, "synchronous_commit") != "off"
+
+
+def prepare(connection: Connection) -> None:
+    """Make the tables where there are none.
+
+    Raises:
+        LogDamagedError: They are those of another version.
+        UnavailableError: The database can not hold a log.
+    """
+    if _setting(connection, "server_encoding") != "UTF8":
+        raise UnavailableError("the log", "its database is not in UTF8")
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, SCHEMA))
+        if not exists(connection):
+            connection.execute(TABLES)
+            connection.execute("INSERT INTO ksi.meta VALUES ('version', %s)", (VERSION,))
+        _check_version(connection)
+        if meta(connection, "keep") != _KEEP_DIGEST:
+            connection.execute(KEEP)
+            set_meta(connection, "keep", _KEEP_DIGEST)
+
+
+def exists(connection: Connection) -> bool:
+    return connection.execute("SELECT to_regclass('ksi.meta')").fetchone() != (None,)
+
+
+def _check_version(connection: Connection) -> None:
+    found = meta(connection, "version")
+    if found != VERSION:
+        raise LogDamagedError(f"the tables of the schema ksi are of version {found!r}, not {VERSION!r}", position=0)
+
+
+def take(connection: Connection, url: str, access: Access) -> None:
+    """Take the log for as long as ``connection`` lives.
+
+    Raises:
+        LogLockedError: Somebody else has it.
+    """
+    if access == "read":
+        return
+    function = "pg_try_advisory_lock" if access == "own" else "pg_try_advisory_lock_shared"
+    query = f"SELECT {function}(%s, %s)"  # noqa: S608  # one of the two names above
+    if connection.execute(query, (LOCKS, OWNER)).fetchone() != (True,):
+        raise LogLockedError(place_of(url), _holder(connection))
+
+
+def _holder(connection: Connection) -> str:
+    found = connection.execute(_HOLDER, (LOCKS, OWNER)).fetchone()
+    return "another process" if found is None else "{} (backend {}, since {:%Y-%m-%dT%H:%M:%S%z})".format(*found)
+
+
+_HOLDER = """
+SELECT a.application_name, a.pid, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s AND a.datname = current_database()
+AND a.pid <> pg_backend_pid() LIMIT 1
+"""
+
+
+def place_of(url: str) -> str:
+    """``url`` as it may be shown: without user and password."""
+    facts = psycopg.conninfo.conninfo_to_dict(url)
+    host, port = facts.get("host") or "localhost", facts.get("port")
+    return f"postgresql://{host}{f':{port}' if port else ''}/{facts.get('dbname', '')}"
+
+
+def meta(connection: Connection, key: str) -> bytes | None:
+    found = connection.execute("SELECT value FROM ksi.meta WHERE key = %s", (key,), binary=True).fetchone()
+    return None if found is None else found[0]
+
+
+def set_meta(connection: Connection, key: str, value: bytes) -> None:
+    upsert = "INSERT INTO ksi.meta VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    connection.execute(upsert, (key, value))
+
+
+def _setting(connection: Connection, name: str) -> str:
+    found = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+    assert found is not None
+    return str(found[0])
