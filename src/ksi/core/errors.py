@@ -17,6 +17,8 @@
     │  ├─ EventTimeoutError        ├─ DeadlineExceededError    └─ CancelledError
     ├─ OutcomeUnknownError         it may or may not have happened
     │  └─ InterruptedRunError     a completion was cut off; its tokens are kept
+    ├─ ReplayError                 a run was not what it was when it was run once more
+    │  ├─ ReplayDivergenceError    └─ ReplayEscapeError
     ├─ CapacityError               not now
     │  ├─ OverloadedError          ├─ UnavailableError         ├─ ShuttingDownError
     │  └─ StreamStalledError
@@ -401,6 +403,49 @@ class InterruptedRunError(OutcomeUnknownError):
 
 
 # ── capacity ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+class ReplayError(KSIError):
+    """A run could not be repeated."""
+
+    code = "replay_error"
+
+
+class ReplayDivergenceError(ReplayError):
+    """A handler did, or asked for, something else than when it was recorded: its code has changed, or it is not pure.
+
+    ``position`` is that of the first difference in the log; ``recorded`` is what stands there, ``requested`` what came
+    instead; null where one of them has nothing there.
+    """
+
+    code = "replay_divergence"
+
+    def __init__(
+        self, position: int, *, recorded: Mapping[str, Any] | None, requested: Mapping[str, Any] | None
+    ) -> None:
+        super().__init__(f"the replay diverges at @{position}: {_named(recorded)} is recorded, {_named(requested)} came")
+        self.position = position
+        self.recorded = recorded
+        self.requested = requested
+
+
+def _named(what: Mapping[str, Any] | None) -> str:
+    return "nothing" if what is None else f"{what['kind']} {what['name']}"
+
+
+class ReplayEscapeError(ReplayError):
+    """A plugin tried to act on the outside world in a replay, past ``context.effect``; it was refused.
+
+    ``action`` is what it tried. Put it into an effect: a replay serves the recorded result.
+    """
+
+    code = "replay_escape"
+
+    def __init__(self, plugin: str, action: str) -> None:
+        super().__init__(f"plugin {plugin!r} tried to act in a replay: {action}")
+        self.plugin = plugin
+        self.action = action
+
+
 class CapacityError(KSIError):
     """Not now."""
 

@@ -308,6 +308,23 @@ class ReplyChannel(Protocol):
         """Send ``frame`` to it, behind the reply; bounded; dropped silently when the connection is gone."""
 
 
+class EffectGateway(Protocol):
+    """Decides what becomes of an effect whose result the log does not hold."""
+
+    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> bool:
+        """True: it happens now. False: what is replayed was cut off right here, so nothing comes any more.
+
+        Args:
+            request: The request whose handler asks.
+            asked: The effect's own request, canonical JSON.
+            begun: The log says that it began, and not how it ended.
+
+        Raises:
+            OutcomeUnknownError: It may have happened before a crash.
+            ReplayDivergenceError: Outside of a live run nothing happens that was not recorded.
+        """
+
+
 class Shutdown(Protocol):
     """Ends the daemon."""
 
