@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Literal, cast
 
 import msgspec
@@ -17,10 +18,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError
-from ksi.transport.http.problems import LateRequestError, problem
+from ksi.transport.http.problems import LateRequestError, problem, status_of
+from ksi.transport.http.websocket import WebSockets
 
 HEADER_BYTES_MAX = 64 << 10
-REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Unavailable"}
 STANDING = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 """Headers of every answer."""
 Awaited = Literal["headers", "body"]
@@ -37,18 +38,20 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 class HttpConnection(HttpToolsProtocol):
     """One client."""
 
-    def __init__(self, config: Config, state: ServerState, bounds: Bounds) -> None:
+    def __init__(self, config: Config, state: ServerState, bounds: Bounds, sockets: WebSockets) -> None:
         super().__init__(config, state, {"connection": self})
         self._bounds = bounds
+        self._sockets = sockets
         self._awaited: Awaited | None = "headers"
         self._timed: Awaited | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._lost = asyncio.Event()
 
     # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is one in all but name
-        if len(self.connections) > self._bounds.connections_max:
+        if len(self.connections) + len(self._sockets.open) > self._bounds.connections_max:
             self.refuse(503, OverloadedError("connections", limit=self._bounds.connections_max))
         else:
             self._watch()
@@ -69,6 +72,7 @@ class HttpConnection(HttpToolsProtocol):
         self._awaited = None
         self._watch()
         super().connection_lost(exc)
+        self._lost.set()
 
     # ── what the parser calls ────────────────────────────────────────────────────────────────────────────────────────
     def on_message_begin(self) -> None:
@@ -85,6 +89,22 @@ class HttpConnection(HttpToolsProtocol):
         self._awaited = None
         super().on_message_complete()
 
+    # ── WebSocket ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _should_upgrade_to_ws(self) -> bool:
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to a WebSocket, or refuse it."""
+        lines = [b"GET %b HTTP/1.1" % self.url, *(b"%b: %b" % header for header in self.headers), b"", b""]
+        try:
+            connection = self._sockets.upgrade(self.transport, b"\r\n".join(lines))
+        except KSIError as error:
+            self.refuse(status_of(type(error)), error)
+            return
+        self._awaited = None
+        self.connections.discard(self)
+        self.transport.set_protocol(connection)
+
     # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, InvalidFrameError("no HTTP request"))
@@ -99,6 +119,11 @@ class HttpConnection(HttpToolsProtocol):
             cycle.message_event.set()
         self.transport.write(raw_problem(status, error))
         self.transport.close()
+
+    async def close(self) -> None:
+        """Close once all is written; returns when it is."""
+        self.transport.close()
+        await self._lost.wait()
 
     def abort(self) -> None:
         """Close now; what is not written is lost."""
@@ -124,7 +149,7 @@ class HttpConnection(HttpToolsProtocol):
 def raw_problem(status: int, error: KSIError) -> bytes:
     """A whole answer, for where there is no exchange."""
     _, body, headers = problem(error, status)
-    lines = [b"HTTP/1.1 %d %b" % (status, REASONS[status])]
+    lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%b: %b" % header for header in (*headers, *STANDING)]
     lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
     return b"\r\n".join(lines)

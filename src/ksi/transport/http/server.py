@@ -19,6 +19,7 @@ from ksi.transport import unix
 from ksi.transport.http.app import App
 from ksi.transport.http.binding import bound
 from ksi.transport.http.protocol import Bounds, HttpConnection
+from ksi.transport.http.websocket import WebSockets
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the pools of most clients keep theirs."""
@@ -28,7 +29,8 @@ _log = logging.getLogger("ksi.http")
 class HttpServer:
     """Serves ``app`` on a loopback port, and on a Unix socket where one is configured."""
 
-    def __init__(self, app: App, section: HttpSection, home: Home) -> None:
+    def __init__(self, app: App, sockets: WebSockets, section: HttpSection, home: Home) -> None:
+        self._sockets = sockets
         self._section = section
         self._home = home
         self._bounds = Bounds(
@@ -70,12 +72,16 @@ class HttpServer:
         self._announce()
 
     def _connection(self) -> HttpConnection:
-        return HttpConnection(self._config, self.state, self._bounds)
+        return HttpConnection(self._config, self.state, self._bounds, self._sockets)
 
     def _announce(self) -> None:
         file = self._home.http_file
         file.write_bytes(msgspec.json.encode({"url": self.url, "pid": os.getpid()}))
         _log.info("HTTP: %s", self.url)
+
+    @property
+    def _open(self) -> list[HttpConnection]:
+        return [connection for connection in self.state.connections if isinstance(connection, HttpConnection)]
 
     async def close(self, grace: float) -> None:
         """Accept no more, answer what is in flight, close; after ``grace`` seconds the rest is cut off."""
@@ -84,13 +90,21 @@ class HttpServer:
             listener.close()
         if self._section.socket is not None:
             (self._home.path / self._section.socket).unlink(missing_ok=True)
-        for connection in list(self.state.connections):
+        for connection in self._open:
             connection.shutdown()
+        await asyncio.gather(self._sockets.close(grace), self._close_requests(grace))
+
+    async def _close_requests(self, grace: float) -> None:
         tasks = set(self.state.tasks)
         late = (await asyncio.wait(tasks, timeout=grace))[1] if tasks else set()
-        for connection in list(self.state.connections):
-            connection.transport.abort() if late else connection.transport.close()
         for task in late:
+            task.cancel()
+        closing = [asyncio.ensure_future(connection.close()) for connection in self._open]
+        if closing:
+            await asyncio.wait(closing, timeout=grace if not late else 0)
+        for connection in self._open:
+            connection.abort()
+        for task in closing:
             task.cancel()
 
 
