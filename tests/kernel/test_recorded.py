@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -386,6 +387,44 @@ async def test_recorded_effects_are_served_to_a_rerun_in_whatever_order_they_cam
         gate.opened.set()
         assert await ksi.request("p:do", event_id=event_id) == [0, 10, 20, 20]
         assert sorted(calls) == [0, 1, 2, 2]
+
+
+async def test_each_of_several_handlers_is_served_its_own_effects_and_requests_in_a_rerun() -> None:
+    gate, calls, waits = Gate(), Counter[str](), {"one": 1, "two": 2}
+
+    def handling(name: str) -> Any:
+        @event("p:do", shared=True, answers="all", timeout=None)
+        async def do(self: Any, context: EventContext) -> str:
+            async def call() -> str:
+                calls[name] += 1
+                return name
+
+            await asyncio.sleep(waits[name])
+            began = context.now().timestamp()
+            given = await context.effect("x:act", {}, call)
+            kept = await context.request("p:keep", name=name)
+            await gate.pass_through()
+            return f"{given} {kept} {began:.0f}"
+
+        return plugin(do, name=name)
+
+    @event("p:keep")
+    async def keep(self: Any, name: str) -> str:
+        calls["kept"] += 1
+        return name
+
+    async with EventTestHarness(handling("one"), handling("two"), plugin(keep)) as ksi:
+        event_id = new_id()
+        began = ksi.clock.time_us() / 1e6
+        request = asyncio.ensure_future(ksi.request("p:do", event_id=event_id))
+        await asyncio.sleep(5)
+        await gate.crash(ksi, request)
+        waits |= {"one": 4, "two": 3}
+        gate.opened.set()
+        assert await ksi.request("p:do", event_id=event_id) == [
+            f"{name} {name} {began + number:.0f}" for number, name in enumerate(("one", "two"), 1)
+        ]
+        assert calls == {"one": 1, "two": 1, "kept": 2}
 
 
 @pytest.mark.parametrize("is_idempotent", [True, False])

@@ -235,6 +235,12 @@ class _CloudEvent(msgspec.Struct, kw_only=True):
     traceparent: str | None = None
 
 
+def path_of(envelope: EventEnvelope, scope: str) -> str:
+    """Causal path of what a handler of ``envelope`` does; ``scope`` tells it from the other handlers of the event."""
+    path = envelope.path or envelope.name
+    return f"{path}[{scope}]" if scope else path
+
+
 def min_deadline(one: int | None, other: int | None) -> int | None:
     """The earlier of two deadlines (microseconds); None is never."""
     if one is None or other is None:

@@ -38,10 +38,11 @@ class EventContext:
     visible to nobody before it.
     """
 
-    __slots__ = ("_effects", "_execution", "_random", "emits", "entries", "expected", "is_closed")
+    __slots__ = ("_effects", "_execution", "_random", "emits", "entries", "expected", "is_closed", "scope")
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, scope: str = "") -> None:
         self._execution = execution
+        self.scope = scope
         self._effects: Effects | None = None
         self._random: random.Random | None = None
         self.entries: list[Entry] | None = None
@@ -117,7 +118,7 @@ class EventContext:
     def emit(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> None:
         """Ask for something without waiting: recorded in the same commit, started after it, also after a crash."""
         self._check("emit")
-        envelope = self._execution.child(name, encode(data, fields), awaited=False)
+        envelope = self._execution.child(name, encode(data, fields), awaited=False, scope=self.scope)
         self._execution.router.check_emit(envelope)
         if self.emits is None:
             self.emits = []
@@ -131,12 +132,14 @@ class EventContext:
         self.check_open()
         if self._effects is not None:
             await self._effects.record_times()
-        return await self._execution.router.nested(self._execution, name, encode(data, fields), timeout)
+        return await self._execution.router.nested(
+            self._execution, name, encode(data, fields), timeout, scope=self.scope
+        )
 
     def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncGenerator[Any, None]:
         """Ask for a stream: its chunks, then ``End(answer)``. Closing the iterator cancels it."""
         self.check_open()
-        return self._execution.router.nested_stream(self._execution, name, encode(data, fields))
+        return self._execution.router.nested_stream(self._execution, name, encode(data, fields), scope=self.scope)
 
     async def commit(self) -> None:
         """Put on disk now what is buffered. From here on the command counts as begun, whatever follows."""

@@ -1,15 +1,16 @@
 """Recorded effects: what touches the outside world is on disk before it happens, and its result right after it.
 
 A recorded effect is found again by (run, causal path, name, hash of the canonical request, n-th occurrence of that
-hash), never by its order of arrival, which differs from run to run under ``gather``.
+hash), never by its order of arrival, which differs from run to run under ``gather``. Where several handlers share an
+event, each has a causal path of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ import msgspec
 
 from ksi.core import canonical
 from ksi.core.clock import microseconds, utc
+from ksi.core.envelope import EventEnvelope
+from ksi.core.envelope import path_of
 from ksi.core.errors import InternalError, KSIError, OutcomeUnknownError, from_wire
-from ksi.core.ports import Entry, Unit
+from ksi.core.ports import EffectGateway, Entry, Unit
 from ksi.kernel.foreign import FOREIGN
 
 if TYPE_CHECKING:
@@ -27,15 +30,28 @@ if TYPE_CHECKING:
 
 EFFECTS = "$effects"
 REQUESTED, COMPLETED, READ = "effect:requested", "effect:completed", "effect:read"
-Key = tuple[str, str, int]
-"""Name, hash of the request, n-th occurrence of it."""
+Key = tuple[str, str, str, int]
+"""Causal path, name, hash of the request, n-th occurrence of it."""
+
+
+class LiveEffects:
+    """Implements :class:`~ksi.core.ports.EffectGateway`: all happens, but what may have happened before a crash."""
+
+    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> bool:
+        if begun:
+            raise OutcomeUnknownError(f"effect {effect!r}")
+        return True
 
 
 class Recorded(msgspec.Struct):
-    """Effects of a request as the log holds them: what began, how it ended, which requests it made, what it read."""
+    """Effects of a request as the log holds them: what began, how it ended, which requests it made, what it read.
+
+    ``pieces`` are the chunks that were said while an effect was under way. What is served is taken out of ``ended``.
+    """
 
     begun: set[Key] = msgspec.field(default_factory=set)
     ended: dict[Key, Mapping[str, Any]] = msgspec.field(default_factory=dict)
+    pieces: dict[Key, list[bytes]] = msgspec.field(default_factory=dict)
     requested: set[bytes] = msgspec.field(default_factory=set)
     reads: list[Mapping[str, Any]] = msgspec.field(default_factory=list)
 
@@ -44,7 +60,7 @@ class Recorded(msgspec.Struct):
         if name == READ:
             self.reads += data["reads"]
             return
-        key = (data["effect"], data["hash"], data["n"])
+        key = (data["path"], data["effect"], data["hash"], data["n"])
         if name == REQUESTED:
             self.begun.add(key)
         else:
@@ -59,12 +75,40 @@ class Recorded(msgspec.Struct):
 
 
 class StreamedEffect:
-    """An effect whose pieces are chunks of the stream; :meth:`complete` says how it ended."""
+    """An effect whose pieces become chunks of the stream; :meth:`complete` says how it ended.
 
-    __slots__ = ("value",)
+    ::
 
-    def __init__(self) -> None:
+        async with context.streamed_effect("llm:stream", request) as effect:
+            async with aclosing(effect.pieces(ask, again)) as pieces:
+                async for piece in pieces:
+                    yield piece.text
+            effect.complete({"usage": …})
+    """
+
+    __slots__ = ("_recorded", "value")
+
+    def __init__(self, recorded: Callable[[], Awaitable[tuple[Sequence[bytes], Any]]] | None) -> None:
         self.value: Any = None
+        self._recorded = recorded
+
+    async def pieces(
+        self, call: Callable[[], AsyncGenerator[T, None]], again: Callable[[Sequence[Any], Any], Iterable[T]]
+    ) -> AsyncGenerator[T, None]:
+        """What ``call`` gives, or where it is recorded the same once more.
+
+        Args:
+            call: Does it.
+            again: Makes the pieces out of the chunks that the stream said meanwhile, and of what :meth:`complete` got
+                (None where the effect did not come so far).
+        """
+        if self._recorded is None:
+            async with aclosing(call()) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        chunks, value = await self._recorded()
+        raise NotImplementedError
 
     def complete(self, value: Any) -> None:
         """What is recorded as the result: usage, reason, not the pieces themselves."""
@@ -77,6 +121,7 @@ class Effects:
     def __init__(self, execution: Execution, context: EventContext, recorded: Recorded | None) -> None:
         self._execution = execution
         self._context = context
+        self._path = path_of(execution.envelope, context.scope)
         self._recorded = recorded or Recorded()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._times = 0
@@ -126,7 +171,7 @@ class Effects:
     def now(self) -> datetime:
         """The time, by the ordinal of the call. It has no commit of its own: it goes to disk with the next one."""
         self._times += 1
-        key = ("context:now", "", self._times)
+        key = (self._path, "context:now", "", self._times)
         ended = self._recorded.ended.get(key)
         if ended is not None:
             return utc(ended["value"])
@@ -137,7 +182,7 @@ class Effects:
     def _key(self, name: str, raw: bytes) -> Key:
         digest = canonical.digest(raw).hex()
         self._counts[name, digest] += 1
-        return name, digest, self._counts[name, digest]
+        return self._path, name, digest, self._counts[name, digest]
 
     async def _begin(self, key: Key, raw: bytes) -> None:
         entries = take_entries(self._context, EFFECTS)
@@ -165,9 +210,9 @@ class Effects:
             return {**self._facts(key), "ok": False, "error": facts}
         return {**self._facts(key), "ok": True, "value": msgspec.Raw(value)}
 
-    def _facts(self, key: Key) -> dict[str, Any]:
-        envelope = self._execution.envelope
-        return {"effect": key[0], "path": envelope.path or envelope.name, "hash": key[1], "n": key[2]}
+    @staticmethod
+    def _facts(key: Key) -> dict[str, Any]:
+        return {"effect": key[1], "path": key[0], "hash": key[2], "n": key[3]}
 
 
 def take_entries(context: EventContext, stream: str) -> list[Entry]:

@@ -135,8 +135,8 @@ class Execution(WritingRequest):
             case _:
                 self._spawn(self._await(handler, context))
 
-    def new_context(self) -> EventContext:
-        context = EventContext(self)
+    def new_context(self, scope: str = "") -> EventContext:
+        context = EventContext(self, scope)
         self.contexts = (*self.contexts, context)
         return context
 

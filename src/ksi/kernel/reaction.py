@@ -40,9 +40,9 @@ class Reaction(Execution):
         self.recover(History())
         self.context = EventContext(self)
 
-    def child(self, name: str, raw: bytes, *, awaited: bool) -> EventEnvelope:
+    def child(self, name: str, raw: bytes, *, awaited: bool, scope: str = "") -> EventEnvelope:
         """Caused by the fact itself: the reaction is in no log."""
-        envelope = super().child(name, raw, awaited=awaited)
+        envelope = super().child(name, raw, awaited=awaited, scope=scope)
         envelope.cause = self.envelope.cause
         return envelope
 

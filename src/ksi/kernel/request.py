@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ksi.core import ids
-from ksi.core.envelope import EventEnvelope
+from ksi.core.envelope import EventEnvelope, path_of
 from ksi.core.errors import ConflictError, KSIError
 from ksi.core.ports import Known
 from ksi.core.views import View
@@ -102,21 +102,25 @@ class Request:
             each = each.parent
         return each is other
 
-    def child(self, name: str, raw: bytes, *, awaited: bool) -> EventEnvelope:
-        """The envelope of a request made here. Its id comes out of this one's id, its causal path and its ordinal."""
+    def child(self, name: str, raw: bytes, *, awaited: bool, scope: str = "") -> EventEnvelope:
+        """The envelope of a request made here. Its id comes out of this one's id, its causal path and its ordinal.
+
+        ``scope`` is the handler that makes it, where there are several.
+        """
         if self._ordinals is None:
             self._ordinals = {}
         step = f"{name}{'#' if awaited else '!'}"
-        ordinal = self._ordinals[step] = self._ordinals.get(step, 0) + 1
+        place = f"[{scope}]/{step}" if scope else step
+        ordinal = self._ordinals[place] = self._ordinals.get(place, 0) + 1
         above = self.envelope
         envelope = EventEnvelope(
             name=name,
             raw=raw,
             source=f"plugin:{self.owner}",
-            id=ids.derived(above.event_id, step, ordinal),
+            id=ids.derived(above.event_id, place, ordinal),
             time_us=self.router.clock.time_us(),
             priority=above.priority,
-            path=f"{above.path or above.name}/{step}{ordinal}",
+            path=f"{path_of(above, scope)}/{step}{ordinal}",
         )
         return envelope.caused_by(above)
 

@@ -390,9 +390,9 @@ class Router:
             self.streams.ended(f"{row.category}/{ids.text(envelope.event_id)}")
 
     # ── nested ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def nested(self, parent: Execution, name: str, raw: bytes, timeout: float | None) -> Any:
+    async def nested(self, parent: Execution, name: str, raw: bytes, timeout: float | None, *, scope: str = "") -> Any:
         """A request that a handler awaits. Raises what its handler raised."""
-        row, envelope = self._nested_row(parent, name, raw, timeout)
+        row, envelope = self._nested_row(parent, name, raw, timeout, scope)
         if row.is_query and parent.is_rerun and (reads := parent.read_recorder()) is not None:
             try:
                 return served(reads.again("query", name, self.decode(raw)))
@@ -407,9 +407,11 @@ class Router:
                 call.cancel()
             raise
 
-    async def nested_stream(self, parent: Execution, name: str, raw: bytes) -> AsyncGenerator[Any, None]:
+    async def nested_stream(
+        self, parent: Execution, name: str, raw: bytes, *, scope: str = ""
+    ) -> AsyncGenerator[Any, None]:
         """A stream that a handler reads: its chunks, then its End."""
-        row, envelope = self._nested_row(parent, name, raw, None)
+        row, envelope = self._nested_row(parent, name, raw, None, scope)
         if not row.is_stream:
             raise UnsupportedError(f"{name!r} does not stream: request it")
         inbox = Inbox()
@@ -420,13 +422,15 @@ class Router:
         finally:
             streaming.cancel()
 
-    def _nested_row(self, parent: Execution, name: str, raw: bytes, timeout: float | None) -> tuple[Row, EventEnvelope]:
+    def _nested_row(
+        self, parent: Execution, name: str, raw: bytes, timeout: float | None, scope: str
+    ) -> tuple[Row, EventEnvelope]:
         row = self.table.get(name)
         if row is None:
             raise self.unknown(name)
         if parent.is_query and row.is_recorded:
             raise QueryWroteError(parent.envelope.name, f"request the command {name!r}")
-        envelope = parent.child(name, raw, awaited=True)
+        envelope = parent.child(name, raw, awaited=True, scope=scope)
         if timeout is not None:
             envelope.deadline_us = min_deadline(envelope.deadline_us, self.clock.time_us() + int(timeout * 1e6))
         return row, envelope

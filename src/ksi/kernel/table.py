@@ -278,6 +278,13 @@ class Row:
         self.router.log_failure(self, raised)
         return InternalError(f"handler of {self.name!r}", f"{type(raised).__name__}: {raised}")
 
+    def scope_of(self, handler: HandlerSpec) -> str:
+        """What tells ``handler`` from the others in the log: its plugin, which is the same in the next life."""
+        if len(self.handlers) == 1:
+            return ""
+        same = [each for each in self.handlers if each.owner == handler.owner]
+        return handler.owner if len(same) == 1 else f"{handler.owner}.{same.index(handler) + 1}"
+
     # ── several handlers ─────────────────────────────────────────────────────────────────────────────────────────────
     async def handle_many(self, execution: Execution) -> None:
         """Run all handlers, or a single one inside its onions, as the event's rule of answers says."""
@@ -351,7 +358,7 @@ class Row:
 
     async def _one(self, execution: Execution, handler: HandlerSpec) -> tuple[Any, EventContext] | KSIError:
         """One handler's answer with its own buffer, or its error."""
-        context = execution.new_context()
+        context = execution.new_context(self.scope_of(handler))
         given = execution.envelope.raw
 
         async def innermost(envelope: EventEnvelope) -> Any:

@@ -64,7 +64,7 @@ class Transaction:
     def emit(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> None:
         """A request without an answer, started after the commit, as :meth:`EventContext.emit`."""
         self._check_open()
-        envelope = self._request.child(name, encode(data, fields), awaited=False)
+        envelope = self._request.child(name, encode(data, fields), awaited=False, scope=self._context.scope)
         self._request.router.check_emit(envelope)
         self._unit.emits.append(envelope)
 
