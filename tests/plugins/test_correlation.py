@@ -156,6 +156,30 @@ async def test_a_run_that_goes_on_is_listed_once_where_it_is_now(daemon: Daemon)
     assert len((await daemon.ask("correlation:tree", run="session-1"))["tree"]) == 2
 
 
+async def test_runs_are_chosen_by_how_they_ended(daemon: Daemon) -> None:
+    async def names(**wanted: Any) -> list[str]:
+        return [run["name"] for run in (await daemon.ask("correlation:runs", **wanted))["runs"]]
+
+    with pytest.raises(OverloadedError):
+        await daemon.ask("story:refuse")
+    for _ in range(2):
+        await daemon.ask("story:note", text="a", correlation="session-1")
+    with pytest.raises(OverloadedError):
+        await daemon.ask("story:refuse", correlation="session-1")
+    await daemon.ask("story:note", text="b", correlation="session-1")
+    with pytest.raises(OverloadedError):
+        await daemon.ask("story:refuse", correlation="session-1")
+    await daemon.ask("story:note", text="c")
+    assert await names(status="error") == ["story:note", "story:refuse"]
+    assert await names(status="ok") == ["story:note"]
+    assert await names(status="interrupted") == []
+    assert await names() == ["story:note", "story:note", "story:refuse"]
+    page = await daemon.ask("correlation:runs", status="error", limit=1)
+    assert (await daemon.ask("correlation:runs", status="error", after=page["next"]))["runs"][0][
+        "name"
+    ] == "story:refuse"
+
+
 async def test_an_open_run_has_no_end(daemon: Daemon) -> None:
     reader = daemon.follow("story:stream", parts=10_000, credit=1)
     await reader.take(1)

@@ -25,6 +25,8 @@ T = TypeVar("T")
 MAIN = "main"
 ROOT = "root"
 """Tag of the requests that nothing caused: they began a run, or go on with one."""
+FAILED = "failed"
+"""Tag of the outcomes that are errors."""
 
 
 class StreamState(Enum):

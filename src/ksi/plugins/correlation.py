@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -13,13 +14,15 @@ from ksi.core.ports import EventLog
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventRegistry
-from ksi.plugins.references import LINKED, find_event, find_run, is_root
+from ksi.plugins.references import FAILURES, LINKED, ROOTS, find_event, find_run
 from ksi.plugins.runs import Node, Run, Status
 from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
 from ksi.store.debugger import TimeTravelDebugger
 
 EVENTS_MAX = 5000
 """Events of one run that are put together."""
+LOOKED_AT_MAX = 1000
+"""Runs that are looked at for one page."""
 RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 
 
@@ -67,7 +70,7 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class Correlation(AsyncPlugin):
-    """Shows runs. Recent ones are found by reading the log backwards: an index would cost every command a record."""
+    """Shows runs, out of the log: a read model of them would cost every command a record of its own."""
 
     name = "correlation"
 
@@ -75,19 +78,22 @@ class Correlation(AsyncPlugin):
         self._log = self.host.services.get(EventLog)
         self._registry = self.host.services.get(EventRegistry)
 
-    @query("correlation:runs", examples=[{}, {"limit": 5}])
-    async def runs(self, limit: Limit = 20, after: Place | None = None) -> Runs:
-        """List the runs, the newest first, with their status and what they used."""
+    @query("correlation:runs", examples=[{}, {"limit": 5}, {"status": "interrupted"}])
+    async def runs(self, limit: Limit = 20, after: Place | None = None, status: Status | None = None) -> Runs:
+        """List the runs, the newest first (those that failed by their end), with their status and what they used.
+
+        A page may be short, or empty, where few runs have the ``status``: go on until ``next`` is null.
+        """
         found: list[RunSummary] = []
-        before = optional_position(after)
-        requests = self._log.read_all(
-            (Filter(kinds=("request",)),), until=None if before is None else Position(before - 1), backwards=True
-        )
-        async for event in requests:
-            summary = await self._summary(event) if is_root(event) else None
-            if summary is not None:
+        before, looked_at = optional_position(after), 0
+        by_failure = status in ("error", "interrupted")
+        until = None if before is None else Position(before - 1)
+        async for event in self._log.read_all(FAILURES if by_failure else ROOTS, until=until, backwards=True):
+            summary = await self._summary(event)
+            if summary is not None and status in (None, summary.status):
                 found.append(summary)
-            if len(found) == limit:
+            looked_at += 1
+            if len(found) == limit or looked_at == LOOKED_AT_MAX:
                 return Runs(found, event.position)
         return Runs(found, None)
 
@@ -115,11 +121,12 @@ class Correlation(AsyncPlugin):
         event = await find_event(self._log, event_id)
         return Chain([shown(each) for each in await TimeTravelDebugger(self._log).chain(event)])
 
-    async def _summary(self, root: RecordedEvent) -> RunSummary | None:
-        """The run that ``root`` began, or goes on with; None where a later request goes on with it."""
-        run = root.correlation_id or ""
+    async def _summary(self, event: RecordedEvent) -> RunSummary | None:
+        """The run of ``event``, where that is what it is listed by: its last root, or the failure of its first."""
+        run = event.correlation_id or ""
         whole = await self._run(run)
-        if whole.started_at is None or root.position != max(node.position for node in whole.requests_at_root()):
+        root = whole.first_failed if event.kind == "outcome" else whole.last_root
+        if whole.started_at is None or root is None or root.event_id != str(_request_of(event)):
             return None
         if whole.status == "interrupted":
             await self._count_chunks(whole)
@@ -145,6 +152,10 @@ class Correlation(AsyncPlugin):
             if spec is not None and spec.kind == "stream":
                 stream = f"{spec.declaration.category or node.name.partition(':')[0]}/{event_id}"
                 run.count_chunks(node, await self._log.version(stream) - run.facts_in[stream])
+
+
+def _request_of(event: RecordedEvent) -> UUID | None:
+    return event.causation_id if event.kind == "outcome" else event.event_id
 
 
 def _of(run: str) -> tuple[Filter, ...]:

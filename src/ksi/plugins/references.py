@@ -7,7 +7,7 @@ from uuid import UUID
 from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.errors import AmbiguousError, NotFoundError, ValidationError
-from ksi.core.events import Filter, Kind, Position, RecordedEvent
+from ksi.core.events import FAILED, ROOT, Filter, Kind, Position, RecordedEvent
 from ksi.core.ports import EventLog
 from ksi.plugins.shapes import position
 
@@ -20,6 +20,10 @@ SKEW_US = 1_000_000
 ALL: tuple[Kind, ...] = ("fact", "request", "outcome", "chunk")
 LINKED: tuple[Kind, ...] = ("fact", "request", "outcome")
 """All that has a run; chunks are counted, not listed."""
+ROOTS = (Filter(kinds=("request",), tags=frozenset({ROOT})),)
+"""The requests that began a run, or go on with one: nothing caused them."""
+FAILURES = (Filter(kinds=("outcome",), tags=frozenset({FAILED})),)
+"""The outcomes that are errors."""
 
 
 async def find_event(log: EventLog, reference: str) -> RecordedEvent:
@@ -56,14 +60,9 @@ async def find_run(log: EventLog, reference: str) -> str:
     return event.correlation_id
 
 
-def is_root(event: RecordedEvent) -> bool:
-    """Whether a request began a run: nothing caused it."""
-    return event.kind == "request" and event.causation_id is None and event.correlation_id is not None
-
-
 async def _last_run(log: EventLog) -> str:
-    async for event in log.read_all((Filter(kinds=("request",)),), backwards=True):
-        if is_root(event) and event.correlation_id is not None:
+    async for event in log.read_all(ROOTS, backwards=True, limit=1):
+        if event.correlation_id is not None:
             return event.correlation_id
     raise NotFoundError("run", "last")
 

@@ -62,10 +62,20 @@ class Run:
         return [node for node in self.roots if node.kind == "request"]
 
     @property
+    def last_root(self) -> Node | None:
+        roots = self.requests_at_root()
+        return roots[-1] if roots else None
+
+    @property
+    def first_failed(self) -> Node | None:
+        """Of the requests that nothing in the run caused the first that is not ok."""
+        return next((node for node in self.requests_at_root() if node.status != "ok"), None)
+
+    @property
     def status(self) -> Status:
         """That of the request that began it; of several, the first that is not ok."""
-        statuses = (node.status for node in self.requests_at_root())
-        return next((status for status in statuses if status not in ("ok", None)), "ok")
+        failed = self.first_failed
+        return "ok" if failed is None or failed.status is None else failed.status
 
     @property
     def duration_ms(self) -> float | None:

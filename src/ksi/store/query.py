@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from ksi.core import ids
-from ksi.core.events import ROOT, Filter, Kind, Query, RecordedEvent
+from ksi.core.events import FAILED, ROOT, Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand, matcher
 from ksi.store.row import REQUESTS, Line, Request, Row, correlation_of
 
@@ -187,6 +187,8 @@ def keys_of(row: Row) -> list[str]:
     own = row.recorded or row.closing is not None
     if own:
         found += _keys_of_request(origin, recorded=row.recorded)
+    if row.closing is not None and not row.closing.ok:
+        found.append("t:" + FAILED)
     for request in (*row.ancestors, *row.emits) if row.ancestors or row.emits else ():
         found += _keys_of_request(request, recorded=True)
     for line in row.lines:

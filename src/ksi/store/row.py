@@ -21,7 +21,7 @@ import msgspec
 from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
-from ksi.core.events import ROOT, Position, RecordedEvent
+from ksi.core.events import FAILED, ROOT, Position, RecordedEvent
 from ksi.core.ports import Outcome
 from ksi.store.chain import DIGEST
 
@@ -226,7 +226,7 @@ def events_of(row: Row) -> list[RecordedEvent]:
     return found
 
 
-_ROOT, _NO_TAGS = frozenset({ROOT}), frozenset[str]()
+_ROOT, _FAILED, _NO_TAGS = frozenset({ROOT}), frozenset({FAILED}), frozenset[str]()
 
 
 def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
@@ -259,6 +259,7 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
         raw=(b'{"data":%b,"ok":true}' if closing.ok else b'{"error":%b,"ok":false}') % closing.raw,
         event_id=derived_id(row.bases[-1] if row.bases else origin.id, closing.nth),
         kind="outcome",
+        tags=_NO_TAGS if closing.ok else _FAILED,
         schema_version=origin.schema_version,
         correlation_id=correlation_of(origin),
         causation_id=uuid_of(origin.id),
