@@ -402,7 +402,6 @@ class InterruptedRunError(OutcomeUnknownError):
         self.args = (f"{what} was cut off when the daemon stopped; what there was of it is kept",)
 
 
-# ── capacity ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 class ReplayError(KSIError):
     """A run could not be repeated."""
@@ -422,7 +421,9 @@ class ReplayDivergenceError(ReplayError):
     def __init__(
         self, position: int, *, recorded: Mapping[str, Any] | None, requested: Mapping[str, Any] | None
     ) -> None:
-        super().__init__(f"the replay diverges at @{position}: {_named(recorded)} is recorded, {_named(requested)} came")
+        super().__init__(
+            f"the replay diverges at @{position}: {_named(recorded)} is recorded, {_named(requested)} came"
+        )
         self.position = position
         self.recorded = recorded
         self.requested = requested
@@ -446,6 +447,7 @@ class ReplayEscapeError(ReplayError):
         self.action = action
 
 
+# ── capacity ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 class CapacityError(KSIError):
     """Not now."""
 

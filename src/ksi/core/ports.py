@@ -311,8 +311,8 @@ class ReplyChannel(Protocol):
 class EffectGateway(Protocol):
     """Decides what becomes of an effect whose result the log does not hold."""
 
-    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> bool:
-        """True: it happens now. False: what is replayed was cut off right here, so nothing comes any more.
+    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> None:
+        """Let it happen.
 
         Args:
             request: The request whose handler asks.
@@ -323,6 +323,9 @@ class EffectGateway(Protocol):
             OutcomeUnknownError: It may have happened before a crash.
             ReplayDivergenceError: Outside of a live run nothing happens that was not recorded.
         """
+
+    def ends_here(self, request: EventEnvelope) -> bool:
+        """Whether what is repeated was cut off right here: then its handler waits for the cancel that follows."""
 
 
 class Shutdown(Protocol):

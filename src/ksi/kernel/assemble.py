@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from ksi.core.clock import Clock
-from ksi.core.ports import EventLog, Journal
+from ksi.core.ports import EffectGateway, EventLog, Journal
 from ksi.core.threads import Threads
+from ksi.kernel.effects import LiveEffects
 from ksi.kernel.loader import Source
 from ksi.kernel.middleware import EventMiddleware, EventPipeline
 from ksi.kernel.plugin import AsyncPlugin
@@ -27,6 +28,7 @@ class Ports(msgspec.Struct, kw_only=True):
     journal: Journal
     threads: Threads
     clock: Clock
+    effects: EffectGateway = msgspec.field(default_factory=LiveEffects)
 
 
 class Kernel:
@@ -58,6 +60,7 @@ class Kernel:
         self.services.register(Router, self.router)
         self.services.register(Clock, ports.clock)
         self.services.register(EventLog, ports.journal)
+        self.services.register(EffectGateway, ports.effects)
 
     async def start(self, plugins: Sequence[type[AsyncPlugin] | str | Source] = ()) -> Recovered:
         """Load ``plugins``, then give every open request of the log its end or another run."""

@@ -185,8 +185,20 @@ class EventContext:
         self._check("make an effect")
         return await self.effects.run(name, request, call, result=result, idempotent=idempotent)
 
+    async def observe(
+        self, name: str, request: Any, call: Callable[[], Awaitable[Any]], *, result: type[T] | Any = Any
+    ) -> Any:
+        """Look at the outside world without changing it: what was seen is recorded, so that a rerun sees the same.
+
+        It has no commit of its own and goes to disk with the next one. Arguments as for :meth:`effect`.
+        """
+        self.check_open()
+        if self._execution.is_query:  # recorded whole, where one is asked in a recorded chain
+            return await call()
+        return await self.effects.observe(name, request, call, result=result)
+
     def streamed_effect(self, name: str, request: Any) -> AbstractAsyncContextManager[StreamedEffect]:
-        """The same for what comes in pieces that are recorded elsewhere, as chunks of this very stream."""
+        """The same as :meth:`effect` for what comes in pieces that are recorded as chunks of this very stream."""
         self._check("make an effect")
         return self.effects.streamed(name, request)
 

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from ksi.core import canonical
 from ksi.core.clock import microseconds, utc
-from ksi.core.envelope import EventEnvelope
-from ksi.core.envelope import path_of
+from ksi.core.envelope import EventEnvelope, path_of
 from ksi.core.errors import InternalError, KSIError, OutcomeUnknownError, from_wire
 from ksi.core.ports import EffectGateway, Entry, Unit
 from ksi.kernel.foreign import FOREIGN
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 EFFECTS = "$effects"
 REQUESTED, COMPLETED, READ = "effect:requested", "effect:completed", "effect:read"
+T = TypeVar("T")
 Key = tuple[str, str, str, int]
 """Causal path, name, hash of the request, n-th occurrence of it."""
 
@@ -37,10 +37,12 @@ Key = tuple[str, str, str, int]
 class LiveEffects:
     """Implements :class:`~ksi.core.ports.EffectGateway`: all happens, but what may have happened before a crash."""
 
-    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> bool:
+    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> None:
         if begun:
             raise OutcomeUnknownError(f"effect {effect!r}")
-        return True
+
+    def ends_here(self, request: EventEnvelope) -> bool:
+        return False
 
 
 class Recorded(msgspec.Struct):
@@ -63,8 +65,21 @@ class Recorded(msgspec.Struct):
         key = (data["path"], data["effect"], data["hash"], data["n"])
         if name == REQUESTED:
             self.begun.add(key)
+            self.pieces[key] = []
         else:
             self.ended[key] = data
+
+    def note_chunk(self, raw: bytes) -> None:
+        """Take up one chunk of the request's own stream."""
+        for key, pieces in self.pieces.items():
+            if key not in self.ended:
+                pieces.append(raw)
+
+    def take(self, key: Key) -> tuple[Mapping[str, Any] | None, bool]:
+        """How it ended, and whether it began. It is asked for once."""
+        begun = key in self.begun
+        self.begun.discard(key)
+        return self.ended.pop(key, None), begun
 
     def read_again(self, what: Any) -> Mapping[str, Any]:
         """The first read of ``what`` that was not asked for yet. Raises LookupError where there is none."""
@@ -72,6 +87,14 @@ class Recorded(msgspec.Struct):
         if place is None:
             raise LookupError
         return self.reads.pop(place)
+
+
+class Again(NamedTuple):
+    """What the log holds of a streamed effect. ``end`` returns, raises, or waits for a cancel, as it did then."""
+
+    chunks: Sequence[Any]
+    value: Any
+    end: Callable[[], Awaitable[None]]
 
 
 class StreamedEffect:
@@ -86,29 +109,30 @@ class StreamedEffect:
             effect.complete({"usage": …})
     """
 
-    __slots__ = ("_recorded", "value")
+    __slots__ = ("_again", "value")
 
-    def __init__(self, recorded: Callable[[], Awaitable[tuple[Sequence[bytes], Any]]] | None) -> None:
+    def __init__(self, again: Again | None) -> None:
         self.value: Any = None
-        self._recorded = recorded
+        self._again = again
 
     async def pieces(
         self, call: Callable[[], AsyncGenerator[T, None]], again: Callable[[Sequence[Any], Any], Iterable[T]]
     ) -> AsyncGenerator[T, None]:
-        """What ``call`` gives, or where it is recorded the same once more.
+        """What ``call`` gives; or where it is recorded, the same once more.
 
         Args:
             call: Does it.
             again: Makes the pieces out of the chunks that the stream said meanwhile, and of what :meth:`complete` got
                 (None where the effect did not come so far).
         """
-        if self._recorded is None:
+        if self._again is None:
             async with aclosing(call()) as pieces:
                 async for piece in pieces:
                     yield piece
             return
-        chunks, value = await self._recorded()
-        raise NotImplementedError
+        for piece in again(self._again.chunks, self._again.value):
+            yield piece
+        await self._again.end()
 
     def complete(self, value: Any) -> None:
         """What is recorded as the result: usage, reason, not the pieces themselves."""
@@ -123,6 +147,7 @@ class Effects:
         self._context = context
         self._path = path_of(execution.envelope, context.scope)
         self._recorded = recorded or Recorded()
+        self._gateway = execution.router.services.get(EffectGateway)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._times = 0
 
@@ -132,11 +157,10 @@ class Effects:
         """See :meth:`ksi.kernel.context.EventContext.effect`."""
         raw = canonical.encode(request)
         key = self._key(name, raw)
-        ended = self._recorded.ended.get(key)
+        ended, begun = self._recorded.take(key)
         if ended is not None:
             return _served(ended, result)
-        if key in self._recorded.begun and not idempotent:
-            raise OutcomeUnknownError(f"effect {name!r}")
+        await self._admit(name, raw, begun=begun and not idempotent)
         await self._begin(key, raw)
         try:
             value = canonical.encode(await call())
@@ -149,15 +173,36 @@ class Effects:
         await self._end(key, value=value)
         return _into(canonical.decode(value), result)
 
+    async def observe(self, name: str, request: Any, call: Callable[[], Awaitable[Any]], *, result: Any) -> Any:
+        """See :meth:`ksi.kernel.context.EventContext.observe`."""
+        raw = canonical.encode(request)
+        key = self._key(name, raw)
+        ended, _ = self._recorded.take(key)
+        if ended is not None:
+            return _served(ended, result)
+        await self._admit(name, raw, begun=False)
+        try:
+            value = canonical.encode(await call())
+        except KSIError as error:
+            self._note_end(key, error=error)
+            raise
+        self._note_end(key, value=value)
+        return _into(canonical.decode(value), result)
+
     @asynccontextmanager
     async def streamed(self, name: str, request: Any) -> AsyncIterator[StreamedEffect]:
         """See :meth:`ksi.kernel.context.EventContext.streamed_effect`."""
         raw = canonical.encode(request)
         key = self._key(name, raw)
-        if key in self._recorded.begun:
-            raise OutcomeUnknownError(f"effect {name!r}")
+        ended, begun = self._recorded.take(key)
+        if begun:
+            if ended is None:
+                self._gateway.admit(self._execution.envelope, name, raw, begun=True)
+            yield StreamedEffect(self._again(key, ended))
+            return
+        await self._admit(name, raw, begun=False)
         await self._begin(key, raw)
-        effect = StreamedEffect()
+        effect = StreamedEffect(None)
         try:
             yield effect
         except asyncio.CancelledError:
@@ -168,13 +213,36 @@ class Effects:
             raise
         self._note_end(key, value=canonical.encode(effect.value))
 
+    def _again(self, key: Key, ended: Mapping[str, Any] | None) -> Again:
+        """What is served of a streamed effect."""
+
+        async def end() -> None:
+            if ended is not None and not ended["ok"]:
+                _served(ended, Any)
+            await self._wait_where_it_ends()
+
+        value = ended["value"] if ended is not None and ended["ok"] else None
+        return Again([canonical.decode(raw) for raw in self._recorded.pieces[key]], value, end)
+
+    async def _admit(self, name: str, raw: bytes, *, begun: bool) -> None:
+        """Nothing is recorded of how it ended: it may happen now, or this raises, or waits for a cancel."""
+        await self._wait_where_it_ends()
+        self._gateway.admit(self._execution.envelope, name, raw, begun=begun)
+
+    async def _wait_where_it_ends(self) -> None:
+        if self._gateway.ends_here(self._execution.envelope):
+            await self._execution.router.loop.create_future()
+
     def now(self) -> datetime:
         """The time, by the ordinal of the call. It has no commit of its own: it goes to disk with the next one."""
         self._times += 1
         key = (self._path, "context:now", "", self._times)
-        ended = self._recorded.ended.get(key)
+        ended, _ = self._recorded.take(key)
         if ended is not None:
             return utc(ended["value"])
+        envelope = self._execution.envelope
+        if not self._gateway.ends_here(envelope):
+            self._gateway.admit(envelope, key[1], b"null", begun=False)
         now = utc(self._execution.router.clock.time_us())
         self._note_end(key, value=canonical.encode(microseconds(now)))
         return now

@@ -6,7 +6,7 @@ read what it has itself brought about since, and ask its nested requests for som
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from ksi.core import canonical
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, from_wire
+from ksi.core.events import RecordedEvent
 from ksi.core.views import Page, ViewReader
 from ksi.kernel.effects import Recorded
 
@@ -46,7 +47,7 @@ class Reads:
                 "path": envelope.path,
                 "request": msgspec.Raw(envelope.raw),
                 "answer": None if raw is None else msgspec.Raw(raw),
-                "error": None if error is None else error.code,
+                "error": None if error is None else _facts(error),
                 "reads": [] if reads is None else reads.entries,
             }
         )
@@ -87,7 +88,31 @@ class Reads:
 def _saved(what: list[Any], value: Any, error: KSIError | None) -> dict[str, Any]:
     if error is None:
         return {"what": what, "value": value}
-    return {"what": what, "error": {"code": error.code, "message": error.message, "details": error.details()}}
+    return {"what": what, "error": _facts(error)}
+
+
+def _facts(error: KSIError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "details": error.details()}
+
+
+def reads_of(outcome: RecordedEvent) -> Sequence[Any]:
+    """The read set that an outcome was recorded with: ``[view, how]``, ``[view, how, value]``, or a query's mapping."""
+    raw = outcome.metadata.get("reads")
+    return () if raw is None else msgspec.json.decode(raw)
+
+
+def with_values(reads: Iterable[Any]) -> list[Mapping[str, Any]]:
+    """Those of a read set that can be served again, in the form that :meth:`Reads.again` looks for."""
+    found: list[Mapping[str, Any]] = []
+    for read in reads:
+        match read:
+            case {"query": name, "request": request, "error": None, "answer": answer}:
+                found.append({"what": ["query", name, request], "value": answer})
+            case {"query": name, "request": request, "error": error}:
+                found.append({"what": ["query", name, request], "error": error})
+            case [name, how, value]:
+                found.append({"what": ["view", name, how], "value": value})
+    return found
 
 
 def served(saved: Mapping[str, Any]) -> Any:
