@@ -17,6 +17,7 @@ from ksi.core.errors import (
     NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
+    ReplayDivergenceError,
     StreamStalledError,
     WrongExpectedVersionError,
 )
@@ -55,6 +56,7 @@ class Reader:
         self.chunks.append(raw)
         self.addresses.append(at)
 
+    def opened(self, at: str) -> None: ...
     def gap(self, info: Any) -> None: ...
 
     def end(self, raw: bytes | None, error: KSIError | None) -> None:
@@ -345,6 +347,41 @@ async def test_a_stream_that_runs_again_says_each_chunk_once() -> None:
         opened.set()
         assert await ksi.request("p:again", event_id=event_id) == "done"
         assert [event.raw for event in await recorded(ksi) if event.kind == "chunk"] == [b"0", b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "requested"),
+    [
+        ([0, 7, 2], {"kind": "chunk", "name": "p:again", "data": 7}),
+        ([0], None),
+    ],
+)
+async def test_a_stream_that_says_something_else_when_it_runs_again_ends_with_the_difference(
+    chunks: list[int], requested: Any
+) -> None:
+    said, waiting = [0, 1], asyncio.Event()
+
+    @stream("p:again", on_crash="rerun")
+    async def again(self: Any) -> AsyncIterator[int | End[str]]:
+        for number in said:
+            yield number
+        if said == [0, 1]:
+            await waiting.wait()
+        yield End("done")
+
+    async with EventTestHarness(plugin(again)) as ksi:
+        event_id = ids.new_id()
+        reader = Reader(ksi, 10, "p:again", id=event_id)
+        await turns()
+        said[:] = chunks
+        await ksi.crash()
+        later = Reader(ksi, 10, "p:again", id=event_id)
+        await later.ended.wait()
+        assert later.chunks == reader.chunks == [b"0", b"1"]
+        ((_, error),) = later.ends
+        assert isinstance(error, ReplayDivergenceError)
+        assert error.position == next(event.position for event in await recorded(ksi) if event.raw == b"1")
+        assert (error.recorded, error.requested) == ({"kind": "chunk", "name": "p:again"}, requested)
 
 
 async def test_facts_of_a_stream_go_with_its_chunks_and_a_conflict_of_them_is_its_outcome() -> None:

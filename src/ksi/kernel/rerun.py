@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import msgspec
 
+from ksi.core import canonical
 from ksi.core.errors import InterruptedRunError, KSIError, OutcomeUnknownError
-from ksi.core.events import Filter, Query, RecordedEvent
+from ksi.core.events import Filter, Position, Query, RecordedEvent
 from ksi.kernel.effects import EFFECTS, REQUESTED, Recorded
 
 if TYPE_CHECKING:
@@ -21,15 +23,23 @@ RECOVERY, PARKED = "$recovery", "$parked"
 IS_PARKED, WAS_RESUMED = "request:parked", "request:resumed"
 
 
-class History(msgspec.Struct):
-    """What is recorded in the name of an open request. ``facts`` and ``chunks`` are counted down as it says them again.
+class Said(NamedTuple):
+    """A chunk of an earlier life: where it stands in the log, and what stands for its content."""
 
+    position: Position
+    digest: bytes
+
+
+class History(msgspec.Struct):
+    """What is recorded in the name of an open request.
+
+    ``facts`` are counted down and ``chunks`` taken out as it says them again.
     ``attempts`` counts its reruns after crashes, ``has_acted`` is whether it did anything that others may have seen.
     """
 
     attempts: int = 0
     facts: int = 0
-    chunks: int = 0
+    chunks: deque[Said] = msgspec.field(default_factory=deque)
     has_acted: bool = False
     is_parked: bool = False
     was_resumed: bool = False
@@ -51,7 +61,7 @@ class History(msgspec.Struct):
     def _note_own(self, event: RecordedEvent) -> None:
         match event.kind:
             case "chunk":
-                self.chunks += 1
+                self.chunks.append(Said(event.position, canonical.digest(event.raw)))
             case "request":
                 self.recorded.requested.add(event.event_id.bytes)
                 self.has_acted = True

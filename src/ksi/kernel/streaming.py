@@ -7,11 +7,18 @@ work. All chunks of one loop turn are one commit; after it they are delivered wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ksi.core import ids
-from ksi.core.errors import CancelledError, InvalidResponseError, KSIError, ShuttingDownError, StreamStalledError
+from ksi.core import canonical, ids
+from ksi.core.errors import (
+    CancelledError,
+    InvalidResponseError,
+    KSIError,
+    ReplayDivergenceError,
+    ShuttingDownError,
+    StreamStalledError,
+)
 from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.declare import Addressed, End, Gap
 from ksi.kernel.door import Session, Sink, StreamCall
@@ -23,6 +30,7 @@ from ksi.kernel.writing import gather
 if TYPE_CHECKING:
     from ksi.core.envelope import EventEnvelope
     from ksi.kernel.context import EventContext
+    from ksi.kernel.rerun import Said
     from ksi.kernel.router import Router
     from ksi.kernel.table import Row
 
@@ -249,7 +257,7 @@ class Streaming(Execution):
         if self.cancelled:
             partial = None if end is None else self.router.decode(end)
             self._conclude(None, CancelledError(self.row.name, partial=partial), (context,))
-        elif error is not None:
+        elif (error := error or self._unsaid()) is not None:
             self._conclude(None, error, (context,))
         else:
             self._conclude(end or b"null", None, (context,))
@@ -271,9 +279,8 @@ class Streaming(Execution):
     # ── chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _put(self, raw: bytes, at: str | None = None) -> None:
         self._given += 1
-        history = self.history
-        if history is not None and history.chunks:
-            history.chunks -= 1  # said before the crash
+        if self.history is not None and self.history.chunks:
+            self._say_again(self.history.chunks.popleft(), raw)
             return
         self._credit -= 1
         self._unwritten += 1
@@ -284,6 +291,20 @@ class Streaming(Execution):
             self._pending.append(raw)
         else:
             self._deliver(at, raw)
+
+    def _say_again(self, said: Said, raw: bytes) -> None:
+        """It was said before the crash, and seen: where it is another one now, what follows would not fit."""
+        if canonical.digest(raw) != said.digest:
+            raise self._diverged(said, {"kind": "chunk", "name": self.row.chunk_name, "data": self.router.decode(raw)})
+
+    def _unsaid(self) -> KSIError | None:
+        """A rerun that ends before it has said all that was seen."""
+        history = self.history
+        return self._diverged(history.chunks[0], None) if history is not None and history.chunks else None
+
+    def _diverged(self, said: Said, came: Mapping[str, Any] | None) -> KSIError:
+        recorded = {"kind": "chunk", "name": self.row.chunk_name}
+        return ReplayDivergenceError(said.position, recorded=recorded, requested=came)
 
     def _entries(self) -> list[Entry]:
         return [Entry(stream=self.stream, name=self.row.chunk_name, data=raw, kind="chunk") for raw in self._pending]
