@@ -26,6 +26,21 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 Handler = tuple[Callable[..., Any], Declaration]
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A path of the HTTP server; ``/v1`` is the daemon's own.
+
+    A request of ``event`` answers it, with what stands in the path (``/tickets/{id}``) and in the query string or the
+    body as its payload; or ``app`` does, an ASGI application, which finds the session as ``scope["state"]["session"]``.
+    """
+
+    path: str
+    methods: tuple[str, ...] = ("GET",)
+    event: str | None = None
+    app: Callable[..., Any] | None = None
+    media: str = "application/json"  #: of the event's answer; where it is another, the answer is a text
+    is_public: bool = False  #: without a token; only for an app
+
+
 class Hooks:
     """What a plugin may say. All optional; each returns data and does nothing."""
 
@@ -48,6 +63,10 @@ class Hooks:
     @hookspec
     def ksi_folds(self) -> Iterable[EntityFold[Any]]:  # type: ignore[empty-body]  # a specification
         """What entities are, out of their facts."""
+
+    @hookspec
+    def ksi_routes(self) -> Iterable[Route]:  # type: ignore[empty-body]  # a specification
+        """Paths of the HTTP server."""
 
     @hookspec
     def ksi_requires(self) -> Iterable[type]:  # type: ignore[empty-body]  # a specification
@@ -115,6 +134,10 @@ class AsyncPlugin:
         """What it wraps around handlers."""
         return ()
 
+    def routes(self) -> Iterable[Route]:
+        """What it serves over HTTP."""
+        return ()
+
     @hookimpl
     def ksi_handlers(self) -> Iterable[Handler]:
         methods = (getattr(self, name) for name in dir(type(self)) if callable(getattr(type(self), name, None)))
@@ -135,6 +158,10 @@ class AsyncPlugin:
     @hookimpl
     def ksi_folds(self) -> Iterable[EntityFold[Any]]:
         return self.folds
+
+    @hookimpl
+    def ksi_routes(self) -> Iterable[Route]:
+        return self.routes()
 
     @hookimpl
     def ksi_requires(self) -> Iterable[type]:

@@ -26,7 +26,7 @@ from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.loader import Source, forget
 from ksi.kernel.middleware import EventMiddleware
 from ksi.kernel.observers import Observers
-from ksi.kernel.plugin import PROJECT, AsyncPlugin, Handler, Hooks, PluginInfo
+from ksi.kernel.plugin import PROJECT, AsyncPlugin, Handler, Hooks, PluginInfo, Route
 from ksi.kernel.registry import EventHandler, EventRegistry
 from ksi.kernel.router import Router
 from ksi.kernel.services import ServiceRegistry
@@ -375,6 +375,12 @@ class Plugins:
             fold for one in self._loaded.values() for found in self.hooks(one.plugin, "ksi_folds") for fold in found
         )
         return next((fold for fold in folds if fold.category == category), None)
+
+    def routes(self) -> list[Route]:
+        """What all of them serve over HTTP."""
+        return [
+            route for one in self._loaded.values() for found in self.hooks(one.plugin, "ksi_routes") for route in found
+        ]
 
     def hooks(self, plugin: Any, name: str) -> list[Any]:
         """What this plugin's own implementations of a hook return."""

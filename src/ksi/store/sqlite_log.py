@@ -19,7 +19,7 @@ from ksi.core.views import View
 from ksi.store.cursor import Cursor
 from ksi.store.idindex import SqliteIds
 from ksi.store.keys import Table
-from ksi.store.lock import LockFile
+from ksi.store.lock import LockFile, lock_of
 from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
@@ -56,7 +56,7 @@ class SqliteEventStore(LoopLog):
         self._readers: list[apsw.Connection] = []
         self._shelves: dict[str, SqliteShelf] = {}
         self._generations = Generations(0, Tail())
-        self._lock = LockFile(path.with_name(path.name + "-lock"))
+        self._lock = LockFile(lock_of(path))
         try:
             self._writer = Writer(path, durability, vfs)
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
