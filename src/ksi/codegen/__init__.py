@@ -1,0 +1,1 @@
+"""Descriptions made from the registry: OpenAPI, AsyncAPI, TypeScript, Python; and what changed since an older one."""

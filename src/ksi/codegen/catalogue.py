@@ -1,0 +1,169 @@
+"""The model that every description is made of: events, and their schemas under names that are unique among all.
+
+The daemon makes it from its registry; the same comes out of a saved description, without a daemon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from ksi import __version__
+from ksi.codegen.described import Described
+from ksi.codegen.naming import digest, identifier, is_free, pascal, stems_of
+from ksi.codegen.schemas import ANYTHING, Schema, name_in, reachable, rewritten, root_of
+from ksi.core.errors import ValidationError
+
+Part = Literal["request", "answer", "chunk"]
+REFERENCE = "#/components/schemas/"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event; ``request``, ``answer`` and ``chunk`` are names of schemas, ``stem`` is what they begin with."""
+
+    described: Described
+    stem: str
+
+    @property
+    def name(self) -> str:
+        return self.described.name
+
+    @property
+    def is_query(self) -> bool:
+        return self.described.kind == "query"
+
+    @property
+    def is_stream(self) -> bool:
+        return self.described.kind == "stream"
+
+    @property
+    def is_recorded(self) -> bool:
+        return self.described.durability != "none"
+
+    @property
+    def request(self) -> str:
+        return f"{self.stem}Request"
+
+    @property
+    def answer(self) -> str:
+        return f"{self.stem}Answer"
+
+    @property
+    def chunk(self) -> str:
+        return f"{self.stem}Chunk"
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What ``ksi describe registry`` prints: enough to make every description again."""
+
+    ksi: str
+    hash: str
+    events: list[Described]
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """Events in the order of their names; schemas by name, each referring to others as ``#/components/schemas/NAME``.
+
+    ``hash`` is that of all that is said of the events, so two that are equal describe the same.
+    """
+
+    events: tuple[Event, ...]
+    schemas: Mapping[str, Schema]
+    hash: str
+    ksi: str
+
+    def saved(self) -> bytes:
+        """The catalogue as JSON, for :func:`read`."""
+        saved = Saved(self.ksi, self.hash, [event.described for event in self.events])
+        return msgspec.json.format(msgspec.json.encode(saved), indent=1) + b"\n"
+
+
+def catalogue_of(events: Iterable[Described], *, ksi: str = __version__) -> Catalogue:
+    ordered = sorted(events, key=lambda described: described.name)
+    stems = stems_of(described.name for described in ordered)
+    named = tuple(Event(described, stems[described.name]) for described in ordered)
+    content = hashlib.sha256(msgspec.json.encode(ordered, order="sorted")).hexdigest()
+    return Catalogue(named, _Components(named).schemas(), f"sha256:{content}", ksi)
+
+
+def read(saved: bytes) -> Catalogue:
+    """The catalogue that was saved.
+
+    Raises:
+        ValidationError: It is none.
+    """
+    try:
+        found = msgspec.json.decode(saved, type=Saved)
+        return catalogue_of(found.events, ksi=found.ksi)
+    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+        raise ValidationError(f"no saved description (`ksi describe registry` makes one): {error}") from None
+
+
+class _Definition(msgspec.Struct, frozen=True):
+    """A schema inside that of an event. ``content`` is all that it says, with what it refers to."""
+
+    name: str
+    content: str
+    namespace: str
+    schema: Schema
+    definitions: Mapping[str, Schema]
+
+
+class _Components:
+    """Gives each schema a name.
+
+    What an event takes and gives is named after the event. A definition inside keeps its own name, so that a type which
+    many events share is one type; only where two of that name say different things, their namespaces tell them apart.
+    """
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._roots = {name: (event, schema) for event in events for name, schema in _roots_of(event)}
+        self._taken: dict[str, str] = {name: name for name in self._roots}
+        self._contents: dict[str, set[str]] = defaultdict(set)
+        for event, schema in self._roots.values():
+            for definition in _definitions_of(event, schema):
+                self._contents[definition.name].add(definition.content)
+
+    def schemas(self) -> dict[str, Schema]:
+        found: dict[str, Schema] = {}
+        for name, (event, schema) in self._roots.items():
+            names = {}
+            definitions = list(_definitions_of(event, schema))
+            for definition in definitions:
+                names[definition.name] = self._name(definition)
+            found[name] = _renamed(root_of(schema), names) or ANYTHING
+            for definition in definitions:
+                found[names[definition.name]] = _renamed(definition.schema, names)
+        return dict(sorted(found.items()))
+
+    def _name(self, definition: _Definition) -> str:
+        own = identifier(definition.name)
+        candidates = [own] if len(self._contents[definition.name]) == 1 and is_free(own) else []
+        qualified = f"{pascal(definition.namespace)}{own}"
+        for name in (*candidates, qualified, f"{qualified}_{digest(definition.content)}"):
+            if self._taken.setdefault(name, definition.content) == definition.content:
+                return name
+        raise ValidationError(f"two schemas have the name {qualified!r}")  # two contents with one digest
+
+
+def _roots_of(event: Event) -> Iterator[tuple[str, Schema]]:
+    yield event.request, event.described.request
+    yield event.answer, event.described.answer
+    if event.described.chunk is not None:
+        yield event.chunk, event.described.chunk
+
+
+def _definitions_of(event: Event, schema: Schema) -> Iterator[_Definition]:
+    definitions: Mapping[str, Schema] = schema.get("$defs", {})
+    for name in sorted(reachable(root_of(schema), definitions)):
+        needed = reachable(definitions[name], definitions) | {name}
+        content = msgspec.json.encode({each: definitions[each] for each in needed} | {"": name}, order="sorted")
+        yield _Definition(name, content.decode(), event.name.partition(":")[0], definitions[name], definitions)
+
+
+def _renamed(schema: Schema, names: Mapping[str, str]) -> dict[str, Any]:
+    return rewritten(schema, lambda reference: REFERENCE + names[name_in(reference)])

@@ -1,0 +1,250 @@
+"""OpenAPI 3.1: a path for each event, and for each way in which it can be asked over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ksi.codegen.catalogue import REFERENCE, Catalogue, Event
+from ksi.codegen.problems import FAILURE, PROBLEM, Json, Problems, StatusOf
+from ksi.codegen.schemas import Schema, kinds_of, name_in, plain
+
+INTRODUCTION = """\
+Each event is a path. `POST` asks it; a query can be asked by `GET` as well, with its fields in the query string; a
+stream answers in chunks at `/v1/stream/`, as server-sent events or as a JSON object a line.
+
+A request that is recorded may carry `Idempotency-Key` (a UUID): sent again under it, it is not done again.
+CloudEvents 1.0, structured or binary, are taken as requests too, and answered in kind."""
+
+PARAMETERS: Mapping[str, Json] = {
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The event's id. A request sent again under it gets the first answer.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "Timeout": {
+        "name": "Ksi-Timeout",
+        "in": "header",
+        "description": "Seconds after which the answer is of no use to the caller.",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9},
+    },
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "description": "Answer as soon as the request is on disk, with its ids.",
+        "schema": {"enum": ["respond-async"]},
+    },
+    "LastEventId": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The address of the last chunk that came: go on after it.",
+        "schema": {"type": "string"},
+    },
+}
+RECEIPT: Json = {
+    "type": "object",
+    "description": "The request is on disk, and runs.",
+    "required": ["event_id", "correlation_id"],
+    "properties": {"event_id": {"type": "string"}, "correlation_id": {"type": "string"}},
+}
+EVENT_ID: Json = {"description": "The id of the recorded request.", "schema": {"type": "string", "format": "uuid"}}
+
+
+def document(catalogue: Catalogue, status_of: StatusOf) -> Json:
+    """The OpenAPI document of all events; ``x-ksi-event`` says which one an operation asks."""
+    problems = Problems(status_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "KSI",
+            "version": catalogue.ksi,
+            "description": INTRODUCTION,
+            "x-ksi-hash": catalogue.hash,
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "tags": [{"name": namespace} for namespace in sorted({_namespace(event) for event in catalogue.events})],
+        "paths": dict(sorted(_paths(catalogue, problems).items())),
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "What `ksi token` prints."}
+            },
+            "parameters": dict(PARAMETERS),
+            "responses": problems.shared(),
+            "schemas": {**catalogue.schemas, "Failure": FAILURE, "Problem": PROBLEM, "Receipt": RECEIPT},
+        },
+    }
+
+
+def _paths(catalogue: Catalogue, problems: Problems) -> Json:
+    paths: Json = {
+        "/healthz": {"get": _probe("healthz", "The daemon is there.", {})},
+        "/readyz": {"get": _probe("readyz", "Commands are taken.", problems.responses(())["503"])},
+        "/v1/stream/{address}": {"get": _resume(problems)},
+    }
+    for event in catalogue.events:
+        asked: Json = {"post": _request(event, catalogue, problems)}
+        if event.is_query:
+            asked["get"] = _query(event, catalogue, problems)
+        paths[f"/v1/events/{event.name}"] = asked
+        if event.is_stream:
+            paths[f"/v1/stream/{event.name}"] = {"post": _stream(event, catalogue, problems)}
+        if event.name == "event:subscribe":
+            paths["/v1/subscribe"] = {"get": _subscribe(event, catalogue, problems)}
+    return paths
+
+
+# ── operations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _request(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
+    operation = _operation(event, "ask") | {
+        "parameters": _headers(event),
+        "requestBody": _body(event, catalogue.schemas),
+        "responses": {"200": _answer(event)},
+    }
+    if event.described.kind == "command":
+        operation["parameters"].append(_parameter("Prefer"))
+        operation["responses"]["202"] = _json("On disk.", {"$ref": f"{REFERENCE}Receipt"})
+    operation["responses"] |= problems.responses(event.described.errors)
+    return operation
+
+
+def _query(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
+    return _operation(event, "get") | {
+        "parameters": [*_fields(event, catalogue.schemas), *_headers(event)],
+        "responses": {"200": _answer(event), **problems.responses(event.described.errors)},
+    }
+
+
+def _stream(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
+    return _operation(event, "stream") | {
+        "parameters": _headers(event),
+        "requestBody": _body(event, catalogue.schemas),
+        "responses": {"200": _chunks(event), **problems.responses(event.described.errors)},
+    }
+
+
+def _subscribe(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
+    return _operation(event, "follow") | {
+        "parameters": [*_fields(event, catalogue.schemas), _parameter("LastEventId")],
+        "responses": {"200": _chunks(event), **problems.responses(event.described.errors)},
+    }
+
+
+def _resume(problems: Problems) -> Json:
+    """Of any stream: its chunks are those of the event that began it."""
+    address = {
+        "name": "address",
+        "in": "path",
+        "required": True,
+        "description": "A stream, or a chunk of it: the chunks after it follow.",
+        "schema": {"type": "string"},
+        "example": "completion/01975f0c-3b1a-7c7e-9c55-6f8a54f0a8a3@17",
+    }
+    after = {
+        "name": "after",
+        "in": "query",
+        "schema": {"type": "string"},
+        "description": "The same, beside the stream.",
+    }
+    return {
+        "operationId": "resumeStream",
+        "summary": "Go on with a stream after a chunk: never a second run.",
+        "tags": ["streams"],
+        "parameters": [address, after, _parameter("LastEventId")],
+        "responses": {"200": _streamed("The chunks after the address.", {}), **problems.responses(["not_found"])},
+    }
+
+
+def _probe(name: str, summary: str, refused: Json) -> Json:
+    schema = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+    answers = {"200": _json(summary, schema)} | ({"503": refused} if refused else {})
+    return {"operationId": name, "summary": summary, "tags": ["probes"], "security": [], "responses": answers}
+
+
+def _operation(event: Event, verb: str) -> Json:
+    described = event.described
+    return {
+        "operationId": f"{verb}{event.stem}",
+        "summary": plain(described.summary) or described.name,
+        "description": plain(described.doc),
+        "tags": [_namespace(event)],
+        "x-ksi-event": described.name,
+        "x-ksi-kind": described.kind,
+    }
+
+
+def _namespace(event: Event) -> str:
+    return event.name.partition(":")[0]
+
+
+# ── what goes in ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def _body(event: Event, schemas: Mapping[str, Schema]) -> Json:
+    """No body is ``{}``."""
+    content: Json = {"schema": {"$ref": f"{REFERENCE}{event.request}"}}
+    if event.described.examples:
+        content["examples"] = {str(n): {"value": data} for n, data in enumerate(event.described.examples, 1)}
+    required = bool(schemas[event.request].get("required"))
+    return {"required": required, "content": {"application/json": content}}
+
+
+def _headers(event: Event) -> list[Json]:
+    return [_parameter("IdempotencyKey"), _parameter("Timeout")] if event.is_recorded else [_parameter("Timeout")]
+
+
+def _parameter(name: str) -> Json:
+    return {"$ref": f"#/components/parameters/{name}"}
+
+
+def _fields(event: Event, schemas: Mapping[str, Schema]) -> list[Json]:
+    request = schemas[event.request]
+    required = request.get("required", ())
+    return [
+        _field(name, schema, schemas) | ({"required": True} if name in required else {})
+        for name, schema in request.get("properties", {}).items()
+    ]
+
+
+def _field(name: str, schema: Schema, schemas: Mapping[str, Schema]) -> Json:
+    """An object, or what may be one, stands in a query string as JSON; lists repeat their name."""
+    shape = {key: value for key, value in schema.items() if key != "description"}
+    described = {"name": name, "in": "query"} | {key: schema[key] for key in ("description",) if key in schema}
+    if _has_objects(schema, schemas):
+        return described | {"content": {"application/json": {"schema": shape}}}
+    return described | {"schema": shape}
+
+
+def _has_objects(schema: Schema, schemas: Mapping[str, Schema]) -> bool:
+    if "$ref" in schema:
+        return _has_objects(schemas[name_in(schema["$ref"])], schemas)
+    parts = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    says_nothing = not {"type", "enum", "const"} & schema.keys() and not parts
+    return says_nothing or "object" in kinds_of(schema) or any(_has_objects(part, schemas) for part in parts)
+
+
+# ── what comes out ───────────────────────────────────────────────────────────────────────────────────────────────────
+def _answer(event: Event) -> Json:
+    answer = _json("The answer.", {"$ref": f"{REFERENCE}{event.answer}"})
+    return answer | {"headers": {"Ksi-Event-Id": EVENT_ID}} if event.is_recorded else answer
+
+
+def _json(description: str, schema: Schema) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _chunks(event: Event) -> Json:
+    chunk, answer = {"$ref": f"{REFERENCE}{event.chunk}"}, {"$ref": f"{REFERENCE}{event.answer}"}
+    return _streamed("Chunks, then the end.", {"chunk": chunk, "answer": answer})
+
+
+def _streamed(description: str, types: Mapping[str, Schema]) -> Json:
+    """``x-ksi-chunk`` and ``x-ksi-answer`` are the types of what the lines hold: OpenAPI 3.1 has no word for it."""
+    marks = {f"x-ksi-{name}": schema for name, schema in types.items()}
+    events = "Server-sent events: `open` (the address), chunks (`id` is the address), `gap`, last `end` or `failure`."
+    lines = "A JSON object a line: `at`, then `at` and `data` for each chunk, `gap`, last `end` with `data` or `error`."
+    return {
+        "description": description,
+        "content": {
+            "text/event-stream": {"schema": {"type": "string", "description": events}, **marks},
+            "application/x-ndjson": {"schema": {"type": "string", "description": lines}, **marks},
+        },
+    }
