@@ -124,6 +124,18 @@ async def test_a_subscription_goes_on_after_the_last_event(
     assert door.seen[1].data["pattern"] == "agent:"
 
 
+async def test_a_subscription_that_is_lost_before_its_first_event_goes_on_from_the_same_end(
+    client: EventClient, door: EchoDoor, server: UnixServer
+) -> None:
+    door.head, door.is_silent = 41, True
+    async with client.subscribe("agent:") as events:
+        await door.seen_count(1)
+        await client.request("test:echo")  # behind the frame that says where the end was
+        drop_connections(server)
+        door.head, door.is_silent = 50, False
+        assert (await anext(events)).at == "@42"
+
+
 async def test_a_handler_is_called_until_it_unsubscribes_and_its_faults_are_its_own(client: EventClient) -> None:
     seen: list[Any] = []
     enough = asyncio.Event()

@@ -26,8 +26,12 @@ class Reader:
     def __init__(self) -> None:
         self._items: asyncio.Queue[tuple[str | None, Any]] = asyncio.Queue()
         self.gaps: list[Mapping[str, Any]] = []
+        self.began: str | None = None
         self.ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.call: StreamCall | None = None
+
+    def opened(self, at: str) -> None:
+        self.began = at
 
     def chunk(self, at: str | None, raw: bytes) -> None:
         self._items.put_nowait((at, canonical.decode(raw)))

@@ -173,6 +173,7 @@ async def test_nothing_said_shows_only_what_comes(daemon: Daemon) -> None:
     await asyncio.sleep(0)
     await daemon.ask("state:set", key="d", value=4)
     assert [at for at, _ in await reader.take(1)] == ["@11"]
+    assert reader.began == "@9", "where to go on for whoever loses it before the first event"
     await reader.end_of()
 
 

@@ -97,6 +97,8 @@ class EchoDoor:
         self.streams: list[Counting] = []
         self.seen: list[EventEnvelope] = []
         self.sessions: list[Session] = []
+        self.head = 0
+        """Where subscriptions from the end begin."""
         self.is_silent = False
         """Streams give no chunks, whatever their credit."""
         self.frames = TypedFrames()
@@ -124,8 +126,11 @@ class EchoDoor:
         self._note(envelope, session)
         if envelope.name == "event:subscribe":
             after = envelope.data["after"]
+            if after == "end":
+                sink.opened(f"@{self.head}")
+            start = {"start": 0, "end": self.head}.get(after)
             wanted: dict[str, Any] = {
-                "first": 1 if after in ("start", "end") else int(after[1:]) + 1,
+                "first": 1 + (int(after[1:]) if start is None else start),
                 "until": 10**9,
                 "stream": "",
             }

@@ -48,7 +48,7 @@ class EventStream:
         self._is_ended = False
         self._error: KSIError | None = None
         self.at: str | None = None
-        """Address of the last chunk that has arrived."""
+        """Address of the last chunk that has arrived, or the one behind which a subscription began."""
         self.end: Any = None
         """The end value, once the stream is at its end."""
         self.gaps: deque[Mapping[str, Any]] = deque(maxlen=GAPS_MAX)
@@ -126,19 +126,26 @@ class EventStream:
         return Request(resume=at, credit=credit)
 
     def received(self, answer: Answer) -> bool:
+        if answer.error is not None:
+            self._finish(answer.error.raised())
+            return True
+        if answer.end:
+            self.end = canonical.decode(answer.data)
+            self._finish(None)
+            return True
+        self._go_on(answer)
+        return False
+
+    def _go_on(self, answer: Answer) -> None:
         if answer.gap is not None:
             self.gaps.append(answer.gap)
-            return False
-        if not answer.end and answer.error is None:
-            self._seq += 1
-            self.at = answer.at
-            self._chunks.append(Chunk(canonical.decode(answer.data), answer.at, self._seq))
-            self._news.set()
-            return False
-        if answer.error is None:
-            self.end = canonical.decode(answer.data)
-        self._finish(None if answer.error is None else answer.error.raised())
-        return True
+            return
+        self.at = answer.at
+        if answer.seq is None:  # it says only where the stream begins
+            return
+        self._seq += 1
+        self._chunks.append(Chunk(canonical.decode(answer.data), answer.at, self._seq))
+        self._news.set()
 
     def failed(self, error: KSIError) -> None:
         self._finish(error)

@@ -43,6 +43,12 @@ class Addressed(msgspec.Struct, frozen=True):
     data: Any
 
 
+class Opened(msgspec.Struct, frozen=True):
+    """Yielded first by a stream with ``record=False``: it gives what comes behind this address."""
+
+    at: str
+
+
 class Gap(msgspec.Struct, frozen=True):
     """Yielded by a stream with ``record=False``: something was dropped here."""
 

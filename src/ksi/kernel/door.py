@@ -55,6 +55,9 @@ class StreamCall(Call, Protocol):
 class Sink(Protocol):
     """Where a stream goes."""
 
+    def opened(self, at: str) -> None:
+        """It gives what comes behind ``at``: where to go on for whoever loses it before its first chunk."""
+
     def chunk(self, at: str | None, raw: bytes) -> None:
         """A chunk that is on disk; ``at`` is its durable address (None where the stream is not recorded)."""
 

@@ -20,6 +20,9 @@ class Inbox:
         self._items: deque[Any] = deque()
         self._news = asyncio.Event()
 
+    def opened(self, at: str) -> None:
+        """A handler is not disconnected from what it opened."""
+
     def chunk(self, at: str | None, raw: bytes) -> None:
         self._put(canonical.decode(raw))
 

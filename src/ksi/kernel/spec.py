@@ -17,7 +17,7 @@ from ksi.core.result import Failure, Success
 from ksi.kernel.codec import Codec
 from ksi.kernel.context import EventContext
 from ksi.kernel.coroutines import never_waits, stepping
-from ksi.kernel.declare import Addressed, Declaration, End, Gap
+from ksi.kernel.declare import Addressed, Declaration, End, Gap, Opened
 from ksi.kernel.schema import answer_codec, parameters_codec, payload_codec
 
 Mode = Literal["inline", "async", "blocking", "generator"]
@@ -194,7 +194,7 @@ def _answers(hints: dict[str, Any], mode: Mode, where: str) -> tuple[Codec, Code
         raise DeclarationError("a @stream answers `AsyncIterator[Chunk | End[Answer]]`", where=where)
     parts = get_args(arguments[0]) if get_origin(arguments[0]) in (Union, UnionType) else (arguments[0],)
     ends = [part for part in parts if (get_origin(part) or part) is End]
-    chunks = tuple(part for part in parts if part not in ends and part not in (Addressed, Gap))
+    chunks = tuple(part for part in parts if part not in ends and part not in (Addressed, Gap, Opened))
     answer: Any = (get_args(ends[0]) or (Any,))[0] if ends else None
     chunk: Any = Union[chunks] if chunks else Any  # noqa: UP007  # built from a tuple
     return answer_codec(answer, where=where), answer_codec(chunk, where=where)

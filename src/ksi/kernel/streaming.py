@@ -20,7 +20,7 @@ from ksi.core.errors import (
     StreamStalledError,
 )
 from ksi.core.ports import Committed, Entry, Unit
-from ksi.kernel.declare import Addressed, End, Gap
+from ksi.kernel.declare import Addressed, End, Gap, Opened
 from ksi.kernel.door import Session, Sink, StreamCall
 from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS
@@ -191,6 +191,9 @@ class Streaming(Execution):
                 return self.row.encode_answer(answer) if self.row.spec.answer.hint is not None else b"{}"
             case Addressed(at, data) if not self.is_recorded:
                 self._put(self.row.encode_chunk(data), at)
+            case Opened(at) if not self.is_recorded:
+                if self._sink is not None:
+                    self._sink.opened(at)
             case Gap(info) if not self.is_recorded:
                 if self._sink is not None:
                     self._sink.gap(info)

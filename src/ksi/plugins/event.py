@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.errors import ValidationError
-from ksi.core.events import Filter, Kind
+from ksi.core.events import Filter, Kind, Position
 from ksi.core.ports import EventLog, Overflow, Start
-from ksi.kernel.declare import Addressed, Gap, stream
+from ksi.kernel.declare import Addressed, Gap, Opened, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.references import find_run
 from ksi.plugins.shapes import ShownEvent, position, shown
@@ -42,7 +42,7 @@ class Event(AsyncPlugin):
         errors=["subscription_dropped", "not_found"],
         examples=[{"pattern": "agent:"}, {"after": "start", "kinds": ["fact", "request", "outcome"]}],
     )
-    async def subscribe(self, request: Subscribe) -> AsyncIterator[ShownEvent | Addressed | Gap]:
+    async def subscribe(self, request: Subscribe) -> AsyncIterator[ShownEvent | Addressed | Gap | Opened]:
         """Follow the log: what is there after a place, then what comes, without gap or double.
 
         Each event has its address (``@position``): whoever was disconnected subscribes again after the last one.
@@ -53,8 +53,11 @@ class Event(AsyncPlugin):
             kinds=request.kinds,
             correlation_id=None if run is None else await find_run(self._log, run),
         )
+        start = await self._start(request)
+        if request.after == "end":
+            yield Opened(f"@{start}")
         subscription = self._log.subscribe(
-            (wanted,), after=_start(request), subscriber=request.subscriber, overflow=request.overflow
+            (wanted,), after=start, subscriber=request.subscriber, overflow=request.overflow
         )
         dropped = 0
         async with subscription as events:
@@ -66,14 +69,15 @@ class Event(AsyncPlugin):
                 if request.subscriber is not None:
                     await events.ack(event)  # the reader had credit for it: it was taken
 
-
-def _start(request: Subscribe) -> Start:
-    match request.after:
-        case "start" | "end" as end:
-            return end
-        case "checkpoint" if request.subscriber is not None:
-            return "checkpoint"
-        case "checkpoint":
-            raise ValidationError("a checkpoint belongs to a subscriber: give subscriber, or another after")
-        case place:
-            return position(place)
+    async def _start(self, request: Subscribe) -> Start:
+        match request.after:
+            case "start":
+                return "start"
+            case "end":  # as a position: without an event yet, a reader that comes again would get another end
+                return await self._log.head() or Position(0)
+            case "checkpoint" if request.subscriber is not None:
+                return "checkpoint"
+            case "checkpoint":
+                raise ValidationError("a checkpoint belongs to a subscriber: give subscriber, or another after")
+            case place:
+                return position(place)

@@ -195,6 +195,9 @@ class HarnessStream:
             self.call.disconnected()
 
     # ── as the router sees it: a Sink ────────────────────────────────────────────────────────────────────────────────
+    def opened(self, at: str) -> None:
+        """Nobody is disconnected here before the first chunk."""
+
     def chunk(self, at: str | None, raw: bytes) -> None:
         self.addresses.append(at)
         self._arrived.put_nowait(raw)

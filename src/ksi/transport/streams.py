@@ -31,6 +31,10 @@ class FrameSink:
         self.call: StreamCall | None = None
         self.is_ended = False
 
+    def opened(self, at: str) -> None:
+        if not self.is_ended:
+            self._send(answers.opened(self._id_json, at))
+
     def chunk(self, at: str | None, raw: bytes) -> None:
         if self.is_ended:
             return

@@ -3,7 +3,7 @@
 ::
 
     {"id":7,"ok":true,"data":{…}}              {"id":7,"ok":false,"error":{"code":"…","message":"…","details":{…}}}
-    {"id":8,"seq":1,"at":"completion/01J…@1","data":{…}}                   {"id":8,"gap":{…}}
+    {"id":8,"at":"@41"}      {"id":8,"seq":1,"at":"completion/01J…@1","data":{…}}      {"id":8,"gap":{…}}
     {"id":8,"end":true,"data":{…}}             {"id":8,"end":true,"error":{…}}
 """
 
@@ -40,8 +40,13 @@ def failure(frame_id: int | str | None, error: KSIError) -> bytes:
     return b'{"id":%b,"ok":false,"error":%b}\n' % (id_json(frame_id), error_json(error))
 
 
+def opened(frame_id: bytes, at: str) -> bytes:
+    """The first frame of a stream that begins behind an address which its reader did not name."""
+    return b'{"id":%b,"at":%b}\n' % (frame_id, encode_json(at))
+
+
 def chunk(frame_id: bytes, seq: int, at: str | None, raw: bytes) -> bytes:
-    """The ``seq``-th chunk of a stream. ``frame_id`` is JSON already, here and below: a stream has many frames."""
+    """The ``seq``-th chunk of a stream. ``frame_id`` is JSON already, in all of a stream's frames: it has many."""
     if at is None:
         return b'{"id":%b,"seq":%d,"data":%b}\n' % (frame_id, seq, raw)
     return b'{"id":%b,"seq":%d,"at":%b,"data":%b}\n' % (frame_id, seq, encode_json(at), raw)

@@ -106,6 +106,9 @@ class Outlet:
         """The error of a stream that ended with its first word."""
 
     # ── as the router sees it ────────────────────────────────────────────────────────────────────────────────────────
+    def opened(self, at: str) -> None:
+        self._put(self._form.opening(at))
+
     def chunk(self, at: str | None, raw: bytes) -> None:
         self._credit -= 1
         self._chunk_bytes_max = max(self._chunk_bytes_max, len(raw))
