@@ -6,6 +6,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from ksi.core.clock import microseconds
 from ksi.core.events import Position, RecordedEvent, fact, fact_name
 
 
@@ -22,8 +23,8 @@ def recorded(raw: bytes) -> RecordedEvent:
         version=3,
         name="counter:was_raised",
         raw=raw,
-        event_id=UUID(int=1),
-        recorded_at=datetime(2026, 1, 1, tzinfo=UTC),
+        id=UUID(int=1).bytes,
+        recorded_us=microseconds(datetime(2026, 1, 1, tzinfo=UTC)),
     )
 
 

@@ -14,7 +14,8 @@ from uuid import UUID
 
 import msgspec
 
-from ksi.core import canonical
+from ksi.core import canonical, ids
+from ksi.core.clock import utc
 
 Position = NewType("Position", int)
 """Place in the log: global, ≥ 1, increasing in visible order; gaps allowed, never reused. Written ``@1234``."""
@@ -60,7 +61,8 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
 class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event as the log holds it. ``raw`` is its canonical JSON, ``data`` the same decoded (when asked for).
 
-    No part of it can lead back to it, so the collector of garbage need not look at it: that is a third of a replay.
+    Ids and times stand here as they are stored, 16 bytes and microseconds since 1970; as objects when asked for. No
+    part of it can lead back to it, so the collector of garbage need not look at it: that is a third of a replay.
     """
 
     position: Position
@@ -68,17 +70,44 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     version: int
     name: str
     raw: bytes
-    event_id: UUID
+    id: bytes
     kind: Kind = "fact"
     tags: frozenset[str] = frozenset()
     schema_version: int = 1
-    correlation_id: str | None = None
-    causation_id: UUID | None = None
+    run: str | None = None
+    """None: the run that its cause began. Empty: it belongs to none."""
+    cause: bytes | None = None
     subject: str | None = None
-    occurred_at: datetime | None = None
-    recorded_at: datetime
+    occurred_us: int | None = None
+    recorded_us: int
     branch: str = MAIN
     metadata: Mapping[str, Any] = {}
+
+    @property
+    def event_id(self) -> UUID:
+        return UUID(bytes=self.id)
+
+    @property
+    def causation_id(self) -> UUID | None:
+        """What was handled when it was recorded."""
+        return None if self.cause is None else UUID(bytes=self.cause)
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The run that it belongs to."""
+        if self.run is None:
+            return None if self.cause is None else ids.text(self.cause)
+        return self.run or None
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        """Domain time, where it was given."""
+        return None if self.occurred_us is None else utc(self.occurred_us)
+
+    @property
+    def recorded_at(self) -> datetime:
+        """The log's own time; it never goes back from one position to the next."""
+        return utc(self.recorded_us)
 
     @property
     def data(self) -> Any:

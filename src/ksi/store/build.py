@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import cast
-from uuid import UUID
 
 from ksi.core import ids
 from ksi.core.events import Position
-from ksi.core.ports import Outcome, Unit
-from ksi.store.row import Closing, Line, Row, derived_id, metadata_of, moment, request_of, uuid_of
+from ksi.core.ports import Entry, Outcome, Unit
+from ksi.store.row import Closing, Line, Request, Row, correlation_of, metadata_of, request_of
 
 NO_CAUSE = b""
 NO_RUN = ""
@@ -36,7 +34,7 @@ def build(unit: Unit, head: Position, at: int, versions: Sequence[int]) -> Row:
         tuple([request_of(envelope) for envelope in unit.ancestors]) if unit.ancestors else (),
         origin,
         unit.request,
-        tuple(_lines(unit, origin.id, bases, at, head + before, versions)) if entries else (),
+        tuple(_lines(unit, origin, bases, at, head + before, versions)) if entries else (),
         tuple([request_of(envelope) for envelope in unit.emits]) if unit.emits else (),
         None if outcome is None else _closing(outcome, derived - 1),
     )
@@ -55,20 +53,19 @@ def _base(origin: bytes, last: int, block: int) -> bytes:
 
 
 def _lines(
-    unit: Unit, origin: bytes, bases: tuple[bytes, ...], at: int, head: int, versions: Sequence[int]
+    unit: Unit, origin: Request, bases: tuple[bytes, ...], at: int, head: int, versions: Sequence[int]
 ) -> list[Line]:
     """The entries behind position ``head``; what they have in common is made once."""
-    run, cause = unit.origin.correlation or ids.text(origin), uuid_of(origin)
-    metadata, moment_at = metadata_of(unit.origin), recorded_at(at)
+    run, cause, metadata = origin.correlation, origin.id, metadata_of(origin)
     nth = 0
     made = []
     for entry, version in zip(unit.entries, versions, strict=True):
         head += 1
-        if entry.event_id is None:
-            event_id = derived_id(bases[nth // ids.ENTRIES_MAX] if bases else origin, nth)
+        event_id = entry.event_id
+        if event_id is None:
+            base = bases[nth // ids.ENTRIES_MAX] if bases else cause
+            event_id = ids.nth_of(base, nth % ids.ENTRIES_MAX + 1)
             nth += 1
-        else:
-            event_id = uuid_of(entry.event_id)
         made.append(
             Line(
                 position=head,  # type: ignore[arg-type]  # a call of Position() costs what three fields do
@@ -76,38 +73,30 @@ def _lines(
                 version=version,
                 name=entry.name,
                 raw=entry.data,
-                event_id=event_id,
+                id=event_id,
                 kind=entry.kind,
                 tags=entry.tags,
                 schema_version=entry.schema_version,
-                correlation_id=run if entry.correlation is None else entry.correlation or None,
-                causation_id=cause if entry.cause is None else _uuid_or_none(entry.cause),
+                run=run if entry.cause is entry.correlation is None else _run_of(entry, origin),
+                cause=cause if entry.cause is None else entry.cause or None,
                 subject=entry.subject,
-                occurred_at=None if entry.occurred_us is None else moment(entry.occurred_us),
-                recorded_at=moment_at,
+                occurred_us=entry.occurred_us,
+                recorded_us=at,
                 metadata={**metadata, **entry.metadata} if entry.metadata else metadata,
             )
         )
     return made
 
 
-def _uuid_or_none(raw: bytes) -> UUID | None:
-    return uuid_of(raw) if raw else None
+def _run_of(entry: Entry, origin: Request) -> str | None:
+    """See :attr:`RecordedEvent.run`."""
+    if entry.correlation is not None:
+        return entry.correlation
+    return origin.correlation if entry.cause is None else correlation_of(origin)
 
 
 def _closing(outcome: Outcome, nth: int) -> Closing:
     return Closing(outcome.ok, outcome.data, nth, dict(outcome.metadata) if outcome.metadata else None)
-
-
-_last_moment = (0, moment(0))
-
-
-def recorded_at(at: int) -> datetime:
-    """The moment ``at``; the same for all units of a batch, so the last one is kept."""
-    global _last_moment  # a cache of one
-    if _last_moment[0] != at:
-        _last_moment = (at, moment(at))
-    return _last_moment[1]
 
 
 def entered_ids(unit: Unit, row: Row, head: int) -> tuple[Entered, Entered]:

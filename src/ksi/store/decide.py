@@ -227,11 +227,11 @@ class Decider:
 
     def event(self, raw: bytes) -> RecordedEvent | None:
         """The event with this id, units under way included."""
-        base, number = ids.base_of(raw), int.from_bytes(raw, "big")
+        base = ids.base_of(raw)
         for known in (raw,) if base is None else (raw, base[0]):
             for row in self.rows_of(known):
                 for event in events_of(row):
-                    if event.event_id.int == number:
+                    if event.id == raw:
                         return event
         return None
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Protocol
 
 from ksi.core import ids
+from ksi.core.clock import microseconds
 from ksi.core.events import FAILED, ROOT, Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand, matcher
-from ksi.store.row import REQUESTS, Line, Request, Row, correlation_of
+from ksi.store.row import REQUESTS, Line, Request, Row
 
 INDEX = 2
 """Number of the set of keys that rows have; raise it when :func:`keys_of` changes: the keys are then written anew."""
@@ -110,7 +111,8 @@ def _predicate(one: Filter) -> Predicate:
     if one.correlation_id is not None:
         tests.append(lambda event: event.correlation_id == one.correlation_id)
     if one.causation_id is not None:
-        tests.append(lambda event: event.causation_id == one.causation_id)
+        cause = one.causation_id.bytes
+        tests.append(lambda event: event.cause == cause)
     tests += _times(one)
     return tests[0] if len(tests) == 1 else lambda event: all(test(event) for test in tests)
 
@@ -130,11 +132,12 @@ def _is_kind(kinds: Sequence[Kind]) -> Predicate:
 
 
 def _times(one: Filter) -> Iterator[Predicate]:
-    start, end = one.recorded_from, one.recorded_to
-    if start is not None:
-        yield lambda event: event.recorded_at >= start
-    if end is not None:
-        yield lambda event: event.recorded_at < end
+    if one.recorded_from is not None:
+        start = microseconds(one.recorded_from)
+        yield lambda event: event.recorded_us >= start
+    if one.recorded_to is not None:
+        end = microseconds(one.recorded_to)
+        yield lambda event: event.recorded_us < end
 
 
 def _keys_of(one: Filter, names: Callable[[], Sequence[str]]) -> list[str] | None:
@@ -196,8 +199,7 @@ def keys_of(row: Row) -> list[str]:
         if line.tags:
             found += ["t:" + tag for tag in line.tags]
         if line.kind != "chunk" and not (own and _follows(line, origin)):
-            cause = line.causation_id
-            found += _links(line.correlation_id, None if cause is None else cause.bytes)
+            found += _links(line.correlation_id, line.cause)
     return list(dict.fromkeys(found))
 
 
@@ -220,10 +222,7 @@ def _keys_of_line(stream: str, name: str, kind: Kind) -> tuple[str, ...]:
 
 def _follows(line: Line, origin: Request) -> bool:
     """Whether run and cause of ``line`` are those that ``origin`` stands for."""
-    cause = line.causation_id
-    if cause is None or cause.int != int.from_bytes(origin.id, "big"):
-        return False
-    return line.correlation_id == correlation_of(origin)
+    return line.cause == origin.id and line.run == origin.correlation
 
 
 def _links(correlation: str | None, cause: bytes | None) -> list[str]:

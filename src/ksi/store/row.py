@@ -12,14 +12,11 @@ has a base of its own, which is entered in the index of ids like a request's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID, SafeUUID
 
 import msgspec
 
 from ksi.core import ids
-from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
 from ksi.core.events import FAILED, ROOT, Position, RecordedEvent
 from ksi.core.ports import Outcome
@@ -103,7 +100,7 @@ class Lines(msgspec.Struct, array_like=True, frozen=True, gc=False):
     lines: tuple[Line, ...]
 
 
-pack = msgspec.msgpack.Encoder(uuid_format="bytes").encode
+pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(Row).decode
 _unpack_lines = msgspec.msgpack.Decoder(Lines).decode
 
@@ -187,33 +184,6 @@ def correlation_of(request: Request) -> str:
 
 
 # ── into events ──────────────────────────────────────────────────────────────────────────────────────────────────────
-_EPOCH = utc(0)
-_K = 1 << 123
-_VERSION = 1 << 76
-_new, _set, _unknown = object.__new__, object.__setattr__, SafeUUID.unknown
-
-
-def uuid_of(raw: bytes) -> UUID:
-    return _uuid(int.from_bytes(raw, "big"))
-
-
-def _uuid(number: int) -> UUID:
-    # What UUID(int=…) does, without its checks of six arguments: replay makes two for each event.
-    made = _new(UUID)
-    _set(made, "int", number)
-    _set(made, "is_safe", _unknown)
-    return made
-
-
-def moment(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)
-
-
-def derived_id(base: bytes, nth: int) -> UUID:
-    """Id of a row's ``nth`` event (from 0) that has no id of its own: ``ids.nth_of``, without its copies of bytes."""
-    return _uuid(int.from_bytes(base, "big") + (nth % ids.ENTRIES_MAX + 1) * _K + _VERSION)
-
-
 def events_of(row: Row) -> list[RecordedEvent]:
     """All events of the row, in position order."""
     position = row.first
@@ -236,15 +206,15 @@ def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
         version=position,
         name=request.name,
         raw=request.raw,
-        event_id=uuid_of(request.id),
+        id=request.id,
         kind="request",
         tags=_ROOT if request.cause is None else _NO_TAGS,
         schema_version=request.schema_version,
-        correlation_id=correlation_of(request),
-        causation_id=None if request.cause is None else uuid_of(request.cause),
+        run=correlation_of(request),
+        cause=request.cause,
         subject=request.subject,
-        occurred_at=moment(request.time_us) if request.time_us else None,
-        recorded_at=moment(row.at),
+        occurred_us=request.time_us or None,
+        recorded_us=row.at,
         metadata=metadata_of(request),
     )
 
@@ -257,14 +227,14 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
         version=row.last,
         name=origin.name,
         raw=(b'{"data":%b,"ok":true}' if closing.ok else b'{"error":%b,"ok":false}') % closing.raw,
-        event_id=derived_id(row.bases[-1] if row.bases else origin.id, closing.nth),
+        id=ids.nth_of(row.bases[-1] if row.bases else origin.id, closing.nth % ids.ENTRIES_MAX + 1),
         kind="outcome",
         tags=_NO_TAGS if closing.ok else _FAILED,
         schema_version=origin.schema_version,
-        correlation_id=correlation_of(origin),
-        causation_id=uuid_of(origin.id),
+        run=origin.correlation,
+        cause=origin.id,
         subject=origin.subject,
-        recorded_at=moment(row.at),
+        recorded_us=row.at,
         metadata={**metadata_of(origin), **(closing.metadata or {})},
     )
 
