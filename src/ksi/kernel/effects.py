@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ksi.kernel.execution import Execution
 
 EFFECTS = "$effects"
-REQUESTED, COMPLETED, READ = "effect:requested", "effect:completed", "effect:read"
+REQUESTED, COMPLETED, OBSERVED, READ = "effect:requested", "effect:completed", "effect:observed", "effect:read"
 T = TypeVar("T")
 Key = tuple[str, str, str, int]
 """Causal path, name, hash of the request, n-th occurrence of it."""
@@ -184,9 +184,9 @@ class Effects:
         try:
             value = canonical.encode(await call())
         except KSIError as error:
-            self._note_end(key, error=error)
+            self._note_seen(key, error=error)
             raise
-        self._note_end(key, value=value)
+        self._note_seen(key, value=value)
         return _into(canonical.decode(value), result)
 
     @asynccontextmanager
@@ -244,7 +244,7 @@ class Effects:
         if not self._gateway.ends_here(envelope):
             self._gateway.admit(envelope, key[1], b"null", begun=False)
         now = utc(self._execution.router.clock.time_us())
-        self._note_end(key, value=canonical.encode(microseconds(now)))
+        self._note_seen(key, value=canonical.encode(microseconds(now)))
         return now
 
     def _key(self, name: str, raw: bytes) -> Key:
@@ -271,6 +271,10 @@ class Effects:
     def _note_end(self, key: Key, *, value: bytes = b"null", error: KSIError | None = None) -> None:
         """The same, on disk with the next commit of this request."""
         self._context.buffer(_entry(COMPLETED, self._result(key, value, error)))
+
+    def _note_seen(self, key: Key, *, value: bytes = b"null", error: KSIError | None = None) -> None:
+        """What was seen of the outside world, on disk with the next commit of this request."""
+        self._context.buffer(_entry(OBSERVED, self._result(key, value, error)))
 
     def _result(self, key: Key, value: bytes, error: KSIError | None) -> dict[str, Any]:
         if error is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from typing import Any
 
 import msgspec
 
-from ksi.core.clock import Clock
 from ksi.core.errors import KSIError, NotFoundError, ProviderBugError, UnsupportedError
 from ksi.kernel.context import EventContext
 from ksi.plugins.completion.past import EFFECT, Asked
@@ -26,7 +27,9 @@ from ksi.providers.base import (
     estimate_usage,
 )
 from ksi.providers.conversation import MessageAdded, stream_of
-from ksi.providers.desk import Choice, Desk, Ticket
+from ksi.providers.desk import Desk, Ticket
+
+CHOICE = "llm:choose"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +48,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     is_spoken: bool = False
 
 
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers: what was seen of the providers is recorded, so that a replay needs none of them."""
+
+    provider: str
+    model: str
+    sha256: str | None
+
+
 class Answering:
     """Gives the answer's text as it comes; however that ends, usage and messages are recorded.
 
@@ -52,20 +63,16 @@ class Answering:
         plan: Says what to do. It is asked when no other one can go on with the same answer.
     """
 
-    def __init__(
-        self, context: EventContext, desk: Desk, clock: Clock, ticket: Ticket, plan: Callable[[], Awaitable[Plan]]
-    ) -> None:
+    def __init__(self, context: EventContext, desk: Desk, ticket: Ticket, plan: Callable[[], Awaitable[Plan]]) -> None:
         self._context = context
         self._desk = desk
-        self._clock = clock
         self._ticket = ticket
         self._make_plan = plan
-        self._began_at = clock.monotonic()
-        self._first_at: float | None = None
+        self._began_at = context.now()
+        self._first_at: datetime | None = None
         self._texts: list[str] = []
         self._plan: Plan | None = None
-        self._choice: Choice | None = None
-        self._sha256: str | None = None
+        self._choice: Chosen | None = None
         self._request: CompletionRequest | None = None
         self._finished: Finished | None = None
 
@@ -84,7 +91,7 @@ class Answering:
         choice = self._choice = await self._choose(plan)
         self._ticket.conversation = plan.payload.conversation
         await self._desk.turn(self._ticket)
-        async with self._desk.place(self._ticket, choice.provider.name):
+        async with self._desk.place(self._ticket, choice.provider):
             request = self._request = await self._resolve(plan, choice)
             await self._begin(plan, choice)
             try:
@@ -99,44 +106,61 @@ class Answering:
             self._record_end(CompletionFinished, self.finish_reason)
 
     @asynccontextmanager
-    async def _asking(self, choice: Choice, request: CompletionRequest) -> AsyncIterator[AsyncIterator[str]]:
+    async def _asking(self, choice: Chosen, request: CompletionRequest) -> AsyncIterator[AsyncIterator[str]]:
         """The effect itself: the request is on disk before the provider is called."""
-        asked = Asked(provider=choice.provider.name, request=request)
-        async with self._context.streamed_effect(EFFECT, asked) as effect:
+
+        def ask() -> AsyncGenerator[AnyChunk, None]:
+            return self._desk.provider(choice.provider).stream(request, timeouts=self._desk.timeouts)
+
+        async with self._context.streamed_effect(EFFECT, Asked(provider=choice.provider, request=request)) as effect:
             try:
                 async with (
-                    aclosing(choice.provider.stream(request, timeouts=self._desk.timeouts)) as chunks,
+                    aclosing(effect.pieces(ask, _again)) as chunks,
                     aclosing(self._taken(chunks)) as texts,
                 ):
                     yield texts
                 if self._finished is None:
-                    raise ProviderBugError("its answer has no end", provider=choice.provider.name)
+                    raise ProviderBugError("its answer has no end", provider=choice.provider)
             finally:
-                effect.complete({"finish_reason": self.finish_reason, "usage": msgspec.to_builtins(self.usage)})
+                effect.complete(self._completed())
+
+    def _completed(self) -> dict[str, Any]:
+        """What is recorded of the end, enough for :func:`_again`."""
+        usage = msgspec.to_builtins(self.usage)
+        if self._finished is None:
+            return {"finish_reason": "cancelled", "usage": usage}
+        finished: dict[str, Any] = msgspec.to_builtins(self._finished)
+        return finished | {"finish_reason": self._finished.reason}
 
     async def _taken(self, chunks: AsyncIterator[AnyChunk]) -> AsyncGenerator[str, None]:
         async for chunk in chunks:
             match chunk:
                 case TextDelta(text=text):
-                    self._first_at = self._first_at or self._clock.monotonic()
+                    self._first_at = self._first_at or self._context.now()
                     self._texts.append(text)
                     yield text
                 case Finished():
                     self._finished = chunk
 
     # ── before it ────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def _choose(self, plan: Plan) -> Choice:
-        payload = plan.payload
-        if plan.asked is None:
-            return await self._desk.choose(payload.provider, payload.model)
-        choice = await self._desk.choose(plan.asked.provider, plan.asked.request.model)
-        if plan.so_far and not choice.provider.capabilities.continues:
-            raise UnsupportedError(
-                f"{choice.provider.name} can not go on inside an answer: send the prompt again with completion:create"
-            )
-        return choice
+    async def _choose(self, plan: Plan) -> Chosen:
+        payload, asked = plan.payload, plan.asked
+        provider, model = (payload.provider, payload.model) if asked is None else (asked.provider, asked.request.model)
 
-    async def _resolve(self, plan: Plan, choice: Choice) -> CompletionRequest:
+        async def choose() -> Chosen:
+            choice = await self._desk.choose(provider, model)
+            if plan.so_far and not choice.provider.capabilities.continues:
+                name = choice.provider.name
+                raise UnsupportedError(
+                    f"{name} can not go on inside an answer: send the prompt again with completion:create"
+                )
+            return Chosen(provider=choice.provider.name, model=choice.model, sha256=await choice.sha256())
+
+        wanted = {"provider": provider, "model": model}
+        chosen: Chosen = await self._context.observe(CHOICE, wanted, choose, result=Chosen)
+        return chosen
+
+    async def _resolve(self, plan: Plan, choice: Chosen) -> CompletionRequest:
         """What is sent: what was said in the conversation is looked up now, when it is this one's turn."""
         if plan.asked is not None:
             return msgspec.structs.replace(
@@ -162,12 +186,11 @@ class Answering:
             return []
         return [msgspec.convert({"role": said["role"], "parts": said["parts"]}, Message) for said in found["messages"]]
 
-    async def _begin(self, plan: Plan, choice: Choice) -> None:
-        self._sha256 = await choice.sha256()
+    async def _begin(self, plan: Plan, choice: Chosen) -> None:
         started = CompletionStarted(
             completion=self._ticket.completion,
             run=self._ticket.run,
-            provider=choice.provider.name,
+            provider=choice.provider,
             model=choice.model,
             conversation=plan.payload.conversation,
             resumes=plan.resumes,
@@ -183,7 +206,7 @@ class Answering:
             completion=self._ticket.completion,
             reason=reason,
             usage=self.usage,
-            duration_ms=self._since(self._clock.monotonic()),
+            duration_ms=self._since(self._context.now()),
             first_token_ms=self._first_token_ms,
         )
         self._context.append(stream_of_completion(self._ticket.completion), ended)
@@ -230,10 +253,10 @@ class Answering:
             finish_reason=self.finish_reason,
             usage=self.usage,
             model=finished.model if finished else choice.model if choice else "",
-            provider=finished.provider if finished else choice.provider.name if choice else "",
-            model_sha256=self._sha256,
+            provider=finished.provider if finished else choice.provider if choice else "",
+            model_sha256=choice.sha256 if choice else None,
             conversation=self._plan.payload.conversation if self._plan else None,
-            duration_ms=self._since(self._clock.monotonic()),
+            duration_ms=self._since(self._context.now()),
             first_token_ms=self._first_token_ms,
             resumed_from=self._plan.resumes if self._plan else None,
         )
@@ -242,6 +265,14 @@ class Answering:
     def _first_token_ms(self) -> float | None:
         return None if self._first_at is None else self._since(self._first_at)
 
-    def _since(self, moment: float) -> float:
-        """Milliseconds from the request to ``moment``."""
-        return round((moment - self._began_at) * 1000, 1)
+    def _since(self, moment: datetime) -> float:
+        """Milliseconds from the request to ``moment``; never less than 0, for the machine's clock may go back."""
+        return max(0.0, round((moment - self._began_at).total_seconds() * 1000, 1))
+
+
+def _again(chunks: Sequence[Any], completed: Any) -> Iterator[AnyChunk]:
+    """What the provider gave, out of what the log holds."""
+    for chunk in chunks:
+        yield TextDelta(text=chunk["text"])
+    if completed is not None and completed["finish_reason"] != "cancelled":
+        yield msgspec.convert({name: completed[name] for name in Finished.__struct_fields__}, Finished)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ksi.core import canonical
-from ksi.core.clock import Clock
 from ksi.core.config import Config
 from ksi.core.errors import AmbiguousError, ConflictError, KSIError, NotFoundError
 from ksi.core.ports import EventLog
@@ -141,7 +140,7 @@ class Completion(PushedResults, AsyncPlugin):
         )
         self.desk.open(ticket)
         execution.watch(self.desk.close, ticket)
-        return Answering(context, self.desk, self.host.services.get(Clock), ticket, plan)
+        return Answering(context, self.desk, ticket, plan)
 
     # ── control ──────────────────────────────────────────────────────────────────────────────────────────────────────
     @event("completion:cancel", errors=("not_found", "ambiguous", "conflict"), examples=({"run": "last"},))
