@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from ksi.bench import dispatch, main, store
+from ksi.bench import curve, dispatch, main, store
 from ksi.bench.load import Load
 from ksi.bench.measure import Contestant, Row, Sample, measure
 
@@ -48,6 +49,17 @@ def test_the_rows_of_a_suite_run(suite: object, tmp_path: Path) -> None:
         results = [result for row in rows for result in measure(row, 1)]
     assert all(result.rate > 0 and result.cpu_us >= 0 for result in results)
     assert results[0].ratio == 1.0
+
+
+def test_the_curve_has_a_mark_for_each_step_and_finds_what_it_wrote(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve, "READS", 20)
+    assert main.main(["curve", "--commands", "1500", "--json"]) == 0
+    found = [msgspec.json.decode(text, type=curve.Mark) for text in capsys.readouterr().out.splitlines()]
+    assert [mark.commands for mark in found] == [1000, 1500]
+    assert all(mark.rate > 0 and mark.by_id > 0 and mark.rss > 10**7 and mark.size > 100 for mark in found)
+    assert curve.marks(300_000) == [1000, 3000, 10_000, 30_000, 100_000, 300_000]
 
 
 def test_an_unknown_suite_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import dispatch, store, wire
+from ksi.bench import curve, dispatch, store, wire
 from ksi.bench.measure import Result, Row, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
@@ -22,25 +22,36 @@ SUITES: dict[str, tuple[Rows, int]] = {
     "store": (store.rows, 60_000),
 }
 """Rows by name, with the operations of one repetition."""
+CURVE, COMMANDS = "curve", 300_000
+"""What is measured only where it is named: minutes for each million of commands, and the disk for them."""
 REPETITIONS, QUICK_REPETITIONS, QUICK_SHARE = 5, 3, 5
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="ksi bench", description="Measure the speed, beside floors and peers.")
-    parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {', '.join(SUITES)}; all of them")
+    names = ", ".join([*SUITES, CURVE])
+    parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {names}; all but the last")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions: a look, not a figure")
+    parser.add_argument("--commands", type=int, default=COMMANDS, help=f"how far {CURVE} goes; {COMMANDS:,}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
-    unknown = [name for name in given.suites if name not in SUITES]
+    unknown = [name for name in given.suites if name not in SUITES and name != CURVE]
     if unknown:
-        parser.error(f"no suite {unknown[0]!r}: choose of {', '.join(SUITES)}")
+        parser.error(f"no suite {unknown[0]!r}: choose of {names}")
     if "wire" in (given.suites or SUITES) and not find_spec("orjson"):
         sys.stderr.write("ksi bench: the floor of wire needs orjson: make bench, or pip install 'ksi[bench]'\n")
         return 1
     for name in given.suites or SUITES:
-        for result in run(name, quick=given.quick):
-            print(msgspec.json.encode(result).decode() if given.json else line(result), flush=True)
+        shown = _curve(given.commands) if name == CURVE else ((one, line(one)) for one in run(name, quick=given.quick))
+        for result, text in shown:
+            print(msgspec.json.encode(result).decode() if given.json else text, flush=True)
     return 0
+
+
+def _curve(commands: int) -> Iterator[tuple[curve.Mark, str]]:
+    with tempfile.TemporaryDirectory(prefix="ksi-bench-") as directory:
+        for mark in curve.curve(Path(directory), commands):
+            yield mark, curve.line(mark)
 
 
 def run(name: str, *, quick: bool) -> Iterator[Result]:
