@@ -103,7 +103,7 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         )
         kernel = Kernel(
             Ports(journal=store, threads=threads, clock=clock),
-            limits=Limits(stall_timeout=limits.stall_timeout, drain_timeout=limits.stop_timeout),
+            limits=kernel_limits(config),
             home=home.path,
             settings=settings_of(config),
         )
@@ -141,6 +141,15 @@ def sources(config: Config, plugins: Sequence[str] = ()) -> list[Source]:
 def settings_of(config: Config) -> Mapping[str, Mapping[str, Any]]:
     """Each plugin's own table, ``[plugin.NAME]``; built-in services take the typed :class:`Config` as a service."""
     return config.plugin
+
+
+def kernel_limits(config: Config) -> Limits:
+    return Limits(
+        stall_timeout=config.limits.stall_timeout,
+        drain_timeout=config.limits.stop_timeout,
+        initialize_timeout=config.plugins.initialize_timeout,
+        shutdown_timeout=config.plugins.shutdown_timeout,
+    )
 
 
 def transport_limits(config: Config) -> TransportLimits:

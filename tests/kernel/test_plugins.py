@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from textwrap import dedent
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from ksi.core.errors import (
 from ksi.kernel.declare import query
 from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.plugins import DRAIN_TIMEOUT, Plugins
+from ksi.kernel.router import Limits
 from ksi.kernel.services import ServiceRegistry
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.running import plugin, turns
@@ -96,11 +98,12 @@ async def test_plugins_start_in_the_order_of_their_needs_and_stop_in_the_reverse
     assert seen[3:] == ["-last", "-middle", "-first"]
 
 
-async def test_one_that_fails_at_its_start_is_reported_and_the_others_run() -> None:
-    @query("q:ping", inline=True)
-    def ping(self: Any) -> str:
-        return "pong"
+@query("q:ping", inline=True, shared=True)
+def ping(self: Any) -> str:
+    return "pong"
 
+
+async def test_one_that_fails_at_its_start_is_reported_and_the_others_run() -> None:
     async def initialize(self: Any) -> None:
         raise RuntimeError("boom")
 
@@ -117,6 +120,65 @@ async def test_one_that_fails_at_its_start_is_reported_and_the_others_run() -> N
     for name in ("one", "other"):
         assert "other -> one -> other" in problems[name]
     assert any(name.startswith("q of") for name in problems)
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_one_that_takes_too_long_to_start_is_reported_and_the_others_run(swallows: bool) -> None:
+    released = asyncio.Event()
+
+    async def initialize(self: Any) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                if not swallows:
+                    raise
+
+    slow = plugin(name="slow", initialize=initialize)
+    limits = Limits(initialize_timeout=7.0, shutdown_timeout=2.0)
+    began = asyncio.get_running_loop().time()
+    async with EventTestHarness(slow, plugin(ping, name="q"), limits=limits) as ksi:
+        assert await ksi.request("q:ping") == "pong"
+        assert asyncio.get_running_loop().time() - began == (9.0 if swallows else 7.0)
+        (info,) = [info for info in ksi.kernel.plugins.list_plugins() if info.name == "slow"]
+        assert info.status == "failed"
+        assert "initialize() takes longer than 7 s" in (info.problem or "")
+        released.set()
+        await turns()
+
+
+async def test_one_that_does_not_shut_down_keeps_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    released, ended = asyncio.Event(), []
+
+    async def never(self: Any) -> None:
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    async def initialize(self: Any) -> None:
+        self.host.spawn(never(self))
+
+    async def shutdown(self: Any) -> None:
+        ended.append(self.name)
+
+    stubborn = plugin(name="stubborn", initialize=initialize, shutdown=never)
+    limits = Limits(shutdown_timeout=2.0)
+    async with EventTestHarness(plugin(name="first", shutdown=shutdown), stubborn, limits=limits):
+        began = asyncio.get_running_loop().time()
+    assert (ended, asyncio.get_running_loop().time() - began) == (["first"], 4.0)
+    assert "shutdown() takes longer than 2 s" in caplog.text
+    assert "2 of its tasks do not end" in caplog.text
+    released.set()
+    await turns()
+
+
+async def test_a_start_that_is_cancelled_from_within_is_a_failure_of_that_plugin() -> None:
+    async def initialize(self: Any) -> None:
+        raise asyncio.CancelledError
+
+    async with EventTestHarness(plugin(name="odd", initialize=initialize)) as ksi:
+        (info,) = ksi.kernel.plugins.list_plugins()
+        assert "was cancelled from within" in (info.problem or "")
 
 
 async def test_events_of_one_that_did_not_start_have_no_handler_until_it_is_loaded(tmp_path: Path) -> None:
@@ -158,10 +220,6 @@ LATE = """
 
 
 async def test_an_event_that_others_handle_does_not_wait_for_one_that_did_not_start() -> None:
-    @query("q:ping", shared=True)
-    async def ping(self: Any) -> str:
-        return "pong"
-
     async def initialize(self: Any) -> None:
         raise RuntimeError("boom")
 

@@ -99,10 +99,15 @@ class LogSection(Section, frozen=True):
 
 
 class PluginsSection(Section, frozen=True):
-    """``load`` names ``module:Class`` or files; ``disable`` names plugins that are found and not wanted."""
+    """``load`` names ``module:Class`` or files; ``disable`` names plugins that are found and not wanted.
+
+    The timeouts are for ``initialize`` and ``shutdown`` of each.
+    """
 
     load: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
+    initialize_timeout: Seconds = 30.0
+    shutdown_timeout: Seconds = 5.0
 
 
 class OpenAISection(Section, frozen=True):

@@ -56,6 +56,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     stall_timeout: float = 60.0
     drain_timeout: float = 10.0
+    initialize_timeout: float = 30.0
+    shutdown_timeout: float = 5.0
 
 
 class Admitted(NamedTuple):
