@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ksi.core.errors import InternalError, KSIError, NotFoundError
+from ksi.core.errors import InternalError, KSIError
 from ksi.transport.http.exchange import Exchange, Gone
 from ksi.transport.http.guard import Guard
 from ksi.transport.http.problems import MethodError
@@ -54,8 +54,8 @@ async def _fail(exchange: Exchange, error: KSIError) -> None:
 class App:
     """All routes."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._router = Router(routes, default=_nothing_here, redirect_slashes=False)
+    def __init__(self, routes: Sequence[Route], otherwise: ASGIApp) -> None:
+        self._router = Router(routes, default=otherwise, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
@@ -64,8 +64,3 @@ class App:
         except HTTPException:  # starlette's own: the path is there, the method is not
             exchange = Exchange(scope, receive, send)
             await exchange.fail(MethodError(exchange.path, exchange.method))
-
-
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    exchange = Exchange(scope, receive, send)
-    await exchange.fail(NotFoundError("page", exchange.path))

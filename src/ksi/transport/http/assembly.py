@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from uvicorn.server import ServerState
+
 from ksi import __version__
 from ksi.core.clock import Clock
 from ksi.core.config import HttpSection
 from ksi.core.home import Home
 from ksi.core.ports import EventLog
+from ksi.kernel.plugins import Plugins
 from ksi.kernel.registry import EventRegistry
 from ksi.kernel.router import Router
 from ksi.kernel.services import ServiceRegistry
@@ -15,6 +18,8 @@ from ksi.transport.connection import Common
 from ksi.transport.http.binding import WILDCARDS
 from ksi.transport.http.events import Requests
 from ksi.transport.http.guard import Guard, Tokens
+from ksi.transport.http.metrics import Metrics
+from ksi.transport.http.plugged import Plugged
 from ksi.transport.http.probes import Probes
 from ksi.transport.http.routes import app_of
 from ksi.transport.http.server import HttpServer
@@ -32,11 +37,13 @@ def server_of(
     clock: Clock,
 ) -> HttpServer:
     """A server that was not started."""
-    router = services.get(Router)
-    requests = Requests(router, services.get(EventRegistry), limits=limits, budget=budget, clock=clock)
+    router, log = services.get(Router), services.get(EventLog)
     guard = Guard(tokens, [name for name in (section.host, *section.hosts) if name not in WILDCARDS])
-    probes = Probes(router, services.get(EventLog))
     common = Common(
         door=router, limits=limits, budget=budget, clock=clock, server=f"ksi/{__version__}", connections=set()
     )
-    return HttpServer(app_of(requests, guard, probes), WebSockets(common, guard), section, home)
+    state, sockets = ServerState(), WebSockets(common, guard)
+    requests = Requests(router, services.get(EventRegistry), limits=limits, budget=budget, clock=clock)
+    metrics = Metrics(router, log, budget, home.data, {"http": state.connections, "websocket": sockets.open})
+    plugged = Plugged(services.get(Plugins), router, requests, guard)
+    return HttpServer(app_of(requests, guard, Probes(router, log), metrics, plugged), state, sockets, section, home)

@@ -47,7 +47,7 @@ class Requests:
     # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def post(self, exchange: Exchange) -> None:
         """Answer one request of any event."""
-        envelope = await self.posted(exchange)
+        envelope = await self.posted(exchange, exchange.parameter("name"))
         if b"respond-async" in exchange.headers.get(b"prefer", b""):
             await self._accept(exchange, envelope)
             return
@@ -61,15 +61,15 @@ class Requests:
         await exchange.answer(_answer(exchange, envelope, raw))
 
     # ── envelopes ────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def posted(self, exchange: Exchange) -> EventEnvelope:
-        """The envelope of a request with a body.
+    async def posted(self, exchange: Exchange, name: str) -> EventEnvelope:
+        """The envelope of a request of event ``name`` with a body.
 
         Raises:
             UnsupportedMediaError: It is neither JSON nor a CloudEvent.
             ValidationError: It is no CloudEvent 1.0, or one of another event.
             InvalidFrameError: A header is wrong.
         """
-        name, body = exchange.parameter("name"), await exchange.body(self.limits.frame_bytes_max)
+        body = await exchange.body(self.limits.frame_bytes_max)
         match exchange.media:
             case cloudevents.MEDIA:
                 return cloudevents.from_structured(body, name, exchange.session)

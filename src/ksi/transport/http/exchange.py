@@ -47,8 +47,8 @@ class Exchange:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.is_answered = False
-        self._receive = receive
-        self._send = send
+        self.receive = receive
+        self.send = send
 
     @property
     def method(self) -> str:
@@ -75,8 +75,12 @@ class Exchange:
         """The last value of ``name`` in the query string; empty where there is none."""
         return parse_qs(self.query.decode("latin-1")).get(name, [""])[-1]
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The parts of the path that have names."""
+        return {name: str(value) for name, value in self.scope["path_params"].items()}
+
     def parameter(self, name: str) -> str:
-        """A part of the path."""
         return str(self.scope["path_params"][name])
 
     # ── what comes ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -90,7 +94,7 @@ class Exchange:
         self._refuse_announced(limit)
         body = bytearray()
         while True:
-            message = await self._receive()
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Gone
             body += message["body"]
@@ -106,7 +110,7 @@ class Exchange:
 
     async def gone(self) -> None:
         """Return when the client has left."""
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
 
     async def unless_gone(self, answer: asyncio.Future[bytes], cancel: Callable[[], None]) -> bytes:
@@ -131,22 +135,22 @@ class Exchange:
         """Answer with a whole body."""
         headers = [(b"content-type", answer.media), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
         await self.start(answer.status, headers)
-        await self._send({"type": "http.response.body", "body": answer.body})
+        await self.send({"type": "http.response.body", "body": answer.body})
 
     async def fail(self, error: KSIError, status: int | None = None) -> None:
         """Answer with a problem."""
         chosen, body, headers = problem(error, status)
         await self.start(chosen, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.body", "body": body})
 
     async def start(self, status: int, headers: Headers) -> None:
         self.is_answered = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes, *, is_last: bool = False) -> None:
         """Write a part of the body; waits while the client does not read."""
         message: Message = {"type": "http.response.body", "body": body, "more_body": not is_last}
-        await self._send(message)
+        await self.send(message)
 
     def abort(self) -> None:
         """Close the connection now; what is not written is lost."""

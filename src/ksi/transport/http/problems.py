@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from ksi.core import errors
@@ -11,6 +12,7 @@ from ksi.wire.answers import encode_json
 
 Headers = list[tuple[bytes, bytes]]
 MEDIA = b"application/problem+json"
+_MARKUP = re.compile(r":\w+:`|`")
 
 
 class UnsupportedMediaError(errors.UnsupportedError):
@@ -115,7 +117,7 @@ def problem_json(error: KSIError, status: int) -> bytes:
 
 
 def _title(kind: type[KSIError]) -> str:
-    return (kind.__doc__ or kind.__name__).partition("\n")[0].replace("``", "")
+    return _MARKUP.sub("", (kind.__doc__ or kind.__name__).partition("\n")[0])
 
 
 def _headers(error: KSIError, status: int) -> Headers:

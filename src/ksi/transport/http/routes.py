@@ -7,11 +7,13 @@ from starlette.routing import Route
 from ksi.transport.http.app import App, Endpoint, Handler
 from ksi.transport.http.events import Requests
 from ksi.transport.http.guard import Guard
+from ksi.transport.http.metrics import Metrics
+from ksi.transport.http.plugged import Plugged
 from ksi.transport.http.probes import Probes
 from ksi.transport.http.streams import Streams
 
 
-def app_of(requests: Requests, guard: Guard, probes: Probes) -> App:
+def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, plugged: Plugged) -> App:
     """The application that serves all of it."""
     streams = Streams(requests)
 
@@ -25,7 +27,9 @@ def app_of(requests: Requests, guard: Guard, probes: Probes) -> App:
             route("POST", "/v1/stream/{name}", streams.post),
             route("GET", "/v1/stream/{address:path}", streams.resume),
             route("GET", "/v1/subscribe", streams.subscribe),
+            route("GET", "/metrics", metrics.show),
             route("GET", "/healthz", probes.health, is_public=True),
             route("GET", "/readyz", probes.readiness, is_public=True),
-        ]
+        ],
+        plugged,
     )

@@ -29,7 +29,7 @@ _log = logging.getLogger("ksi.http")
 class HttpServer:
     """Serves ``app`` on a loopback port, and on a Unix socket where one is configured."""
 
-    def __init__(self, app: App, sockets: WebSockets, section: HttpSection, home: Home) -> None:
+    def __init__(self, app: App, state: ServerState, sockets: WebSockets, section: HttpSection, home: Home) -> None:
         self._sockets = sockets
         self._section = section
         self._home = home
@@ -38,6 +38,7 @@ class HttpServer:
             header_timeout=section.header_timeout,
             body_timeout=section.body_timeout,
         )
+        self.state = state
         self._config = UvicornConfig(
             app,
             http=HttpToolsProtocol,
@@ -49,7 +50,6 @@ class HttpServer:
             timeout_keep_alive=KEEP_ALIVE,
         )
         self._config.load()
-        self.state = ServerState()
         self._listeners: list[asyncio.Server] = []
         self.url = ""
 

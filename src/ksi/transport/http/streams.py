@@ -204,7 +204,7 @@ class Streams:
     # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def post(self, exchange: Exchange) -> None:
         """Start a stream."""
-        await self._open(exchange, await self._requests.posted(exchange))
+        await self._open(exchange, await self._requests.posted(exchange, exchange.parameter("name")))
 
     async def subscribe(self, exchange: Exchange) -> None:
         """Follow the log; an ``EventSource`` that connects again goes on after the last event that it saw."""

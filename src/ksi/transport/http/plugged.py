@@ -1,0 +1,93 @@
+"""Paths that plugins serve, and the descriptions of the API, which a plugin makes too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import msgspec
+from starlette import routing
+from starlette.types import Receive, Scope, Send
+
+from ksi.core.errors import DeclarationError, NotFoundError
+from ksi.kernel.plugin import Route
+from ksi.kernel.plugins import Plugins
+from ksi.kernel.router import Router
+from ksi.transport.http.app import Endpoint, Handler
+from ksi.transport.http.events import Requests
+from ksi.transport.http.exchange import JSON, Answer, Exchange
+from ksi.transport.http.guard import Guard
+
+OWN = "/v1"
+"""Where paths of the daemon itself begin."""
+DESCRIPTIONS = (
+    Route(path="/openapi.json", event="describe:openapi"),
+    Route(path="/asyncapi.json", event="describe:asyncapi"),
+    Route(path="/types.ts", event="describe:typescript", media="text/plain; charset=utf-8"),
+)
+_log = logging.getLogger("ksi.http")
+
+
+class Plugged:
+    """An application of the paths that plugins serve now; built anew when plugins have come or gone."""
+
+    def __init__(self, plugins: Plugins, router: Router, requests: Requests, guard: Guard) -> None:
+        self._plugins = plugins
+        self._router = router
+        self._requests = requests
+        self._guard = guard
+        self._built_for: object = None
+        self._routes = routing.Router()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._built_for is not self._router.table:
+            self._built_for = self._router.table
+            self._routes = routing.Router(list(self._built()), default=_nothing_here, redirect_slashes=False)
+        await self._routes(scope, receive, send)
+
+    def _built(self) -> Iterable[routing.Route]:
+        for route in (*self._plugins.routes(), *DESCRIPTIONS):
+            try:
+                yield routing.Route(route.path, self._endpoint(route), methods=list(route.methods))
+            except DeclarationError as error:
+                _log.error("a path is not served: %s", error)
+
+    def _endpoint(self, route: Route) -> Endpoint:
+        if not route.path.startswith("/") or f"{route.path}/".startswith(f"{OWN}/"):
+            raise DeclarationError("a path begins with a slash, and not with /v1", where=route.path)
+        if (route.app is None) == (route.event is None):
+            raise DeclarationError("a path leads to an event or to an app", where=route.path)
+        if route.app is None and route.is_public:
+            raise DeclarationError("an event is asked with a token: only an app is public", where=route.path)
+        handler = _asgi(route) if route.app is not None else self._event(route)
+        return Endpoint(handler, self._guard, is_public=route.is_public)
+
+    def _event(self, route: Route) -> Handler:
+        name, media = route.event or "", route.media.encode()
+
+        async def handler(exchange: Exchange) -> None:
+            if exchange.method in ("GET", "HEAD"):
+                envelope = self._requests.queried(exchange, name, exchange.parameters)
+            else:
+                envelope = await self._requests.posted(exchange, name)
+            raw = await self._requests.ask(exchange, envelope)
+            body = raw if media == JSON else msgspec.json.decode(raw, type=str).encode()
+            await exchange.answer(Answer(body=body, media=media))
+
+        return handler
+
+
+def _asgi(route: Route) -> Handler:
+    async def handler(exchange: Exchange) -> None:
+        if not route.is_public:
+            exchange.scope["state"]["session"] = exchange.session
+        exchange.is_answered = True  # from here on the app answers; what it raises breaks the answer off
+        assert route.app is not None
+        await route.app(exchange.scope, exchange.receive, exchange.send)
+
+    return handler
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    exchange = Exchange(scope, receive, send)
+    await exchange.fail(NotFoundError("page", exchange.path))
