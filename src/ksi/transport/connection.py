@@ -14,7 +14,7 @@ import msgspec
 
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError
+from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError, UnauthorizedError
 from ksi.kernel.door import Call, Door, Session, StreamCall, Target
 from ksi.transport.budget import Budget, Limits
 from ksi.transport.envelopes import envelope_of
@@ -26,6 +26,7 @@ from ksi.wire import answers, dialects
 from ksi.wire.answers import answer
 from ksi.wire.frames import Frame, FrameId, Kind, Shape, invalid, read
 from ksi.wire.splitter import Line
+from ksi.wire.typed import TypedFrames
 
 CREDIT_DEFAULT = 16
 PROTOCOL = Shape.PROTOCOL
@@ -42,6 +43,8 @@ class Common(msgspec.Struct, kw_only=True, eq=False):
     clock: Clock
     server: str
     connections: set[Connection]
+    principal_of: Callable[[str], str] | None = None
+    """The principal of a token, or UnauthorizedError; None where tokens mean nothing."""
     drained: asyncio.Event | None = None
     """Set when the last connection is gone."""
     late_frames: int = 0
@@ -66,6 +69,7 @@ class Connection(asyncio.Protocol):
     """A client on the Unix socket."""
 
     def __init__(self, common: Common, principal_of: Callable[[asyncio.Transport], str]) -> None:
+        """``principal_of`` raises UnauthorizedError where the peer has no rights until it says hello with a token."""
         self._common = common
         self._door = common.door
         self._frames = common.door.frames
@@ -82,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._intake = Intake(common.limits, common.budget, self._take, self._served)
         self._session = Session(principal="", source="unix", reply_channel=self._outbox)
         self._flat = FlatLane(common.door, self._session, self._send, budget=common.budget, clock=common.clock)
+        self._token: str | None = None
+        self._locked = ""  #: why nothing but a hello is served
         self._transport: asyncio.Transport | None = None
 
     # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
@@ -94,10 +100,15 @@ class Connection(asyncio.Protocol):
             self._send(answers.failure(None, OverloadedError("connections", limit=self._limits.connections_max)))
             self.finish()
         self._common.connections.add(self)
-        self._session.principal = self._principal_of(transport)
+        try:
+            self._session.principal = self._principal_of(transport)
+        except UnauthorizedError as error:
+            self._lock(error)
 
     def data_received(self, data: bytes) -> None:
         self._outbox.hold()
+        if self._token is not None:
+            self._prove_again(self._token)
         self._intake.feed(data)
 
     def eof_received(self) -> bool:
@@ -170,6 +181,8 @@ class Connection(asyncio.Protocol):
                 frame = frames.read(line)  # type: ignore[arg-type]  # of a line that was too long there is an error
             except UNREADABLE:
                 self._take_plain(line)
+                if self._session is not session:  # it said hello, and is somebody else now
+                    break
                 continue
             frame_id = frame.id
             if frame_id is None or frame.stream or not frame.reply:
@@ -203,6 +216,8 @@ class Connection(asyncio.Protocol):
             return
         frame_id = frame.id
         try:
+            if self._locked and (frame.event is not None or frame.hello is None):
+                raise UnauthorizedError(self._locked)
             if frame_id is None or frame.event is None or frame.stream or not frame.reply:
                 self._other(frame)
                 return
@@ -258,11 +273,46 @@ class Connection(asyncio.Protocol):
             case _:
                 self._hello(frame)
 
+    # ── who it is ────────────────────────────────────────────────────────────────────────────────────────────────────
     def _hello(self, frame: Frame) -> None:
+        if frame.token is not None and self._common.principal_of is not None:
+            self._become(self._common.principal_of, frame.token)
+        if self._locked:
+            raise UnauthorizedError(self._locked)
         self._session.source = frame.client or self._session.source
         self._send(
             answers.hello(server=self._common.server, principal=self._session.principal, pid=os.getpid()),
         )
+
+    def _become(self, principal_of: Callable[[str], str], token: str) -> None:
+        """Be the principal of ``token`` from now on. A wrong one costs the rights that were there."""
+        if self._running or len(self._flat):
+            raise InvalidFrameError("a hello with a token comes before requests, or after their answers")
+        try:
+            principal = principal_of(token)
+        except UnauthorizedError as error:
+            self._lock(error)
+            raise
+        self._token, self._locked, self._frames = token, "", self._door.frames
+        # Another one: what runs detached, in the name that was, goes on with the session that was.
+        self._session = Session(principal=principal, source=self._session.source, reply_channel=self._outbox)
+        self._flat = FlatLane(self._door, self._session, self._send, budget=self._budget, clock=self._clock)
+
+    def _lock(self, error: UnauthorizedError) -> None:
+        """Serve nothing but a hello with a token."""
+        self._token, self._locked, self._frames = None, error.message, TypedFrames()
+        self._session = Session(principal="", source=self._session.source)
+
+    def _prove_again(self, token: str) -> None:
+        """The token may have expired, or been revoked: who came in with it has to leave."""
+        assert self._common.principal_of is not None
+        try:
+            self._common.principal_of(token)
+        except UnauthorizedError as error:
+            self._lock(error)
+            self._send(answers.failure(None, error))
+            self._disconnect_streams()
+            self._is_finishing = True  # once it was told so of all that it asks here
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _accept(self, frame: Frame) -> None:

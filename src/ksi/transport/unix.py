@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import stat
-import struct
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +13,12 @@ from typing import Self
 
 from ksi import __version__
 from ksi.core.clock import Clock, SystemClock
-from ksi.core.errors import ConfigError
+from ksi.core.errors import ConfigError, UnauthorizedError
 from ksi.kernel.door import Door
 from ksi.transport.budget import Budget, Limits
 from ksi.transport.connection import Common, Connection
+from ksi.transport.peers import peer_of
+from ksi.transport.tokens import TokenStore
 
 PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 """What the system's ``sun_path`` holds, without its NUL."""
@@ -36,9 +37,10 @@ class UnixServer:
         *,
         budget: Budget | None = None,
         clock: Clock | None = None,
+        tokens: TokenStore | None = None,
         server: str = f"ksi/{__version__}",
     ) -> None:
-        """``budget`` is given where several doors share one."""
+        """``budget`` is given where several doors share one. With ``tokens`` children of this process need one."""
         limits = limits or Limits()
         self.path = path
         self.common = Common(
@@ -48,7 +50,9 @@ class UnixServer:
             clock=clock or SystemClock(),
             server=server,
             connections=set(),
+            principal_of=None if tokens is None else lambda token: tokens.verify(token).principal,
         )
+        self._wants_tokens = tokens is not None
         self._listener: asyncio.Server | None = None
         self._inode = 0
 
@@ -62,7 +66,7 @@ class UnixServer:
         self._inode = self.path.stat().st_ino
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_unix_server(
-            lambda: Connection(self.common, _peer), sock=listening, backlog=BACKLOG
+            lambda: Connection(self.common, self._principal_of), sock=listening, backlog=BACKLOG
         )
 
     async def close(self, grace: float = 5.0) -> None:
@@ -87,6 +91,13 @@ class UnixServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _principal_of(self, transport: asyncio.Transport) -> str:
+        """The peer's uid. Raises UnauthorizedError where it is a child of this process, which has its own token."""
+        peer = peer_of(transport.get_extra_info("socket"))
+        if self._wants_tokens and peer.descends_from(os.getpid()):
+            raise UnauthorizedError("a child of the daemon has to say hello with a token first")
+        return peer.principal
 
     async def _drained(self, grace: float) -> None:
         if not self.common.connections:
@@ -161,10 +172,3 @@ def _answers(path: Path) -> bool:
         except OSError:  # busy, or not ours to open: somebody is there
             return True
     return True
-
-
-def _peer(transport: asyncio.Transport) -> str:
-    """The peer's principal, ``uid:<n>``, as the kernel of the system knows it."""
-    peer = transport.get_extra_info("socket")
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return f"uid:{uid}"
