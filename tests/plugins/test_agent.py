@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,43 @@ async def test_a_cancel_stops_the_model_in_the_middle_of_a_turn_and_keeps_what_w
     ]
 
 
+@pytest.mark.parametrize("how", ["turn", "completion", "agent"])
+async def test_a_turn_that_is_stopped_says_what_its_completion_has_used(how: str) -> None:
+    gate = Gate(passing=3)
+    async with harness(script([STORY], gate=gate), more=(Agent,)) as ksi:
+        await spawn(ksi)
+        stream = ksi.stream("agent:send_message", {"agent": "fox", "text": "Go on, fox."}, event_id=TURN)
+        await gate.reached.wait()
+        match how:
+            case "turn":
+                stream.cancel()
+            case "completion":
+                await ksi.request("completion:cancel", {"run": TURN})
+            case _:
+                await ksi.request("agent:terminate", {"agent": "fox"})
+        with pytest.raises(CancelledError) as caught:
+            await rest(stream)
+        (completion,) = await ksi.facts("completion:interrupted")
+    assert caught.value.partial["usage"] == completion.data["usage"]
+    assert completion.data["usage"] == {"input_tokens": 3, "output_tokens": 3, "estimated": True}
+
+
+async def test_a_turn_that_was_cut_off_by_a_crash_and_then_stopped_counts_its_chunks() -> None:
+    gate = Gate(passing=3)
+    async with harness(script(lambda _: STORY, gate=gate), more=(Agent,)) as ksi:
+        await spawn(ksi)
+        ksi.stream("agent:send_message", {"agent": "fox", "text": "Go on, fox."}, event_id=TURN)
+        await gate.reached.wait()
+        gate.shut(passing=0)
+        await ksi.crash()
+        await gate.reached.wait()
+        stream = ksi.stream("agent:send_message", {"agent": "fox", "text": "Go on, fox."}, event_id=TURN)
+        ksi.kernel.router.running[UUID(TURN).bytes].abort()
+        with pytest.raises(CancelledError) as caught:
+            await rest(stream)
+    assert caught.value.partial["usage"]["output_tokens"] == 3
+
+
 async def test_a_completion_that_is_cancelled_ends_the_turn_that_waits_for_it() -> None:
     gate = Gate(passing=3)
     async with harness(script([STORY], gate=gate), more=(Agent,)) as ksi:
@@ -162,6 +200,8 @@ async def test_a_turn_that_crashes_cut_off_goes_on_by_itself_and_nothing_is_paid
         (answered,) = await ksi.facts("agent:answered")
         found = await ksi.request("conversation:get", {"conversation": "agent-fox"})
     assert answered.data["completion"] == turn["completion"]
+    assert answered.data["usage"] == turn["usage"]
+    assert turn["usage"]["output_tokens"] == len(STORY.split())
     assert [text["parts"][0]["text"] for text in found["messages"]] == ["Go.", STORY]
     assert len(provider.requests) == len(cuts) + 1
 

@@ -12,7 +12,6 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from ksi.core import ids
 from ksi.core.errors import ConflictError, InterruptedRunError, NotFoundError
 from ksi.core.events import Filter, RecordedEvent, fact
 from ksi.core.ports import EventLog
@@ -21,6 +20,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.router import Router
+from ksi.plugins.usage import NOTHING, added, used
 from ksi.providers.base import Usage
 
 CATEGORY, TURN = "agent", "turn"
@@ -138,7 +138,7 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent's answer, with the facts of the completion that gave it. ``usage`` is that of its last call."""
+    """An agent's answer, with the facts of the completion that gave it. ``usage`` is that of all its calls."""
 
     agent: str
     run: str
@@ -231,7 +231,7 @@ class Agent(AsyncPlugin):
                 async for text in texts:
                     yield Text(text)
         except asyncio.CancelledError:
-            pass  # what there is of the answer is the end value
+            await turn.stopped()  # what there is of the answer is the end value
         yield End(turn.ended())
 
     @event("agent:terminate", key=lambda request: f"agent/{request.agent}", errors=("not_found",))
@@ -258,6 +258,8 @@ class _Turn:
         self._request = request
         self._said: list[str] = []
         self._answer: dict[str, Any] = {}
+        self._usage = NOTHING
+        self._cut_off = 0
 
     async def texts(self) -> AsyncGenerator[str, None]:
         """The pieces of the answer."""
@@ -272,7 +274,7 @@ class _Turn:
                             self._said.append(item["text"])
                             yield item["text"]
             except InterruptedRunError:  # only by an earlier crash, so not more often than the turn was run again
-                completion = self._context.stream("completion:resume", run=await self._cut_off())
+                completion = self._context.stream("completion:resume", run=str(await self._count_cut_off()))
 
     def _asked(self) -> AsyncGenerator[Any, None]:
         asked = {
@@ -287,21 +289,40 @@ class _Turn:
 
     def _end(self, answer: dict[str, Any]) -> None:
         self._answer = answer
+        self._usage = added(self._usage, msgspec.convert(answer["usage"], Usage))
         answered = AgentAnswered(
             agent=self._agent.agent,
             completion=answer["completion"],
             sender=self._request.sender,
-            usage=msgspec.convert(answer["usage"], Usage),
+            usage=self._usage,
         )
         self._context.append(f"{CATEGORY}/{self._agent.agent}", answered)
 
-    async def _cut_off(self) -> str:
-        """The completion that this turn had asked for."""
-        own = self._context.envelope.event_id
-        query = (Filter(names=("completion:create",), kinds=("request",), causation_id=UUID(bytes=own)),)
-        async for request in self._context.services.get(EventLog).read_all(query, limit=1):
-            return str(request.event_id)
-        raise NotFoundError("completion of turn", ids.text(own))
+    async def stopped(self) -> None:
+        """It was cancelled, and with it its completion: what that has used counts."""
+        asked = await self._completions()
+        if not self._answer and len(asked) > self._cut_off:
+            await self._count(asked[self._cut_off])
+
+    async def _count_cut_off(self) -> UUID:
+        """Count what the completion that a crash cut off has used; the answer is the one to go on with."""
+        asked = await self._completions()
+        if len(asked) <= self._cut_off:
+            raise NotFoundError("completion of turn", self._context.event_id)
+        await self._count(asked[self._cut_off])
+        self._cut_off += 1
+        return asked[0]
+
+    async def _count(self, completion: UUID) -> None:
+        services = self._context.services
+        usage = await used(completion, services.get(Router), services.get(EventLog))
+        self._usage = added(self._usage, usage)
+
+    async def _completions(self) -> list[UUID]:
+        """Those that this turn has asked for, also in earlier lives, in order."""
+        own = UUID(bytes=self._context.envelope.event_id)
+        query = (Filter(names=("completion:create", "completion:resume"), kinds=("request",), causation_id=own),)
+        return [request.event_id async for request in self._context.services.get(EventLog).read_all(query)]
 
     def ended(self) -> Turn:
         """The end value, also of a turn that was cancelled."""
@@ -313,9 +334,7 @@ class _Turn:
             conversation=self._agent.conversation,
             text="".join(self._said),
             finish_reason=answer.get("finish_reason", "cancelled"),
-            usage=msgspec.convert(answer["usage"], Usage)
-            if answer
-            else Usage(input_tokens=0, output_tokens=0, estimated=True),
+            usage=self._usage,
             model=answer.get("model"),
             provider=answer.get("provider"),
         )
