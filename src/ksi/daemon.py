@@ -25,7 +25,7 @@ from ksi.core.clock import SystemClock
 from ksi.core.config import Config
 from ksi.core.errors import KSIError
 from ksi.core.home import Home
-from ksi.core.ports import Shutdown
+from ksi.core.ports import Shutdown, Tokens
 from ksi.core.threads import SystemThreads
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.loader import Source, discover
@@ -43,6 +43,7 @@ from ksi.transport.unix import UnixServer
 BUILT_IN = (
     "ksi.plugins.system:System",
     "ksi.plugins.permission:Permission",
+    "ksi.plugins.describe:Describe",
     "ksi.plugins.state:State",
     "ksi.plugins.log:Log",
     "ksi.plugins.event:Event",
@@ -110,13 +111,15 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         stop = Stop()
         kernel.services.register(Shutdown, stop)
         kernel.services.register(Config, config)
+        tokens = TokenStore(home.tokens, clock=clock)
+        kernel.services.register(Tokens, tokens)
         stack.push_async_callback(kernel.stop)
         recovered = await kernel.start(sources(config, plugins))
         if recovered.rerun or recovered.closed:
             _log.info("after a crash: %d requests run again, %d closed", recovered.rerun, recovered.closed)
-        doors, tokens = transport_limits(config), TokenStore(home.tokens, clock=clock)
+        doors = transport_limits(config)
         budget = Budget(doors)
-        server = UnixServer(kernel.router, home.socket, doors, budget=budget, clock=clock)
+        server = UnixServer(kernel.router, home.socket, doors, budget=budget, clock=clock, tokens=tokens)
         await server.start()
         stack.push_async_callback(server.close, FLUSH_GRACE)
         if config.http.enabled:

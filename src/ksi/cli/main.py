@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "runs": ("runs", "List what ran, and how it ended."),
         "show": ("show", "Show an entity, an event or a run."),
         "events": ("events", "List what the daemon can do."),
+        "describe": ("describe", "Describe the events as OpenAPI, AsyncAPI, TypeScript or Python."),
         "blame": ("past", "Find the event that wrote a value, and its causes."),
         "bisect": ("past", "Find the event of a run that made something true."),
         "verify": ("verify", "Check that the log is what was written."),

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ksi.codegen.catalogue import REFERENCE, Catalogue, Event
+from ksi.codegen.catalogue import REFERENCE, Catalogue, Event, said
 from ksi.codegen.problems import FAILURE, Json
-from ksi.codegen.schemas import Schema, plain
+from ksi.codegen.schemas import Schema
 
 ADDRESS = "127.0.0.1:7474"
 """Where the daemon listens unless its configuration says something else."""
@@ -94,6 +94,7 @@ def document(catalogue: Catalogue) -> Json:
         "channels": dict(sorted(channels.items())),
         "operations": dict(sorted(operations.items())),
         "components": {
+            "messages": _shared_messages(),
             "schemas": {**catalogue.schemas, **SHARED},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "What `ksi token` prints."}
@@ -115,26 +116,19 @@ def _server(protocol: str, path: str, description: str) -> Json:
 
 # ── over the WebSocket ───────────────────────────────────────────────────────────────────────────────────────────────
 def _channel(event: Event) -> Json:
-    described = event.described
-    messages = {"request": _requested(event), "answer": _answered(event), "failure": _failed()}
+    messages = {"request": _requested(event), "answer": _answered(event), "failure": _shared("failure")}
     if event.is_stream:
         messages |= {
             "chunk": _message(
                 "A chunk.", _frame(seq={"type": "integer"}, at={"type": "string"}, data=_type(event.chunk))
             ),
             "end": _message("The end.", _frame(end={"const": True}, data=_type(event.answer))),
-            "broken": _message(
-                "The end, where something went wrong.", _frame(end={"const": True}, error=_type("Failure"))
-            ),
-            "gap": _message("Chunks were dropped.", _type("Gap")),
-            "credit": _message("More, please.", _type("Credit")),
-            "cancel": _message("No more.", _type("Cancel")),
+            **{name: _shared(name) for name in ("broken", "gap", "credit", "cancel")},
         }
     return {
-        "address": described.name,
-        "title": described.name,
-        "summary": plain(described.summary),
-        "description": plain(described.doc),
+        "address": event.name,
+        "title": event.name,
+        **said(event),
         "servers": [_reference("#/servers/websocket")],
         "messages": messages,
     }
@@ -165,8 +159,20 @@ def _answered(event: Event) -> Json:
     return _message("The answer.", _frame(ok={"const": True}, data=_type(event.answer)))
 
 
-def _failed() -> Json:
-    return _message("The answer, where something went wrong.", _frame(ok={"const": False}, error=_type("Failure")))
+def _shared(name: str) -> Json:
+    return _reference(f"#/components/messages/{name}")
+
+
+def _shared_messages() -> Json:
+    """Those that are the same for every event."""
+    error = _type("Failure")
+    return {
+        "broken": _message("The end, where something went wrong.", _frame(end={"const": True}, error=error)),
+        "cancel": _message("No more.", _type("Cancel")),
+        "credit": _message("More, please.", _type("Credit")),
+        "failure": _message("The answer, where something went wrong.", _frame(ok={"const": False}, error=error)),
+        "gap": _message("Chunks were dropped.", _type("Gap")),
+    }
 
 
 def _frame(**fields: Schema) -> Json:
@@ -180,7 +186,7 @@ def _sse_channel(event: Event) -> Json:
     return {
         "address": "/v1/subscribe" if event.name == "event:subscribe" else f"/v1/stream/{event.name}",
         "title": event.name,
-        "summary": plain(event.described.summary),
+        "summary": said(event)["summary"],
         "servers": [_reference("#/servers/http")],
         "messages": {
             "open": _event("open", "The stream's address.", _type("Opening")),
@@ -206,7 +212,7 @@ def _operation(event: Event, channel: str, action: str, messages: list[str]) -> 
     return {
         "action": action,
         "channel": _reference(f"#/channels/{channel}"),
-        "summary": plain(event.described.summary),
+        "summary": said(event)["summary"],
         "tags": [{"name": event.name.partition(":")[0]}],
         "messages": _messages(channel, messages),
         "x-ksi-event": event.name,

@@ -15,7 +15,7 @@ import msgspec
 from ksi import __version__
 from ksi.codegen.described import Described
 from ksi.codegen.naming import digest, identifier, is_free, pascal, stems_of
-from ksi.codegen.schemas import ANYTHING, Schema, name_in, reachable, rewritten, root_of
+from ksi.codegen.schemas import ANYTHING, Schema, name_in, plain, reachable, rewritten, root_of
 from ksi.core.errors import ValidationError
 
 Part = Literal["request", "answer", "chunk"]
@@ -79,7 +79,7 @@ class Catalogue(msgspec.Struct, frozen=True):
     def saved(self) -> bytes:
         """The catalogue as JSON, for :func:`read`."""
         saved = Saved(self.ksi, self.hash, [event.described for event in self.events])
-        return msgspec.json.format(msgspec.json.encode(saved), indent=1) + b"\n"
+        return msgspec.json.encode(saved)
 
 
 def catalogue_of(events: Iterable[Described], *, ksi: str = __version__) -> Catalogue:
@@ -88,6 +88,12 @@ def catalogue_of(events: Iterable[Described], *, ksi: str = __version__) -> Cata
     named = tuple(Event(described, stems[described.name]) for described in ordered)
     content = hashlib.sha256(msgspec.json.encode(ordered, order="sorted")).hexdigest()
     return Catalogue(named, _Components(named).schemas(), f"sha256:{content}", ksi)
+
+
+def said(event: Event) -> dict[str, str]:
+    """``summary``, and ``description`` where there is more than that."""
+    summary, doc = plain(event.described.summary) or event.name, plain(event.described.doc)
+    return {"summary": summary} if doc in ("", summary) else {"summary": summary, "description": doc}
 
 
 def read(saved: bytes) -> Catalogue:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ksi.codegen.catalogue import REFERENCE, Catalogue, Event
+from ksi.codegen.catalogue import REFERENCE, Catalogue, Event, said
 from ksi.codegen.problems import FAILURE, PROBLEM, Json, Problems, StatusOf
-from ksi.codegen.schemas import Schema, kinds_of, name_in, plain
+from ksi.codegen.schemas import Schema, kinds_of, name_in
 
 INTRODUCTION = """\
 Each event is a path. `POST` asks it; a query can be asked by `GET` as well, with its fields in the query string; a
@@ -162,14 +162,12 @@ def _probe(name: str, summary: str, refused: Json) -> Json:
 
 
 def _operation(event: Event, verb: str) -> Json:
-    described = event.described
     return {
         "operationId": f"{verb}{event.stem}",
-        "summary": plain(described.summary) or described.name,
-        "description": plain(described.doc),
+        **said(event),
         "tags": [_namespace(event)],
-        "x-ksi-event": described.name,
-        "x-ksi-kind": described.kind,
+        "x-ksi-event": event.name,
+        "x-ksi-kind": event.described.kind,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -11,7 +11,7 @@ from ksi.core.errors import ConfigError
 from ksi.core.patterns import matches
 
 READING = (
-    "system:health", "system:discover", "system:help", "system:describe",
+    "system:health", "system:discover", "system:help", "system:describe", "describe:*",
     "permission:list_profiles", "permission:check", "permission:show",
     "state:get", "state:list", "conversation:get", "conversation:list",
     "completion:models", "completion:status", "agent:list",
@@ -44,8 +44,10 @@ class Verdict(msgspec.Struct, frozen=True):
 class Policy:
     """Who has which profile, and what the profiles say."""
 
-    def __init__(self, section: PermissionSection) -> None:
+    def __init__(self, section: PermissionSection, granted: Callable[[str], str | None] = lambda _: None) -> None:
+        """``granted`` says the profile that a principal got with its tokens; the configuration's word counts more."""
         self.profiles = {**BUILT_IN, **section.profiles}
+        self._granted = granted
         self._principals = {DAEMON: OPEN_PROFILE, **section.principals}
         self._default = section.default_profile
 
@@ -59,7 +61,7 @@ class Policy:
 
     def profile_of(self, principal: str) -> str:
         """The name of the principal's profile."""
-        return self._principals.get(principal, self._default)
+        return self._principals.get(principal) or self._granted(principal) or self._default
 
     def decide(self, principal: str, event: str) -> Verdict:
         """Deny wins; what no pattern names is denied."""

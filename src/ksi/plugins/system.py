@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ksi import __version__
+from ksi.codegen.described import Described, described
 from ksi.core.clock import Clock
 from ksi.core.events import Durable, RecordedEvent, fact
 from ksi.core.ports import EventLog, Shutdown
@@ -75,25 +76,6 @@ class Help(msgspec.Struct, frozen=True):
     summary: str
     parameters: dict[str, Parameter]
     examples: Sequence[Mapping[str, Any]]
-
-
-class Described(msgspec.Struct, frozen=True):
-    """One event, whole: JSON schemas of what it takes and gives, and the rules it runs by."""
-
-    name: str
-    kind: str
-    summary: str
-    doc: str
-    request: Mapping[str, Any]
-    answer: Mapping[str, Any]
-    chunk: Mapping[str, Any] | None
-    errors: Sequence[str]
-    examples: Sequence[Mapping[str, Any]]
-    durability: str
-    key: bool
-    timeout_s: float | None
-    plugin: str
-    permission: str
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -169,7 +151,7 @@ class System(AsyncPlugin):
         self, pattern: Annotated[str, Meta(description="names of events; state: is a whole namespace")] = "*"
     ) -> Description:
         """Describe events whole: JSON schemas, errors, rules."""
-        return Description([_described(spec) for spec in self._registry.find(pattern)])
+        return Description([described(spec) for spec in self._registry.find(pattern)])
 
     @event("system:shutdown", errors=["missing_service"], examples=[{}, {"reason": "upgrade"}])
     async def shutdown_daemon(
@@ -205,26 +187,6 @@ def discovery(specs: Iterable[EventSpec]) -> Discovery:
 
 def _namespace(spec: EventSpec) -> str:
     return spec.name.partition(":")[0]
-
-
-def _described(spec: EventSpec) -> Described:
-    declaration = spec.declaration
-    return Described(
-        name=spec.name,
-        kind=spec.kind,
-        summary=spec.summary,
-        doc=spec.doc,
-        request=spec.payload.schema(),
-        answer=spec.answer.schema(),
-        chunk=None if spec.chunk is None else spec.chunk.schema(),
-        errors=declaration.errors,
-        examples=declaration.examples,
-        durability=declaration.durability,
-        key=declaration.key is not None,
-        timeout_s=declaration.timeout,
-        plugin=", ".join(handler.owner for handler in spec.handlers),
-        permission=declaration.permission or spec.name,
-    )
 
 
 def _examples(spec: EventSpec) -> list[Mapping[str, Any]]:
