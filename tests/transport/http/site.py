@@ -19,6 +19,7 @@ from ksi.core.home import Home
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.router import Limits as RouterLimits
 from ksi.testing.harness import EventTestHarness
 from ksi.transport.budget import Budget, Limits
 from ksi.transport.http.assembly import server_of
@@ -125,6 +126,13 @@ class Probe(AsyncPlugin):
         yield 2
         yield End("open")
 
+    @stream("probe:flood", record=False)
+    async def flood(self, name: str, to: int, size: int) -> AsyncIterator[str]:
+        """Say much, and record nothing."""
+        for number in range(1, to + 1):
+            self.made[name] = number
+            yield "x" * size
+
     @stream("probe:ticks", record=False)
     async def ticks(self, to: int = 3) -> AsyncIterator[int]:
         """Count without a record."""
@@ -176,11 +184,12 @@ async def serving(
     limits: Limits | None = None,
     clock: Clock | None = None,
     plugins: tuple[type[AsyncPlugin] | str, ...] = (*PLUGINS, "ksi.plugins.event:Event"),
+    stall_timeout: float = 60.0,
 ) -> AsyncIterator[Site]:
     """A site, until the end of the block."""
     limits, clock = limits or Limits(), clock or SystemClock()
     tokens = TokenStore(path / "tokens.json", clock=clock)
-    async with EventTestHarness(*plugins, Probe) as ksi:
+    async with EventTestHarness(*plugins, Probe, limits=RouterLimits(stall_timeout=stall_timeout)) as ksi:
         server = server_of(
             ksi.kernel.services,
             tokens,

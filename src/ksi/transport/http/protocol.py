@@ -22,6 +22,8 @@ from ksi.transport.http.problems import LateRequestError, problem, status_of
 from ksi.transport.http.websocket import WebSockets
 
 HEADER_BYTES_MAX = 64 << 10
+LINGER = 1.0
+"""Seconds that a client which was refused has to read why."""
 STANDING = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 """Headers of every answer."""
 Awaited = Literal["headers", "body"]
@@ -46,6 +48,7 @@ class HttpConnection(HttpToolsProtocol):
         self._timed: Awaited | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._is_refused = False
         self._lost = asyncio.Event()
 
     # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
@@ -57,7 +60,7 @@ class HttpConnection(HttpToolsProtocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
             return
         if self._awaited is None and self.cycle.response_complete:
             self._awaited = "headers"  # the keep-alive timer of the base stops with the first byte of anything
@@ -113,12 +116,15 @@ class HttpConnection(HttpToolsProtocol):
         """Answer what is no whole request, and close."""
         self._awaited = None
         self._watch()
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # nobody answers it any more
-            cycle.message_event.set()
+        self._give_up()
         self.transport.write(raw_problem(status, error))
-        self.transport.close()
+        if status != 503 and self.transport.can_write_eof():
+            # To close on what is still unread would reset the connection, and the answer with it.
+            self.transport.write_eof()
+            self._is_refused = True
+            self.loop.call_later(LINGER, self.transport.abort)
+        else:
+            self.transport.close()
 
     async def close(self) -> None:
         """Close once all is written; returns when it is."""
@@ -127,7 +133,15 @@ class HttpConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Close now; what is not written is lost."""
+        self._give_up()
         self.transport.abort()
+
+    def _give_up(self) -> None:
+        """Nobody answers the request under way any more."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _watch(self) -> None:

@@ -23,6 +23,8 @@ from ksi.transport.http.websocket import WebSockets
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the pools of most clients keep theirs."""
+ABORT_GRACE = 1.0
+"""Seconds that a request has to end once its connection is gone."""
 _log = logging.getLogger("ksi.http")
 
 
@@ -95,17 +97,21 @@ class HttpServer:
         await asyncio.gather(self._sockets.close(grace), self._close_requests(grace))
 
     async def _close_requests(self, grace: float) -> None:
-        tasks = set(self.state.tasks)
-        late = (await asyncio.wait(tasks, timeout=grace))[1] if tasks else set()
-        for task in late:
-            task.cancel()
-        closing = [asyncio.ensure_future(connection.close()) for connection in self._open]
-        if closing:
-            await asyncio.wait(closing, timeout=grace if not late else 0)
+        """Let what is under way end and be written; who takes too long loses its connection."""
+        await _ended(set(self.state.tasks), grace)
+        closing = {asyncio.ensure_future(connection.close()) for connection in self._open}
+        await _ended(closing, grace if not self.state.tasks else 0.0)
         for connection in self._open:
             connection.abort()
+        for task in await _ended(set(self.state.tasks), ABORT_GRACE):
+            task.cancel()
         for task in closing:
             task.cancel()
+
+
+async def _ended(tasks: set[asyncio.Task[None]], grace: float) -> set[asyncio.Task[None]]:
+    """Wait for the end of ``tasks``; the answer is those that have not ended."""
+    return (await asyncio.wait(tasks, timeout=grace))[1] if tasks else set()
 
 
 def _tls(section: HttpSection) -> ssl.SSLContext | None:

@@ -22,6 +22,8 @@ from ksi.wire.answers import encode_json, error_json
 
 CREDIT = 16
 """Chunks that may be on their way to one reader."""
+FIRST_CREDIT = 1
+"""The same before it is known how large they are."""
 BYTES_ON_THE_WAY = 512 << 10
 """Bytes that they should not be more than; a single chunk may be larger."""
 HEARTBEAT = 15.0
@@ -99,7 +101,8 @@ class Outlet:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._news = asyncio.Event()
-        self._credit = CREDIT  #: chunks that may still come
+        self._credit = FIRST_CREDIT  #: chunks that may still come
+        self._cut: asyncio.TimerHandle | None = None
         self._chunk_bytes_max = 1
         self.is_ended = False
         self.refusal: KSIError | None = None
@@ -123,6 +126,12 @@ class Outlet:
         self.is_ended = True
         self.refusal = None if self._parts else error
         self._put(self._form.end(raw, error))
+        self._cut = self._loop.call_later(END_GRACE, self._exchange.abort)
+
+    def close(self) -> None:
+        """All is written, or the client is gone."""
+        if self._cut is not None:
+            self._cut.cancel()
 
     def _put(self, part: bytes) -> None:
         self._parts.append(part)
@@ -150,7 +159,7 @@ class Outlet:
         while True:
             await self._news_or_heartbeat()
             is_last, body = self._take()
-            await self._write(body, is_last=is_last)
+            await exchange.write(body, is_last=is_last)
             if is_last:
                 return
             self._grant(call)
@@ -175,15 +184,6 @@ class Outlet:
         parts, self._parts = self._parts, []
         self._news.clear()
         return self.is_ended, b"".join(parts)
-
-    async def _write(self, body: bytes, *, is_last: bool) -> None:
-        """Wait until the connection takes ``body``. A reader that does not take its end loses the connection."""
-        cut = self._loop.call_later(END_GRACE, self._exchange.abort) if is_last else None
-        try:
-            await self._exchange.write(body, is_last=is_last)
-        finally:
-            if cut is not None:
-                cut.cancel()
 
     def _grant(self, call: StreamCall) -> None:
         """Ask for as many chunks as may be on their way; of large ones fewer."""
@@ -216,7 +216,7 @@ class Streams:
         """Read a stream that somebody started: the chunks after an address, then live, then the end."""
         address = _resumed(exchange)
         outlet = Outlet(exchange, _format(exchange))
-        call = self._door.resume(address, exchange.session, outlet, CREDIT)
+        call = self._door.resume(address, exchange.session, outlet, FIRST_CREDIT)
         await self._serve(exchange, outlet, call, at=address, patience=RESUME_PATIENCE)
 
     async def _open(self, exchange: Exchange, envelope: EventEnvelope) -> None:
@@ -224,7 +224,7 @@ class Streams:
         size = len(envelope.raw)
         self._requests.hold(size)
         try:
-            call = self._door.open_stream(envelope, exchange.session, outlet, CREDIT)
+            call = self._door.open_stream(envelope, exchange.session, outlet, FIRST_CREDIT)
             at = f"{call.stream}@0" if call.stream else ""
             # None: it is refused, or no stream at all. Its end is all that comes, and may be a status of its own.
             await self._serve(exchange, outlet, call, at=at, patience=None if call.stream is None else 0.0)
@@ -244,6 +244,7 @@ class Streams:
         finally:
             leaving.cancel()
             pouring.cancel()
+            outlet.close()
             if not outlet.is_ended:
                 call.disconnected()
 

@@ -1,0 +1,246 @@
+"""What strangers may send, how long they may take, and how much a stalled reader may hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ksi.core.config import HttpSection
+from ksi.plugins.permission import Permission, Rate
+from ksi.transport.http import protocol, streams
+from tests.transport.http.site import Site, serving
+
+POST = b"POST /v1/events/probe:ask HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+class Raw:
+    """Somebody with a socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, site: Site) -> Raw:
+        return cls(*await asyncio.open_connection("127.0.0.1", site.port))
+
+    async def end(self) -> tuple[int, str]:
+        """Status and code of the answer, after which the server closes."""
+        async with asyncio.timeout(10):
+            answer = await self.reader.read()
+        self.writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        return int(head.split()[1]), json.loads(body)["code"]
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[Site]:
+    """A site without patience."""
+    section = HttpSection(port=0, header_timeout=0.1, body_timeout=0.1, connections_max=8)
+    async with serving(tmp_path, section) as site:
+        yield site
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    "said", [b"", b"GET", b"GET / HTTP/1.1\r\nhost: local", b"\r\n", b"GET / HTTP/1.1\r\nx: 1\r\n"]
+)
+async def test_headers_that_do_not_come_are_not_waited_for(hasty: Site, said: bytes) -> None:
+    raw = await Raw.open(hasty)
+    raw.writer.write(said)
+    assert await raw.end() == (408, "request_error")
+
+
+async def test_headers_that_come_drop_by_drop_do_not_hold_the_connection_longer(hasty: Site) -> None:
+    raw = await Raw.open(hasty)
+
+    async def drip() -> None:
+        for byte in POST * 1_000:
+            raw.writer.write(bytes([byte]))
+            await asyncio.sleep(0.01)
+
+    dripping = asyncio.create_task(drip())
+    assert await raw.end() == (408, "request_error")
+    dripping.cancel()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(hasty: Site) -> None:
+    raw = await Raw.open(hasty)
+    token = f"authorization: Bearer {hasty.token}\r\n".encode()
+    raw.writer.write(POST + token + b"content-length: 100\r\n\r\n{")
+    assert await raw.end() == (408, "request_error")
+    await hasty.until(lambda: not hasty.server.state.tasks)
+
+
+async def test_a_second_request_on_a_connection_has_the_same_time_only(hasty: Site) -> None:
+    raw = await Raw.open(hasty)
+    raw.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    await raw.reader.readuntil(b'{"status":"healthy"}')
+    raw.writer.write(b"GET /heal")
+    assert await raw.end() == (408, "request_error")
+
+
+async def test_a_line_end_between_requests_does_not_keep_a_connection_for_ever(hasty: Site) -> None:
+    raw = await Raw.open(hasty)
+    raw.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    await raw.reader.readuntil(b'{"status":"healthy"}')
+    raw.writer.write(b"\r\n")
+    assert await raw.end() == (408, "request_error")
+
+
+async def test_an_answer_that_takes_longer_than_a_request_may_is_waited_for(hasty: Site) -> None:
+    async with hasty.client() as http:
+        asking = asyncio.create_task(http.post("/v1/events/probe:wait", json={}))
+        await hasty.probe.began.wait()
+        await asyncio.sleep(0.3)
+        hasty.probe.gate.set()
+        assert (await asking).json() == "open"
+
+
+# ── size ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_body_that_is_announced_too_large_is_refused_unread(site: Site, http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/events/probe:ask", json={"text": "x" * (1 << 20)})
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+async def test_a_body_that_becomes_too_large_is_refused(http: httpx.AsyncClient) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * (64 << 10)
+
+    answer = await http.post("/v1/events/probe:ask", content=parts(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+async def test_headers_that_never_end_are_refused(site: Site) -> None:
+    raw = await Raw.open(site)
+    raw.writer.write(POST + b"x: ")
+    raw.writer.write(b"y" * (2 * protocol.HEADER_BYTES_MAX))
+    assert await raw.end() == (431, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9\r\n\r\n", b"{}\n", b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n"],
+)
+async def test_what_is_no_http_is_refused(site: Site, said: bytes) -> None:
+    raw = await Raw.open(site)
+    raw.writer.write(said)
+    assert await raw.end() == (400, "invalid_frame")
+
+
+async def test_two_lengths_are_no_request(site: Site) -> None:
+    raw = await Raw.open(site)
+    raw.writer.write(POST + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}")
+    assert await raw.end() == (400, "invalid_frame")
+
+
+# ── number ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_more_connections_than_may_be_are_refused_and_the_others_served(tmp_path: Path) -> None:
+    async with serving(tmp_path, HttpSection(port=0, connections_max=3)) as site, site.client() as http:
+        assert (await http.get("/healthz")).status_code == 200
+        held = [await Raw.open(site) for _ in range(2)]
+        await site.until(lambda: len(site.server.state.connections) == 3)
+        assert await (await Raw.open(site)).end() == (503, "overloaded")
+        assert (await http.get("/healthz")).status_code == 200
+        for raw in held:
+            raw.writer.close()
+        await site.until(lambda: len(site.server.state.connections) == 1)
+        assert await answers(await Raw.open(site))
+
+
+async def answers(raw: Raw) -> bool:
+    raw.writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    answer = await raw.reader.read()
+    raw.writer.close()
+    return b"healthy" in answer
+
+
+async def test_the_rate_of_a_principal_is_one_over_all_its_connections(tmp_path: Path) -> None:
+    async with serving(tmp_path) as site, site.client() as http:
+        permission = site.ksi.kernel.plugins._loaded["permission"].plugin
+        assert isinstance(permission, Permission)
+        permission._rate = Rate(1.0, 2)
+        answers = [await http.post("/v1/events/probe:ask", json={}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].headers["retry-after"] == "1"
+
+
+async def test_a_thousand_connections_that_say_nothing_cost_little_and_are_let_go(tmp_path: Path) -> None:
+    section = HttpSection(port=0, header_timeout=0.3, connections_max=200)
+    async with serving(tmp_path, section) as site:
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        refused = held = 0
+        for _ in range(10):
+            half_open = [await Raw.open(site) for _ in range(100)]
+            for raw in half_open:
+                raw.writer.write(b"POST / HTTP/1.1\r\nhost: a")
+            after, _ = tracemalloc.get_traced_memory()
+            assert after - before < 16 << 20
+            for status, _ in await asyncio.gather(*(raw.end() for raw in half_open)):
+                held += status == 408
+                refused += status == 503
+        tracemalloc.stop()
+        assert held + refused == 1_000
+        assert await answers(await Raw.open(site))
+
+
+# ── stalled readers ──────────────────────────────────────────────────────────────────────────────────────────────────
+async def stalled_reader(site: Site, name: str, *, size: int) -> Raw:
+    """Somebody who asks for a stream without end, and never reads."""
+    raw = await Raw.open(site)
+    raw.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's is one that reads
+    body = json.dumps({"name": name, "to": 1_000_000, "size": size}).encode()
+    raw.writer.write(
+        b"POST /v1/stream/probe:flood HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (site.token.encode(), len(body), body)
+    )
+    return raw
+
+
+async def settled(site: Site) -> None:
+    """Return once nobody makes anything any more."""
+    made: dict[str, int] = {}
+    while made != site.probe.made:
+        made = dict(site.probe.made)
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [200, 20_000, 500_000])
+async def test_readers_that_stall_hold_little_and_delay_nobody(tmp_path: Path, size: int) -> None:
+    count = 50
+    async with serving(tmp_path) as site, site.client() as http:
+        tracemalloc.start()
+        stalled = [await stalled_reader(site, f"stalled {number}", size=size) for number in range(count)]
+        await site.until(lambda: len(site.probe.made) == count)
+        answer = await http.post("/v1/stream/probe:count", json={"name": "quick", "to": 500})
+        assert answer.text.count("data: ") == 502
+        await settled(site)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < count * (2 << 20)
+        made = [number for name, number in site.probe.made.items() if name != "quick"]
+        # What the system holds for a reader: a buffer here, and one there that the reader's side chooses.
+        assert max(made) * size < (8 << 20) + 2 * streams.CREDIT * size
+        for raw in stalled:
+            raw.writer.transport.abort()
+
+
+async def test_a_reader_that_does_not_take_its_end_loses_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "END_GRACE", 0.1)
+    async with serving(tmp_path, stall_timeout=0.1) as site:
+        raw = await stalled_reader(site, "stalled", size=20_000)
+        await site.until(lambda: len(site.server.state.tasks) == 1)
+        await site.until(lambda: not site.server.state.tasks and not site.server.state.connections)
+        raw.writer.transport.abort()
