@@ -14,6 +14,7 @@ from ksi.core.config import Config, LimitsSection, PermissionSection, ProfileSec
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import ConfigError, KSIError, OverloadedError, PermissionDeniedError
 from ksi.core.home import Home
+from ksi.core.ports import Tokens
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.door import Session
@@ -21,6 +22,7 @@ from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.permission import Permission
 from ksi.plugins.profiles import BUILT_IN, Policy
 from ksi.plugins.state import State
+from ksi.transport.tokens import TokenStore
 from tests.plugins.running import OWNER, running
 
 
@@ -129,6 +131,21 @@ async def test_nested_requests_and_the_daemon_itself_are_admitted_already() -> N
         assert await daemon.ask("work:many", times=20) == 20
         for _ in range(20):
             await daemon.ask("work:look", principal="daemon")
+
+
+async def test_a_profile_comes_with_a_token_unless_the_configuration_has_another(tmp_path: Path) -> None:
+    tokens = TokenStore(tmp_path / "tokens.json")
+    tokens.create("agent:ada", "looking")
+    tokens.create(OWNER)
+    looking = ProfileSection(allow=("work:delegate", "work:look"))
+    services = config(mine=ProfileSection(allow=("work:do",)), looking=looking) | {Tokens: tokens}
+    async with running(Permission, Work, services=services) as daemon:
+        assert await daemon.ask("work:look", principal="agent:ada") == "seen"
+        with pytest.raises(PermissionDeniedError) as caught:
+            await daemon.ask("work:delegate", principal="agent:ada")
+        assert (caught.value.event_name, caught.value.rule) == ("work:do", "looking: nothing allows it")
+        assert await daemon.ask("work:do", principal=OWNER) == "done"
+        assert (await daemon.ask("permission:show", principal="agent:ada"))["profile"] == "looking"
 
 
 async def test_a_session_remembers_what_it_may() -> None:

@@ -86,6 +86,12 @@ def test_a_principal_has_one_profile(tokens: TokenStore) -> None:
     assert tokens.verify(tokens.create("agent:ada", "trusted")).profile == "trusted"
 
 
+def test_the_profile_of_a_user_of_the_machine_does_not_come_with_a_token(tokens: TokenStore) -> None:
+    with pytest.raises(ConflictError, match=r"permission\.principals"):
+        tokens.create("uid:1000", "restricted")
+    assert tokens.verify(tokens.create("uid:1000")).profile is None
+
+
 def test_the_default_token_stays_until_it_counts_no_more(tokens: TokenStore, tmp_path: Path) -> None:
     file = tmp_path / "token"
     token = tokens.default(file, "uid:1000")

@@ -328,6 +328,16 @@ class EffectGateway(Protocol):
         """Whether what is repeated was cut off right here: then its handler waits for the cancel that follows."""
 
 
+class Tokens(Protocol):
+    """Tokens: who says one is its principal. A child process of the daemon has no rights without one."""
+
+    def create(self, principal: str, profile: str | None = None, ttl: float | None = None) -> str:
+        """A new token, for ``KSI_TOKEN`` of a child; it counts for ``ttl`` seconds. Blocking: call it in a thread."""
+
+    def profile_of(self, principal: str) -> str | None:
+        """The profile that the principal got with its tokens."""
+
+
 class Shutdown(Protocol):
     """Ends the daemon."""
 

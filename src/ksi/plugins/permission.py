@@ -15,6 +15,7 @@ from ksi.core.clock import Clock
 from ksi.core.config import Config, ProfileSection, Settings
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import OverloadedError, PermissionDeniedError
+from ksi.core.ports import Tokens
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.door import Session
@@ -83,7 +84,8 @@ class Permission(AsyncPlugin):
     async def initialize(self) -> None:
         services = self.host.services
         settings: Settings = services.get(Config) if services.provider_of(Config) else Settings()
-        self._policy = Policy(settings.permission)
+        tokens = services.get(Tokens) if services.provider_of(Tokens) else None
+        self._policy = Policy(settings.permission, tokens)
         self._policy.refuse_unknown()
         self._default_profile = settings.permission.default_profile
         self._rate = Rate(settings.limits.rate_per_second, settings.limits.burst)

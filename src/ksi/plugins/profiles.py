@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from ksi.core.config import OPEN_PROFILE, PermissionSection, ProfileSection
 from ksi.core.errors import ConfigError
 from ksi.core.patterns import matches
+from ksi.core.ports import Tokens
 
 READING = (
     "system:health", "system:discover", "system:help", "system:describe", "describe:*",
@@ -44,10 +45,10 @@ class Verdict(msgspec.Struct, frozen=True):
 class Policy:
     """Who has which profile, and what the profiles say."""
 
-    def __init__(self, section: PermissionSection, granted: Callable[[str], str | None] = lambda _: None) -> None:
-        """``granted`` says the profile that a principal got with its tokens; the configuration's word counts more."""
+    def __init__(self, section: PermissionSection, tokens: Tokens | None = None) -> None:
+        """``tokens`` know the profiles that came with them; what the configuration says of a principal counts more."""
         self.profiles = {**BUILT_IN, **section.profiles}
-        self._granted = granted
+        self._tokens = tokens
         self._principals = {DAEMON: OPEN_PROFILE, **section.principals}
         self._default = section.default_profile
 
@@ -61,7 +62,8 @@ class Policy:
 
     def profile_of(self, principal: str) -> str:
         """The name of the principal's profile."""
-        return self._principals.get(principal) or self._granted(principal) or self._default
+        granted = None if self._tokens is None else self._tokens.profile_of(principal)
+        return self._principals.get(principal) or granted or self._default
 
     def decide(self, principal: str, event: str) -> Verdict:
         """Deny wins; what no pattern names is denied."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from ksi.transport.tokens import USER
+
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _PARENT = 1
 """Place of the parent's pid in ``/proc/<pid>/stat``, behind the name in brackets, which may hold anything."""
@@ -21,7 +23,7 @@ class Peer(msgspec.Struct, frozen=True):
 
     @property
     def principal(self) -> str:
-        return f"uid:{self.uid}"
+        return f"{USER}{self.uid}"
 
     def descends_from(self, ancestor: int) -> bool:
         """Whether ``ancestor`` started it, or who started it. A process that left its family is no longer known."""

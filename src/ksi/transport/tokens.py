@@ -23,6 +23,8 @@ from ksi.core.errors import ConfigError, ConflictError, NotFoundError, Unauthori
 
 PREFIX = "ksi_"
 """A token is ``ksi_<id>_<secret>``: whoever finds one in the wrong place sees what it is."""
+USER = "uid:"
+"""Principals that begin so are users of this machine, who need no token on the Unix socket."""
 _SECOND_US = 1_000_000
 
 
@@ -65,8 +67,11 @@ class TokenStore:
         """A new token, which is told only here; it counts for ``ttl`` seconds, or until it is revoked.
 
         Raises:
-            ConflictError: The principal has tokens of another profile; a principal has only one.
+            ConflictError: The principal has another profile: by its other tokens, or as a user of this machine.
         """
+        if profile is not None and principal.startswith(USER):
+            message = f"the profile of {principal} is that of its connections too: set permission.principals"
+            raise ConflictError(message, principal=principal)
         token_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         now = self._clock.time_us()
         token = Token(
