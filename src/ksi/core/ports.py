@@ -33,7 +33,7 @@ from ksi.core.events import (
     StreamAppend,
     StreamInfo,
 )
-from ksi.core.views import View, ViewReader
+from ksi.core.views import Projections, View, ViewReader
 
 R = TypeVar("R")
 Start = Position | Literal["start", "end", "checkpoint"]
@@ -279,6 +279,9 @@ class Journal(EventLog, Protocol):
         """Commit ``unit``; ``done(committed, error)`` follows on the loop once it is durable and the views show it.
 
         Units become visible, and ``done`` is called, in the order of ``write``. It gets WrongExpectedVersionError,
+    @property
+    def projections(self) -> Projections: ...
+
         AppendConditionError, CheckpointConflictError, EventIdConflictError (nothing of the unit is stored),
         UnavailableError, or InternalError (a view's ``apply`` raised). It may be called before ``write`` returns only
         where nothing was stored.
@@ -291,7 +294,7 @@ class Journal(EventLog, Protocol):
         """Requests without outcome, in position order."""
 
     def register(self, view: type[View[Any]]) -> None:
-        """Keep this view from now on; it is folded to the head before this returns."""
+        """Keep this view from now on; it is folded to the head before this returns, unless it is folded behind."""
 
     def unregister(self, view: type[View[Any]]) -> None:
         """Stop applying it; what is stored of it stays."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
-from ksi.core.events import Query, RecordedEvent
+from ksi.core.events import Position, Query, RecordedEvent
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -34,6 +34,9 @@ class View(Generic[R]):
 
     The backend keeps the records, applies the view with each fact's own commit, and folds again from its position after
     a crash. ``apply`` is pure apart from the writer: no clock, no I/O. Records are frozen structs.
+
+    With ``inline = False`` it is folded behind, by a task of its own: commands do not pay for it, an ``apply`` that
+    raises parks the event instead of failing its command, and readers may have to wait (:meth:`Projections.wait_for`).
     """
 
     name: ClassVar[str]
@@ -42,6 +45,7 @@ class View(Generic[R]):
     record: type[R]
     key: ClassVar[tuple[str, ...]]  #: fields of the record
     indexes: ClassVar[Mapping[str, tuple[str, ...]]] = {}  #: ``"by_agent": ("agent", "updated_at")``
+    inline: ClassVar[bool] = True  #: False: folded behind the commits
 
     def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
         raise NotImplementedError
@@ -73,6 +77,71 @@ class ViewReader(Protocol[R]):
 
         ``begins`` is how the field behind those begins: keys are fields too, behind those of the index.
         """
+
+
+class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a view stands. ``lag`` is in positions behind the head, ``lag_seconds`` the age of the first of them.
+
+    ``failed``: it does not go on; ``error`` says why, and it tries again each second. Else ``error`` is why the newest
+    of its ``parked`` events was parked.
+    """
+
+    name: str
+    version: int
+    state: Literal["inline", "live", "catching_up", "rebuilding", "failed"]
+    position: Position
+    lag: int
+    lag_seconds: float
+    error: str | None
+    parked: int
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """A record that a rebuild makes other than it is; None where there is none."""
+
+    key: tuple[Any, ...]
+    before: Any
+    after: Any
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rebuild made. ``examples`` are the first records that differ; ``swapped``: it is what readers see now."""
+
+    name: str
+    position: Position
+    records: int
+    added: int
+    removed: int
+    changed: int
+    examples: Sequence[Difference]
+    swapped: bool
+
+
+class Projections(Protocol):
+    """Read models as a whole: how they stand, and their repair. NotFoundError where none has the name."""
+
+    async def status(self, name: str | None = None) -> Sequence[ProjectionStatus]:
+        """Of all, or of one."""
+
+    async def wait_for(self, name: str, position: Position, timeout: float) -> None:
+        """Until it shows all up to ``position``: who wrote there reads it then.
+
+        Raises:
+            EventTimeoutError: Not in ``timeout`` seconds.
+        """
+
+    async def rebuild(self, name: str, *, swap: bool = True) -> Rebuilt:
+        """Fold it anew beside the old one, compare the two, and let the new one take its place, unless not ``swap``.
+
+        Readers see the old one until then, and facts go on to be committed.
+
+        Raises:
+            ConflictError: It is being rebuilt already.
+            InternalError: Its ``apply`` raises on a fact of the log, and it is inline. The old one stays.
+        """
+
+    def subscriber(self, name: str) -> str:
+        """Under which its parked events stand: :meth:`EventLog.parked`."""
 
 
 class Fold(Protocol[S]):

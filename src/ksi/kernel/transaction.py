@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import ContextClosedError
 from ksi.core.events import ANY, AppendCondition, ExpectedVersion, NewEvent, Position
-from ksi.core.ports import Committed, Unit
+from ksi.core.ports import Committed, Entry, Unit
 from ksi.kernel.entries import encode, entry_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ class Transaction:
     ) -> None:
         self._request = request
         self._context = context
-        self._unit = Unit(origin=request.envelope, condition=condition, checkpoint=checkpoint)
+        self._condition = condition
+        self._checkpoint = checkpoint
+        self._entries: list[Entry] = []
+        self._emits: list[EventEnvelope] = []
         self._expected: dict[str, ExpectedVersion] = {}
         self._ended = False
 
@@ -59,14 +63,14 @@ class Transaction:
             self._expected.setdefault(stream, expected_version)
         entry = entry_of(stream, event, tags)
         entry.subject = subject or entry.subject or self._request.envelope.subject
-        self._unit.entries.append(entry)
+        self._entries.append(entry)
 
     def emit(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> None:
         """A request without an answer, started after the commit, as :meth:`EventContext.emit`."""
         self._check_open()
         envelope = self._request.child(name, encode(data, fields), awaited=False, scope=self._context.scope)
         self._request.router.check_emit(envelope)
-        self._unit.emits.append(envelope)
+        self._emits.append(envelope)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,11 +79,19 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        unit = self._unit
-        if kind is None and (unit.entries or unit.emits or unit.checkpoint is not None):
+        if kind is None and (self._entries or self._emits or self._checkpoint is not None):
             self._context.check_open()
-            unit.expected = self._expected
-            self.committed = await self._request.written(unit)
+            self.committed = await self._request.written(self._unit())
+
+    def _unit(self) -> Unit:
+        return Unit(
+            origin=self._request.envelope,
+            entries=self._entries,
+            emits=self._emits,
+            expected=self._expected,
+            condition=self._condition,
+            checkpoint=self._checkpoint,
+        )
 
     def _check_open(self) -> None:
         if self._ended:

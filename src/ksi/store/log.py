@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from ksi.core import canonical
 from ksi.core.clock import Clock, microseconds
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, NotFoundError, StoreClosedError, ValidationError
+from ksi.core.errors import KSIError, NotFoundError, StoreClosedError, UnsupportedError, ValidationError
 from ksi.core.events import (
     ANY,
     MAIN,
@@ -41,11 +41,12 @@ from ksi.store.cursor import Cursor
 from ksi.store.decide import Decided, Decider, IdIndex, move
 from ksi.store.parked import ParkedEvents
 from ksi.store.query import Compiled, Wanted
+from ksi.store.projections import LogProjections
 from ksi.store.reading import PAGE_MAX, LogReads, only_main
 from ksi.store.row import REQUESTS, envelope_of, events_of, outcome_of, requests_of
 from ksi.store.subscribe import LogSubscription
 from ksi.store.tail import RowSource
-from ksi.store.views import KeptView, KeptViewReader, Place, Shelf, ViewBook
+from ksi.store.views import BESIDE, KeptView, KeptViewReader, Place, Shelf, ViewBook
 
 R = TypeVar("R")
 
@@ -74,6 +75,7 @@ class LoopLog(LogReads):
         self._checkpoints: dict[str, Position] = {}
         self._parked: WeakValueDictionary[str, ParkedEvents] = WeakValueDictionary()
         self.acks = Acks(self.commit_acks)
+        self.projections = LogProjections(self, self._views)
         self.bell = Bell()
         self.closed = False
         self._refused: KSIError | None = None
@@ -233,11 +235,15 @@ class LoopLog(LogReads):
         instance, place_of = view(), Place(view)
         shelf, position = self._shelf(instance, place_of)
         kept = KeptView(instance, shelf, place_of)
-        self._fold(kept, position)
+        self.projections.forget(view.name)
+        if view.inline:
+            self.fold_view(kept, position)
+        else:
+            self.projections.begin(kept, position)
         self._views.add(kept)
 
-    def _fold(self, kept: KeptView, position: int) -> None:
-        """Bring ``kept`` to the head, and under it what is under way."""
+    def fold_view(self, kept: KeptView, position: int) -> None:
+        """Bring ``kept`` from ``position`` to the head, and under it what is under way."""
         cursor = Cursor(kept.query, after=position, until=self._decider.visible)
         while not cursor.at_end:
             for change in kept.apply(cursor.page(self.stored_source(), PAGE_MAX)):
@@ -256,8 +262,41 @@ class LoopLog(LogReads):
 
     def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
         only_main(branch)
+        self.projections.forget(view.name)
         kept = self._views.kept.get(view.name)
         # By name and version: a generation of a plugin that drains asks for the same view with a class of its own.
+    def view_stands(self, kept: KeptView, position: int) -> None:  # not every backend writes it down
+        """What ``kept`` shows holds all up to ``position``."""
+
+    async def views_written(self) -> None:  # the same
+        """Until all records are on disk that are changed now. Raises UnavailableError where they can not be."""
+
+    async def view_beside(self, kept: KeptView) -> KeptView:
+        """The same view with no record yet, in a place of its own."""
+        kind = type(kept.view)
+        beside = type(f"{kind.__name__}Beside", (kind,), {"name": f"{kept.view.name}{BESIDE}"})
+        instance, place_of = beside(), Place(beside)
+        new = KeptView(instance, self._shelf(instance, place_of)[0], place_of)
+        await self.clear_view(new)  # of what a crash left of an earlier one
+        return new
+
+    async def clear_view(self, kept: KeptView) -> None:
+        """Forget all its records."""
+        raise UnsupportedError("this log can not build views anew")
+
+    async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
+        """Give the records of ``new`` the place that those of ``old`` have; waits only before that."""
+        raise UnsupportedError("this log can not build views anew")
+
+    async def swap_views(self, old: KeptView, new: KeptView) -> None:
+        """Let ``new`` take the place of ``old``, for readers too; both have seen the same facts."""
+        await self._put_in_place(old, new)
+        self._views.remove(new.view.name)
+        for decided in self._decider.pending:
+            decided.changes = [change for change in decided.changes if change.kept is not old]
+        new.view, old.shelf = old.view, new.shelf  # somebody may hold a reader of the old one
+        self._views.add(new)
+
         if kept is None or kept.view.version != view.version:
             raise NotFoundError("view", view.name)
         return KeptViewReader(kept)

@@ -17,7 +17,7 @@ from ksi.store.cursor import Cursor
 from ksi.store.log import Batch, LoopLog
 from ksi.store.reading import only_main
 from ksi.store.tail import Tail
-from ksi.store.views import Key, Place, Shelf, Span
+from ksi.store.views import KeptView, Key, Place, Shelf, Span
 
 
 class InMemoryEventStore(LoopLog):
@@ -65,6 +65,12 @@ class InMemoryEventStore(LoopLog):
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         return MemoryShelf(place_of), 0
 
+    async def clear_view(self, kept: KeptView) -> None:
+        kept.shelf = MemoryShelf(kept.place_of)
+
+    async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
+        """Nothing is kept but the shelf itself."""
+
     def _stream_names(self) -> Sequence[str]:
         return self._tail.streams()
 
@@ -80,6 +86,7 @@ class InMemoryEventStore(LoopLog):
         return []
 
     async def close(self) -> None:
+        await self.projections.stop()
         self.commit_acks()
         self._refused = StoreClosedError()
         await self._drained()
@@ -101,6 +108,9 @@ class MemoryIds:
 
     def find(self, raw: bytes) -> int | None:
         return self._positions.get(raw)
+
+    def is_new(self, raw: bytes) -> bool:
+        return raw not in self._positions
 
     def closing(self, raw: bytes) -> int | None:
         return self._closings.get(raw)

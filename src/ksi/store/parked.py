@@ -7,14 +7,14 @@ given again) and ``subscription:settled`` (done, or dropped).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from typing import Literal, Protocol
 from uuid import UUID
 
 import msgspec
 
 from ksi.core import canonical
-from ksi.core.errors import NotFoundError, OverloadedError
+from ksi.core.errors import KSIError, NotFoundError, OverloadedError
 from ksi.core.events import Appended, NewEvent, Position, RecordedEvent, fact, fact_name
 from ksi.core.events import ParkedEvent as Parked
 
@@ -93,10 +93,19 @@ class ParkedEvents:
         for parked in wanted:
             event = await self._log.at(parked.position)
             assert event is not None  # it was parked, so it is there
-            await self._say(EventRetried(parked.position), event)
+            await self.doubt(event)
             if self.on_retry is not None:
                 self.on_retry(event)
         return len(wanted)
+
+    async def doubt(self, event: RecordedEvent) -> None:
+        """It is tried again: until it is settled, or parked anew, nobody knows whether it is done."""
+        await self._say(EventRetried(event.position), event)
+
+    async def others(self, positions: Set[int]) -> list[RecordedEvent]:
+        """The events that are parked at none of ``positions``."""
+        found = [await self._log.at(parked.position) for parked in self.listed() if parked.position not in positions]
+        return [event for event in found if event is not None]
 
     async def retried(self) -> list[RecordedEvent]:
         """Those that were asked for again and are not done yet."""
@@ -169,3 +178,8 @@ def stream_of(subscriber: str) -> str:
 def is_parking(event: RecordedEvent) -> bool:
     """Whether it tells of parked events: those are never parked themselves, or there would be no end."""
     return event.stream.startswith(f"{CATEGORY}/")
+
+
+def said(error: BaseException) -> str:
+    """Why something is parked, in a sentence."""
+    return error.message if isinstance(error, KSIError) else f"{type(error).__name__}: {error}"

@@ -28,20 +28,26 @@ class SqliteShelf:
         self._place_of = place_of
         self._indexes = tuple(view.indexes)
         self._decode = msgspec.json.Decoder(view.record).decode
-        self._table = quoted(f"view:{view.name}")
         self._changed: dict[Key, Any | None] = {}
         self._flushing: dict[Key, Any | None] = {}
         self._recent: dict[Key, Any] = {}
-        self.name = view.name
+        self.rename(view.name)
         self.version = view.version
         self.shape = repr((tuple(view.key), sorted((name, tuple(fields)) for name, fields in view.indexes.items())))
         self.position = self._stored_position()
+        self._is_inline = view.inline
+        self._flushing_at = 0
         self._new = self.position is None
 
     def _stored_position(self) -> int | None:
         """Where the table stands; None where there is none of this version."""
         found = self._connection.execute("SELECT version, shape, pos FROM views WHERE name = ?", (self.name,)).get
         return found[2] if found is not None and found[:2] == (self.version, self.shape) else None
+
+    def rename(self, name: str) -> None:
+        """Its table has this view's name now."""
+        self.name = name
+        self.table = quoted(f"view:{name}")
 
     # ── one record ───────────────────────────────────────────────────────────────────────────────────────────────────
     def get(self, key: Key) -> Any | None:
@@ -56,7 +62,7 @@ class SqliteShelf:
     def _read(self, key: Key) -> Any | None:
         if self._new:
             return None
-        query = f"SELECT data FROM {self._table} WHERE place = ?"  # noqa: S608  # a quoted name
+        query = f"SELECT data FROM {self.table} WHERE place = ?"  # noqa: S608  # a quoted name
         data = self._connection.execute(query, (sort_key(key),)).get
         return None if data is None else self._decode(data)
 
@@ -84,7 +90,7 @@ class SqliteShelf:
     def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
         column = "place" if span.by is None else quoted(f"by:{span.by}")
         order = "DESC" if span.backwards else "ASC"
-        query = f"""SELECT {column}, place, data FROM {self._table} WHERE {column} >= ? AND {column} < ?
+        query = f"""SELECT {column}, place, data FROM {self.table} WHERE {column} >= ? AND {column} < ?
             ORDER BY {column} {order} LIMIT ?"""  # noqa: S608  # quoted names
         rows = self._connection.execute(query, (span.low, span.high, limit + len(changed)))
         return [(place, self._decode(data)) for place, key, data in rows if key not in changed][:limit]
@@ -99,6 +105,11 @@ class SqliteShelf:
         """What is changed now will be written."""
         assert not self._flushing
         self._flushing, self._changed = self._changed, {}
+        self._flushing_at = self.position or 0
+
+    def stands_at(self, head: int) -> int:
+        """Where the records are that :meth:`begin` took: one that is folded behind has a position of its own."""
+        return head if self._is_inline else self._flushing_at
 
     def write(self, writer: apsw.Connection, position: int) -> None:
         """Write what :meth:`begin` took, in the caller's transaction."""
@@ -106,10 +117,10 @@ class SqliteShelf:
             self._create(writer)
         rows = sorted(((sort_key(key), record) for key, record in self._flushing.items()), key=_place)
         marks = ", ".join("?" * (2 + len(self._indexes)))
-        insert = f"INSERT OR REPLACE INTO {self._table} VALUES ({marks})"  # noqa: S608  # a quoted name
+        insert = f"INSERT OR REPLACE INTO {self.table} VALUES ({marks})"  # noqa: S608  # a quoted name
         writer.executemany(insert, self._columns(rows))
         gone = [(place,) for place, record in rows if record is None]
-        writer.executemany(f"DELETE FROM {self._table} WHERE place = ?", gone)  # noqa: S608  # a quoted name
+        writer.executemany(f"DELETE FROM {self.table} WHERE place = ?", gone)  # noqa: S608  # a quoted name
         entry = (self.name, self.version, self.shape, position)
         writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", entry)
 
@@ -119,13 +130,10 @@ class SqliteShelf:
                 yield place, canonical.encode(record), *(self._place_of(index, record) for index in self._indexes)
 
     def _create(self, writer: apsw.Connection) -> None:
-        columns = [quoted(f"by:{index}") for index in self._indexes]
-        writer.execute(f"DROP TABLE IF EXISTS {self._table}")
-        blobs = "".join(f", {column} BLOB NOT NULL" for column in columns)
-        writer.execute(f"CREATE TABLE {self._table}(place BLOB PRIMARY KEY, data BLOB NOT NULL{blobs}) WITHOUT ROWID")
-        for index, column in zip(self._indexes, columns, strict=True):
-            name = quoted(f"view:{self.name}:{index}")
-            writer.execute(f"CREATE UNIQUE INDEX {name} ON {self._table}({column})")
+        writer.execute(f"DROP TABLE IF EXISTS {self.table}")
+        # Constraints, not indexes of their own: their names follow when the table is renamed.
+        blobs = "".join(f", {quoted(f'by:{index}')} BLOB NOT NULL UNIQUE" for index in self._indexes)
+        writer.execute(f"CREATE TABLE {self.table}(place BLOB PRIMARY KEY, data BLOB NOT NULL{blobs}) WITHOUT ROWID")
 
     def written(self) -> None:
         """What was begun is on disk."""

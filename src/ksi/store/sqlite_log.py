@@ -28,6 +28,7 @@ from ksi.store.row import row_of
 from ksi.store.schema import Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
+from ksi.store.swap import drop_aside, put_in_place, set_aside
 from ksi.store.tail import Tail
 from ksi.store.upkeep import CHANGES_MAX, Upkeep
 from ksi.store.verify import KEYS_DAMAGED, verify
@@ -171,6 +172,7 @@ class SqliteEventStore(LoopLog):
         if self.closed:
             return
         self.closed = True
+        await self.projections.stop()
         self.commit_acks()
         self._refused = StoreClosedError()
         await self._drained()
@@ -281,6 +283,52 @@ class SqliteEventStore(LoopLog):
             shelf.begin()
             self._writer.flush_views([shelf], position)
             shelf.written()
+
+    def view_stands(self, kept: KeptView, position: int) -> None:
+        shelf = self._shelves[kept.view.name]
+        shelf.position = position
+        if kept.view.name in self._views.kept:
+            self._upkeep.look()
+        else:
+            self._folded(kept, position)
+
+    async def views_written(self) -> None:
+        await self._views_idle()
+        self._upkeep.flush_views()
+        await self._threads.run("writer", _nothing)
+        if self._refused is not None:
+            raise self._refused
+
+    async def _views_idle(self) -> None:
+        """Until no records are being written."""
+        while self._upkeep.is_flushing:
+            await self._threads.run("writer", _nothing)
+
+    async def clear_view(self, kept: KeptView) -> None:
+        await self._views_idle()
+        self._writer.within(partial(set_aside, kept.view.name))
+        kept.shelf, _ = self._shelf(kept.view, kept.place_of)
+        self._drop_aside(kept.view.name)
+
+    async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
+        name, shelf = old.view.name, self._shelves[new.view.name]
+        await self._views_idle()
+        shelf.begin()
+        try:  # on the loop: between its commit and its end no command may ask for a record
+            self._writer.within(partial(put_in_place, name, shelf, self.visible_head()))
+        except UnavailableError:
+            shelf.failed()
+            raise
+        shelf.written()
+        del self._shelves[shelf.name]
+        shelf.rename(name)
+        self._shelves[name] = shelf
+        self._drop_aside(name)
+
+    def _drop_aside(self, name: str) -> None:
+        """Slow where there are many records, so not on the loop. What fails here is dropped the next time."""
+        job = partial(self._writer.within, partial(drop_aside, name))
+        self._threads.submit("writer", job, lambda result, error: None)
 
     def shelves(self) -> list[SqliteShelf]:
         return [self._shelves[name] for name in self._views.kept]

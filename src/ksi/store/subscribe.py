@@ -82,10 +82,19 @@ class LogSubscription:
         return await self._log.lag(self._wanted, self.acknowledged)
 
     async def __aiter__(self) -> AsyncIterator[RecordedEvent]:
-        while not self._left:
-            page = deque(await self._next_events())
+        async for found, _ in self.pages():
+            page = deque(found)
             while (event := self._next_of(page)) is not None:
                 yield event
+
+    async def pages(self) -> AsyncIterator[tuple[list[RecordedEvent], int]]:
+        """Events, and the position up to which there are no others; ``position`` is there when the next are asked for.
+
+        A page may be empty. Without a name only: nothing is acknowledged, or given again.
+        """
+        while not self._left:
+            page = await self._next_events()
+            yield page, self._read
             self._move(self._read)
             if self._read >= self._log.visible_head():
                 self._reached_end = True

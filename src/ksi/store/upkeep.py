@@ -72,6 +72,11 @@ class Upkeep:
         self._generations.written()
         self._store.keys_flushed()
 
+    @property
+    def is_flushing(self) -> bool:
+        """Whether records are being written."""
+        return bool(self._views)
+
     def flush_views(self) -> None:
         """Write what is changed, and for every view that it stands at the head."""
         self.stop()

@@ -119,6 +119,10 @@ class KeptView:
             del self._pending[change.key]
         self.shelf.put(change.key, change.record)
 
+    def show_all(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self.show(change)
+
     def forget_pending(self) -> None:
         """No unit under way will be on disk."""
         self._pending.clear()
@@ -205,6 +209,10 @@ class ViewBook:
         self.kept[kept.view.name] = kept
         self._by_name.clear()
 
+    def shown(self) -> list[KeptView]:
+        """All but those that are being rebuilt beside another."""
+        return [kept for name, kept in self.kept.items() if not name.endswith(BESIDE)]
+
     def remove(self, name: str) -> None:
         self.kept.pop(name, None)
         self._by_name.clear()
@@ -240,10 +248,12 @@ class ViewBook:
         if found is None:
             if len(self._by_name) > NAMES_MAX:
                 self._by_name.clear()
-            found = tuple(kept for kept in self.kept.values() if kept.query.may_be(name))
+            found = tuple(kept for kept in self.kept.values() if kept.view.inline and kept.query.may_be(name))
             self._by_name[name] = found
         return found
 
 
+BESIDE = "~"
+"""Ends the name of a view that is rebuilt beside the one whose name stands in front of it."""
 NAMES_MAX = 10_000
 """Event names for which it is remembered which views care."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -138,7 +138,12 @@ class Writer:
     def flush_views(self, shelves: Sequence[SqliteShelf], position: int) -> None:
         with self._transaction() as connection:
             for shelf in shelves:
-                shelf.write(connection, position)
+                shelf.write(connection, shelf.stands_at(position))
+
+    def within(self, job: Callable[[apsw.Connection], None]) -> None:
+        """Run ``job`` in a transaction. Raises UnavailableError; nothing of it is stored then."""
+        with self._transaction() as connection:
+            job(connection)
 
     # ── the WAL ──────────────────────────────────────────────────────────────────────────────────────────────────────
     @property

@@ -1,0 +1,268 @@
+"""Views that are folded behind the commits: a task for each, its parked events, its status.
+
+A view's position is written with its records, in one transaction, so a crash neither loses a fact nor counts it twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal, Protocol
+
+from ksi.core.errors import ConflictError, EventTimeoutError, KSIError, NotFoundError, StoreClosedError
+from ksi.core.events import Lag, Position, Query, RecordedEvent
+from ksi.core.views import ProjectionStatus, Rebuilt
+from ksi.store.bell import Bell
+from ksi.store.parked import ParkedEvents, is_parking, said
+from ksi.store.query import Wanted
+from ksi.store.rebuild import Rebuild, Rebuilding
+from ksi.store.subscribe import LogSubscription
+from ksi.store.views import Change, KeptView, ViewBook
+
+PAGE_MAX = 128
+"""Events that are folded in one turn of the loop."""
+RESTART_DELAY = 1.0
+"""Seconds after which a projection that failed tries again."""
+_log = logging.getLogger("ksi.store")
+State = Literal["inline", "live", "catching_up", "rebuilding", "failed"]
+
+
+class Projecting(Rebuilding, Protocol):
+    """The log as its projections see it."""
+
+    bell: Bell
+
+    def subscribe(self, query: Query, *, after: Position, buffer: int) -> LogSubscription: ...
+    async def lag(self, wanted: Wanted, after: int) -> Lag: ...
+    async def views_written(self) -> None:
+        """Until all records are on disk that are changed now. Raises UnavailableError where they can not be."""
+
+
+class Projection:
+    """One view, folded behind."""
+
+    def __init__(self, log: Projecting, kept: KeptView, position: int) -> None:
+        self._log = log
+        self.kept = kept
+        self.position = position
+        self.failure: str | None = None
+        self.turn = asyncio.Lock()
+        """Held while it is changed."""
+        self.moved = Bell()
+        self._again: deque[RecordedEvent] = deque()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def end(self) -> None:
+        self.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except StoreClosedError:
+                return
+            except Exception as error:  # noqa: BLE001  # the door of a supervised task
+                self.failure = said(error)
+                _log.error(
+                    "projection %s stands still: %s", self.kept.view.name, self.failure, exc_info=_unknown(error)
+                )
+            await asyncio.sleep(RESTART_DELAY)
+
+    async def _follow(self) -> None:
+        parked = await self._log.parked_of(subscriber_of(self.kept.view.name))
+        parked.on_retry = self._give_again
+        if await parked.retried():
+            await self._begin_anew()
+        subscription = self._log.subscribe(self.kept.view.query, after=Position(self.position), buffer=PAGE_MAX)
+        async with subscription as events:
+            async for page, position in events.pages():
+                async with self.turn:
+                    await self._take(page, parked)
+                    self._stand(position)
+                while self._again:
+                    await self._try_again(self._again.popleft(), parked)
+                await asyncio.sleep(0)
+
+    async def _begin_anew(self) -> None:
+        """A crash came while a parked event was tried again: nobody knows whether the records have it."""
+        await self._log.clear_view(self.kept)
+        self._stand(0)
+
+    def _stand(self, position: int) -> None:
+        """What is shown holds all up to ``position``. In the turn of the loop in which it is shown."""
+        if position != self.position:
+            self.position = position
+            self._log.view_stands(self.kept, position)
+            self.failure = None
+            self.moved.ring()
+
+    async def _take(self, page: Sequence[RecordedEvent], parked: ParkedEvents) -> None:
+        changes = None if any(event.position in parked for event in page) else self._tried(page)
+        if changes is not None:
+            self.kept.show_all(changes)
+            return
+        for event in page:
+            await self._take_one(event, parked)
+            self._stand(event.position)
+
+    def _tried(self, page: Sequence[RecordedEvent]) -> Sequence[Change] | None:
+        """The changes that ``page`` makes; None where an event is in it that can not be taken."""
+        try:
+            return self.kept.apply(page)
+        except Exception:  # noqa: BLE001  # which one it was is found and said one by one
+            return None
+
+    async def _take_one(self, event: RecordedEvent, parked: ParkedEvents) -> None:
+        try:
+            changes = self.kept.apply([event])
+        except Exception as error:  # noqa: BLE001  # a view's code is a plugin's
+            await self._park(event, error, parked)
+            return
+        if event.position in parked:
+            await parked.settle(event)
+        self.kept.show_all(changes)
+
+    async def _park(self, event: RecordedEvent, error: Exception, parked: ParkedEvents) -> None:
+        name = self.kept.view.name
+        _log.error("projection %s can not take @%d: it is parked", name, event.position, exc_info=error)
+        if not is_parking(event):
+            await parked.park(event, said(error))
+
+    def _give_again(self, event: RecordedEvent) -> None:
+        self._again.append(event)
+        self._log.bell.ring()
+
+    async def _try_again(self, event: RecordedEvent, parked: ParkedEvents) -> None:
+        """Its place in the order is past; a rebuild would give it that."""
+        async with self.turn:
+            try:
+                changes = self.kept.apply([event])
+            except Exception as error:  # noqa: BLE001  # a view's code is a plugin's
+                await self._park(event, error, parked)
+                return
+            self.kept.show_all(changes)
+            self._log.view_stands(self.kept, self.position)
+            await self._log.views_written()
+            await parked.settle(event)
+
+
+class LogProjections:
+    """Implements :class:`ksi.core.views.Projections` on a log."""
+
+    def __init__(self, log: Projecting, book: ViewBook) -> None:
+        self._log = log
+        self._book = book
+        self._behind: dict[str, Projection] = {}
+        self._rebuilding: set[str] = set()
+
+    # ── what the log says ────────────────────────────────────────────────────────────────────────────────────────────
+    def begin(self, kept: KeptView, position: int) -> None:
+        """Fold it behind, from ``position`` on."""
+        self._behind[kept.view.name] = Projection(self._log, kept, position)
+
+    def forget(self, name: str) -> None:
+        projection = self._behind.pop(name, None)
+        if projection is not None:
+            projection.cancel()
+
+    async def stop(self) -> None:
+        """End the tasks."""
+        for projection in self._behind.values():
+            await projection.end()
+
+    # ── what others ask ──────────────────────────────────────────────────────────────────────────────────────────────
+    def subscriber(self, name: str) -> str:
+        return subscriber_of(name)
+
+    async def status(self, name: str | None = None) -> Sequence[ProjectionStatus]:
+        chosen = [self._kept(name)] if name is not None else list(self._book.shown())
+        return [await self._status(kept) for kept in chosen]
+
+    async def wait_for(self, name: str, position: Position, timeout: float) -> None:
+        projection = self._behind.get(self._kept(name).view.name)
+        moved = self._log.bell if projection is None else projection.moved
+        try:
+            async with asyncio.timeout(timeout):
+                while self._position(projection) < position:
+                    await moved.wait()
+        except TimeoutError:
+            raise EventTimeoutError(f"projection {name}", seconds=timeout) from None
+
+    async def rebuild(self, name: str, *, swap: bool = True) -> Rebuilt:
+        kept = self._kept(name)
+        async with self._alone(name):
+            rebuild = Rebuild(self._log, self._book, kept)
+            projection = self._behind.get(name)
+            if projection is None:
+                return await rebuild.inline(swap=swap)
+            return await self._behind_rebuilt(rebuild, projection, swap=swap)
+
+    async def _behind_rebuilt(self, rebuild: Rebuild, projection: Projection, *, swap: bool) -> Rebuilt:
+        await rebuild.fold(lambda: projection.position)
+        async with projection.turn:
+            parked = await self._log.parked_of(subscriber_of(projection.kept.view.name))
+            rebuilt = await rebuild.behind(projection.position, parked, swap=swap)
+            if swap:
+                projection.kept = rebuild.new
+            return rebuilt
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        if name in self._rebuilding:
+            raise ConflictError(f"projection {name!r} is being rebuilt already", name=name)
+        self._rebuilding.add(name)
+        try:
+            yield
+        finally:
+            self._rebuilding.discard(name)
+
+    def _kept(self, name: str) -> KeptView:
+        kept = self._book.kept.get(name)
+        if kept is None:
+            raise NotFoundError("projection", name)
+        return kept
+
+    def _position(self, projection: Projection | None) -> int:
+        return self._log.visible_head() if projection is None else projection.position
+
+    async def _status(self, kept: KeptView) -> ProjectionStatus:
+        name = kept.view.name
+        projection = self._behind.get(name)
+        lag = Lag(0, 0.0) if projection is None else await self._log.lag(kept.query, projection.position)
+        parked = [] if projection is None else (await self._log.parked_of(subscriber_of(name))).listed()
+        newest = max(parked, key=lambda each: each.parked_at, default=None)
+        failure = None if projection is None else projection.failure
+        return ProjectionStatus(
+            name=name,
+            version=kept.view.version,
+            state="rebuilding" if name in self._rebuilding else _state(projection, lag),
+            position=Position(self._position(projection)),
+            lag=lag.events,
+            lag_seconds=lag.seconds,
+            error=failure or (newest.reason if newest is not None else None),
+            parked=len(parked),
+        )
+
+
+def _state(projection: Projection | None, lag: Lag) -> State:
+    if projection is None:
+        return "inline"
+    if projection.failure is not None:
+        return "failed"
+    return "catching_up" if lag.events else "live"
+
+
+def subscriber_of(name: str) -> str:
+    return f"projection/{name}"
+
+
+def _unknown(error: BaseException) -> BaseException | None:
+    """Errors of KSI's own say all in one sentence; of others the traceback is wanted."""
+    return None if isinstance(error, KSIError) else error

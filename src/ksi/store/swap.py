@@ -1,0 +1,34 @@
+"""Tables of views that change places in SQLite: a rename costs the same for any size, a drop does not.
+
+What is no longer wanted is set aside first and dropped later; what a crash leaves aside goes with the next one.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from ksi.store.shelf import SqliteShelf, quoted
+
+ASIDE = "~old"
+
+
+def set_aside(name: str, connection: apsw.Connection) -> None:
+    """Make that the view ``name`` has no records, and never had any."""
+    drop_aside(name, connection)
+    connection.execute("DELETE FROM views WHERE name = ?", (name,))
+    table = f"view:{name}"
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).get:
+        connection.execute(f"ALTER TABLE {quoted(table)} RENAME TO {quoted(table + ASIDE)}")
+
+
+def drop_aside(name: str, connection: apsw.Connection) -> None:
+    """Drop what :func:`set_aside` has left."""
+    connection.execute(f"DROP TABLE IF EXISTS {quoted(f'view:{name}{ASIDE}')}")
+
+
+def put_in_place(name: str, shelf: SqliteShelf, head: int, connection: apsw.Connection) -> None:
+    """Write what ``shelf`` has begun, and let its table be that of the view ``name``; an inline one is at ``head``."""
+    set_aside(name, connection)
+    shelf.write(connection, shelf.stands_at(head))
+    connection.execute(f"ALTER TABLE {shelf.table} RENAME TO {quoted(f'view:{name}')}")
+    connection.execute("UPDATE views SET name = ? WHERE name = ?", (name, shelf.name))
