@@ -145,7 +145,6 @@ async def test_a_profile_comes_with_a_token_unless_the_configuration_has_another
             await daemon.ask("work:delegate", principal="agent:ada")
         assert (caught.value.event_name, caught.value.rule) == ("work:do", "looking: nothing allows it")
         assert await daemon.ask("work:do", principal=OWNER) == "done"
-        assert (await daemon.ask("permission:show", principal="agent:ada"))["profile"] == "looking"
 
 
 async def test_a_session_remembers_what_it_may() -> None:
