@@ -29,6 +29,7 @@ from ksi.core.errors import (
 from ksi.core.ports import Committed, Outcome, Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Done
+from ksi.kernel.effects import EFFECTS, take_entries
 from ksi.kernel.foreign import ENDS
 from ksi.kernel.joining import Deadline, Joined, deliver
 from ksi.kernel.resume import ended
@@ -221,6 +222,8 @@ class Execution(WritingRequest):
         if error is None:
             for context in contexts:
                 gather(unit, context)
+        else:  # what it had seen of the outside world explains the error
+            unit.entries = [entry for context in self.contexts for entry in take_entries(context, EFFECTS)]
         return unit
 
     def _closed(self, committed: Committed | None, refused: KSIError | None) -> None:
