@@ -275,13 +275,13 @@ class EventLog(Protocol):
 class Journal(EventLog, Protocol):
     """The log as the kernel uses it."""
 
+    @property
+    def projections(self) -> Projections: ...
+
     def write(self, unit: Unit, done: Done) -> None:
         """Commit ``unit``; ``done(committed, error)`` follows on the loop once it is durable and the views show it.
 
         Units become visible, and ``done`` is called, in the order of ``write``. It gets WrongExpectedVersionError,
-    @property
-    def projections(self) -> Projections: ...
-
         AppendConditionError, CheckpointConflictError, EventIdConflictError (nothing of the unit is stored),
         UnavailableError, or InternalError (a view's ``apply`` raised). It may be called before ``write`` returns only
         where nothing was stored.

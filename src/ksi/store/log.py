@@ -40,8 +40,8 @@ from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decided, Decider, IdIndex, move
 from ksi.store.parked import ParkedEvents
-from ksi.store.query import Compiled, Wanted
 from ksi.store.projections import LogProjections
+from ksi.store.query import Compiled, Wanted
 from ksi.store.reading import PAGE_MAX, LogReads, only_main
 from ksi.store.row import REQUESTS, envelope_of, events_of, outcome_of, requests_of
 from ksi.store.subscribe import LogSubscription
@@ -74,8 +74,8 @@ class LoopLog(LogReads):
         self._at = 0
         self._checkpoints: dict[str, Position] = {}
         self._parked: WeakValueDictionary[str, ParkedEvents] = WeakValueDictionary()
-        self.acks = Acks(self.commit_acks)
         self.projections = LogProjections(self, self._views)
+        self.acks = Acks(self.commit_acks)
         self.bell = Bell()
         self.closed = False
         self._refused: KSIError | None = None
@@ -258,13 +258,9 @@ class LoopLog(LogReads):
         """``kept`` stands at ``position``, on its way to the head."""
 
     def unregister(self, view: type[View[Any]]) -> None:
+        self.projections.forget(view.name)
         self._views.remove(view.name)
 
-    def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
-        only_main(branch)
-        self.projections.forget(view.name)
-        kept = self._views.kept.get(view.name)
-        # By name and version: a generation of a plugin that drains asks for the same view with a class of its own.
     def view_stands(self, kept: KeptView, position: int) -> None:  # not every backend writes it down
         """What ``kept`` shows holds all up to ``position``."""
 
@@ -297,6 +293,10 @@ class LoopLog(LogReads):
         new.view, old.shelf = old.view, new.shelf  # somebody may hold a reader of the old one
         self._views.add(new)
 
+    def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
+        only_main(branch)
+        kept = self._views.kept.get(view.name)
+        # By name and version: a generation of a plugin that drains asks for the same view with a class of its own.
         if kept is None or kept.view.version != view.version:
             raise NotFoundError("view", view.name)
         return KeptViewReader(kept)
