@@ -17,10 +17,12 @@ from ksi.core.errors import (
     KSIConnectionError,
     KSITimeoutError,
     PayloadTooLargeError,
+    UnauthorizedError,
     UnknownEventError,
     ValidationError,
 )
 from ksi.core.result import Failure, Success
+from ksi.transport.tokens import TokenStore
 from ksi.transport.unix import UnixServer
 from tests.client.conftest import drop_connections
 from tests.transport.echo import EchoDoor
@@ -211,3 +213,29 @@ async def test_closing_ends_what_waits(client: EventClient, door: EchoDoor) -> N
         await task
     with pytest.raises(KSIConnectionError):
         await client.request("test:echo")
+
+
+async def test_a_client_with_a_token_is_its_principal_also_over_a_new_connection(
+    door: EchoDoor, tmp_path: Path
+) -> None:
+    tokens = TokenStore(tmp_path / "tokens.json")
+    async with (
+        UnixServer(door, tmp_path / "other.sock", tokens=tokens) as server,
+        EventClient(server.path, token=tokens.create("agent:ada")) as client,
+    ):
+        await client.request("test:echo")
+        drop_connections(server)
+        await client.request("test:echo")
+    assert [envelope.principal for envelope in door.seen] == ["agent:ada"] * 2
+
+
+async def test_a_wrong_token_is_the_error_of_each_request(
+    door: EchoDoor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KSI_TOKEN", "ksi_0_wrong")
+    tokens = TokenStore(tmp_path / "tokens.json")
+    async with UnixServer(door, tmp_path / "other.sock", tokens=tokens) as server, EventClient(server.path) as client:
+        with pytest.raises(UnauthorizedError):
+            await client.request("test:echo")
+        with pytest.raises(UnauthorizedError):
+            await anext(client.stream("test:count"))

@@ -96,13 +96,23 @@ class EventClient:
         home: str | Path | None = None,
         start: bool = False,
         name: str | None = None,
+        token: str | None = None,
         reconnect_timeout: float = 10.0,
     ) -> None:
-        """``start``: start the daemon of the home where none answers. ``name`` becomes the source of the requests."""
+        """What the daemon is told, and whether it is started.
+
+        Args:
+            start: Start the daemon of the home where none answers.
+            name: Becomes the source of the requests.
+            token: Makes the client its principal; default ``KSI_TOKEN``, else it is the user of the process.
+        """
         self._home = Home.choose(home, os.environ)
         self._may_start = start and path is None
         self._exchange = Exchange(
-            self._home.socket if path is None else Path(path), name=name, reconnect_timeout=reconnect_timeout
+            self._home.socket if path is None else Path(path),
+            name=name,
+            token=token or os.environ.get("KSI_TOKEN"),
+            reconnect_timeout=reconnect_timeout,
         )
         self._subscriptions: list[Subscription] = []
 

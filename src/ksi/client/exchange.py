@@ -64,9 +64,10 @@ class Abandoned:
 class Exchange:
     """Gives ids to calls, and answers to the calls that they belong to."""
 
-    def __init__(self, path: Path, *, name: str | None, reconnect_timeout: float) -> None:
+    def __init__(self, path: Path, *, name: str | None, token: str | None, reconnect_timeout: float) -> None:
         self._path = path
         self._name = name
+        self._token = token
         self._reconnect_timeout = reconnect_timeout
         self._ids = count(1)
         self._calls: dict[int, Call] = {}
@@ -178,8 +179,8 @@ class Exchange:
         if link.closed.done():
             raise KSIConnectionError(f"the daemon at {self._path} closed the connection at once")
         self._link = link
-        if self._name is not None:
-            link.send(encode(Request(hello=1, client=self._name)))
+        if self._name is not None or self._token is not None:
+            link.send(encode(Request(hello=1, client=self._name, token=self._token)))
         for frame_id in sorted(self._sent):
             self._ask(frame_id, again=True)
         self._pump()

@@ -81,13 +81,14 @@ class SyncEventClient:
         home: str | Path | None = None,
         start: bool = False,
         name: str | None = None,
+        token: str | None = None,
         reconnect_timeout: float = 10.0,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ksi-client", daemon=True)
         self._thread.start()
         self._client = self.run(
-            _made(path, home=home, start=start, name=name, reconnect_timeout=reconnect_timeout),
+            _made(path, home=home, start=start, name=name, token=token, reconnect_timeout=reconnect_timeout),
         )
 
     def connect(self) -> Self:
