@@ -21,6 +21,7 @@ from ksi.core.errors import (
     PluginFailedError,
 )
 from ksi.core.views import EntityFold, View
+from ksi.kernel.facts import FactRegistry
 from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.graph import dependents, start_order
 from ksi.kernel.loader import Source, forget
@@ -154,6 +155,7 @@ class Plugins:
         self.home = home
         self.settings = settings or {}
         self.observers = Observers(router)
+        self.facts = FactRegistry()
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Hooks)
         self._loaded: dict[str, Loaded] = {}
@@ -316,6 +318,7 @@ class Plugins:
 
     def _take_in(self, loaded: Loaded) -> None:
         plugin, name = loaded.plugin, loaded.name
+        self.facts.register(type(plugin), owner=name)
         if not self._manager.is_registered(plugin):
             self._manager.register(plugin)
         for services in self.hooks(plugin, "ksi_services"):
@@ -339,6 +342,7 @@ class Plugins:
         name = loaded.name
         loaded.rows = [row for row in self.router.table.values() if row.owner == name]
         self.registry.withdraw(name)
+        self.facts.withdraw(name)
         self.middleware.withdraw(name)
         self.router.services.withdraw(name)
         for view in loaded.views:

@@ -145,18 +145,20 @@ def _may_share(held: EventSpec, spec: EventSpec) -> bool:
 
 def _schemas(spec: EventSpec) -> tuple[Any, ...]:
     def schema(codec: Any) -> Any:
-        return None if codec is None else _anonymous(codec.schema())
+        return None if codec is None else anonymous(codec.schema())
 
     return schema(spec.payload), schema(spec.answer), schema(spec.chunk)
 
 
-def _anonymous(schema: Any) -> Any:
+def anonymous(schema: Any) -> Any:
     """A schema without the names of the Python types it came from."""
     if isinstance(schema, dict):
-        kept = {key: _anonymous(value) for key, value in schema.items() if key not in ("title", "description")}
+        kept = {key: anonymous(value) for key, value in schema.items() if key not in ("title", "description")}
+        if "properties" in kept:  # a field may be called title
+            kept["properties"] = {name: anonymous(value) for name, value in schema["properties"].items()}
         if "$ref" in kept:
             kept["$ref"] = ""
         if "$defs" in kept:
             kept["$defs"] = list(kept["$defs"].values())
         return kept
-    return [_anonymous(item) for item in schema] if isinstance(schema, list) else schema
+    return [anonymous(item) for item in schema] if isinstance(schema, list) else schema
