@@ -11,8 +11,8 @@ from typing import Protocol
 
 import apsw
 
-IDS_MAX = 65_536
-"""Ids in memory."""
+IDS_MAX = 16_384
+"""Ids in memory, when the keys of a generation have been written."""
 AHEAD_US = 86_400_000_000
 
 

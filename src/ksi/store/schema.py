@@ -55,7 +55,7 @@ def _prepare(connection: apsw.Connection, durability: Durability) -> None:
         new = not application and not version and not _pragma(connection, "schema_version")
         if not new and (application, version) != (APPLICATION, VERSION):
             raise LogDamagedError(f"application {application:#x}, schema {version}: not this log's", position=0)
-        set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-16_384)
+        set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-4_096)
         if new:
             _create(connection)
     except apsw.NotADBError as error:

@@ -18,7 +18,7 @@ from ksi.store.row import Lines, Row, row_of
 
 R = TypeVar("R", Row, Lines)
 ROWS_MAX = 16_384
-BYTES_MAX = 16 * 1024 * 1024
+BYTES_MAX = 8 * 1024 * 1024
 """Rows, and bytes of their bodies, of a generation: what is kept until its keys are written."""
 NEWEST = 256
 """Rows that stay unpacked, for those who follow the log."""
@@ -59,8 +59,9 @@ class Tail:
         self._lasts: list[int] = []
         self._newest: dict[int, Row] = {}
         self._postings: dict[str, list[int]] = {}
-        self._own: dict[bytes, list[int]] = {}
         self._indexed = 0
+        self._own: dict[bytes, list[int]] = {}
+        self._own_indexed = 0
         self._bytes = 0
         self._lock = Lock()
         self.heads: dict[str, int] = {}
@@ -103,10 +104,17 @@ class Tail:
                 row = self._row(place)
                 for key in keys_of(row):
                     self._postings.setdefault(key, []).append(place)
-                for raw in own_of(row):
-                    self._own.setdefault(raw, []).append(place)
                 self._indexed = place + 1
             return self._postings
+
+    def _own_postings(self) -> dict[bytes, list[int]]:
+        """The same by the requests that rows record or close: only for readers, for the table has ``ids`` instead."""
+        with self._lock:
+            for place in range(self._own_indexed, len(self._lasts)):
+                for raw in own_of(self._row(place)):
+                    self._own.setdefault(raw, []).append(place)
+                self._own_indexed = place + 1
+            return self._own
 
     def rows(
         self,
@@ -125,7 +133,10 @@ class Tail:
     def _places(self, keys: Sequence[str], low: int, high: int) -> list[int]:
         postings = self.postings()
         parts = [_between(postings.get(key, []), low, high) for key in keys]
-        parts += [_between(self._own.get(raw, []), low, high) for key in keys if (raw := linked(key)) is not None]
+        requests = [raw for raw in map(linked, keys) if raw is not None]
+        if requests:
+            own = self._own_postings()
+            parts += [_between(own.get(raw, []), low, high) for raw in requests]
         return parts[0] if len(parts) == 1 else sorted(set(chain.from_iterable(parts)))
 
     def row_at(self, position: int) -> Row | None:
