@@ -18,7 +18,7 @@ from ksi.core.errors import LogDamagedError, LogLockedError, UnavailableError
 from ksi.store.schema import Durability
 
 Access = Literal["own", "share", "read"]
-"""``own``: nobody else writes, as a daemon wants it. ``share``: others that share may write too. ``read``: never writes."""
+"""``own``: nobody else writes. ``share``: others that share may write too. ``read``: only reads, beside all others."""
 Connection = psycopg.Connection[tuple[Any, ...]]
 VERSION = b"1"
 LOCKS = 0x4B_53_49_31  # "KSI1": the first key of the advisory locks; the second says which
@@ -32,9 +32,10 @@ CHANNEL = "ksi"
 TABLES = """
 CREATE SCHEMA ksi;
 CREATE TABLE ksi.meta(key text PRIMARY KEY, value bytea NOT NULL);
--- The truth. last is the position of the row's last event; body is packed, its last 16 bytes are the digest of the rest.
+-- The truth. last is the position of the row's last event; body is packed, its last 16 bytes are the digest.
 CREATE TABLE ksi.log(last bigint PRIMARY KEY, body bytea NOT NULL);
-ALTER TABLE ksi.log ALTER body SET STORAGE EXTERNAL;  -- a body is read whole, and deflating it costs more than it saves
+-- Bodies are read whole, and deflating them would cost more than it saves.
+ALTER TABLE ksi.log ALTER body SET STORAGE EXTERNAL;
 -- A link for each commit; at (microseconds since 1970) strictly increases.
 CREATE TABLE ksi.commits(at bigint PRIMARY KEY, last bigint NOT NULL UNIQUE, hash bytea NOT NULL);
 -- Ids that can not be derived; done is the row that closed the request, when it came later.
@@ -99,7 +100,7 @@ SET lock_timeout = '{LOCK_TIMEOUT}s';
 SET statement_timeout = '{STATEMENT_TIMEOUT}s';
 SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}s';
 """
-NETWORK = {
+NETWORK: dict[str, str | int] = {
     "client_encoding": "utf8",
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -177,7 +178,7 @@ def take(connection: Connection, url: str, access: Access) -> None:
     if access == "read":
         return
     function = "pg_try_advisory_lock" if access == "own" else "pg_try_advisory_lock_shared"
-    query = f"SELECT {function}(%s, %s)"  # noqa: S608  # one of the two names above
+    query = f"SELECT {function}(%s, %s)"
     if connection.execute(query, (LOCKS, OWNER)).fetchone() != (True,):
         raise LogLockedError(place_of(url), _holder(connection))
 

@@ -1,6 +1,6 @@
 """A PostgreSQL server of a test's own: the binaries of the system, in a directory that goes with it.
 
-It listens on a Unix socket only, so no port can be taken. PostgreSQL does not run as root: then it runs as ``postgres``.
+It listens on a Unix socket only, so no port can be taken. It never runs as root: root runs it as ``postgres``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,16 @@ class PostgresServer:
     def create(self) -> None:
         if self._as:
             shutil.chown(self.directory, "postgres", "postgres")
-        command = [self._binaries / "initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "-E", "UTF8"]
+        command: list[str | Path] = [
+            self._binaries / "initdb",
+            "-D",
+            self._data,
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+        ]
         # The same order and messages everywhere, whatever the machine speaks.
         self._run([*command, "--no-sync", "--locale=C"])
 

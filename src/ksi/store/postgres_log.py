@@ -1,0 +1,288 @@
+"""The log on PostgreSQL: rows, keys and ids are in the database with their commit; the newest are in memory too."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from ksi.core.clock import Clock, SystemClock, microseconds
+from ksi.core.errors import StoreClosedError, UnavailableError
+from ksi.core.events import MAIN, Durable, Position, RecordedEvent
+from ksi.core.threads import SystemThreads, Threads
+from ksi.core.views import View
+from ksi.store.adopt import adopt
+from ksi.store.cursor import Cursor
+from ksi.store.idindex import RecentIds
+from ksi.store.log import Batch
+from ksi.store.memory import MemoryShelf
+from ksi.store.postgres_notify import Doorbell
+from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Session
+from ksi.store.postgres_schema import Access
+from ksi.store.postgres_shared import SharedLog
+from ksi.store.postgres_shelf import PostgresShelf, drop, put_in_place
+from ksi.store.postgres_verify import verify
+from ksi.store.postgres_writer import PostgresWriter
+from ksi.store.reading import only_main
+from ksi.store.row import Row
+from ksi.store.schema import Durability
+from ksi.store.segments import Generations, Segments
+from ksi.store.tail import Tail
+from ksi.store.upkeep import CHANGES_MAX, ViewUpkeep
+from ksi.store.views import KeptView, Place, Shelf
+
+T = TypeVar("T")
+HEADS_MAX = 65_536
+"""Versions of streams in memory."""
+
+
+class PostgresEventStore(SharedLog):
+    """A log in the schema ``ksi`` of a database."""
+
+    ids: RecentIds
+
+    def __init__(self, url: str, access: Access, clock: Clock, threads: Threads, durability: Durability) -> None:
+        super().__init__(PostgresWriter(url, access, durability, clock), access, clock, threads)
+        self._url = url
+        self._open: dict[bytes, int] = {}
+        self._readers: list[Session] = []
+        self._shelves: dict[str, PostgresShelf] = {}
+        self._generations = Generations(0, Tail())
+        self._doorbell = Doorbell(url, self._rung)
+        self._point = Session(url)  # for what is asked on the loop
+        self._upkeep = ViewUpkeep(self, threads, self._writer.flush_views)
+        self.durable: Durable = "disk" if durability == "full" and self._writer.syncs else "process"
+        try:
+            self._start(self._writer.recent())
+            if access != "own":
+                self._doorbell.start()
+        except BaseException:
+            self._point.close()
+            self._writer.close()
+            raise
+
+    def _start(self, recent: News) -> None:
+        """Know what is in the database."""
+        self.ids = RecentIds(PostgresIdTable(self._point), self._clock.time_us())
+        self._open = dict(self._point.rows("SELECT id, pos FROM ksi.open ORDER BY pos"))
+        self._generations.start(recent.start.last, Tail())
+        for row, body in recent.rows:
+            self._generations.add(row, body)
+        self._at = recent.link.at
+        self._checkpoints = dict(recent.checkpoints)
+        self._decider.start(Position(recent.link.last), recent.checkpoints)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        *,
+        access: Access = "own",
+        clock: Clock | None = None,
+        threads: Threads | None = None,
+        durability: Durability = "full",
+    ) -> AsyncIterator[Self]:
+        """The log in the database at ``url``, made where there is none; closed at the end of the block.
+
+        Args:
+            url: ``postgresql://user@host/database``, or any other conninfo of libpq.
+            access: "own": nobody else writes, and what is read is always current. "share": others that share may
+                write as well; what they wrote is seen when the doorbell rings, at the latest after ``POLL`` seconds,
+                or after :meth:`catch_up`. "read": the same without writing, also beside an owner.
+            durability: "full": what is acknowledged survives power loss. "normal": only a crash of the server.
+
+        Raises:
+            LogLockedError: Somebody owns it, or, where it is to be owned, writes to it.
+            LogDamagedError: What is there is not what was written, or of another version.
+            UnavailableError: There is no server, or it does not let us in.
+        """
+        own = SystemThreads() if threads is None else None
+        try:
+            store = cls(url, access, clock or SystemClock(), threads or own or SystemThreads(), durability)
+            try:
+                yield store
+            finally:
+                await store.close()
+        finally:
+            if own is not None:
+                own.close()
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _kept(self, batch: Batch) -> None:
+        for decided in batch:
+            if decided.row is not None:
+                self._remember(decided.row, decided.body)
+            self._open.update(decided.opened)
+            if decided.closed is not None:
+                self._open.pop(decided.closed, None)
+        super()._kept(batch)
+        self._upkeep.look()
+        self.ids.trim(self.visible_head(), self._clock.time_us())
+        if len(self._decider.heads) > HEADS_MAX:
+            self._decider.trim()
+
+    def _remember(self, row: Row, body: bytes) -> None:
+        self._generations.add(row, body)
+        if self._generations.is_full:
+            self._generations.begin()
+            self._generations.written()  # its keys are in the database with its rows
+
+    def _enter(self, row: Row, body: bytes) -> None:
+        self._remember(row, body)
+        adopt(row, self.ids, self._open)
+
+    # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────
+    def stored_source(self) -> Segments:
+        if self.closed and not self._decider.pending:
+            raise StoreClosedError
+        return self._segments(self._point)
+
+    def _segments(self, session: Session) -> Segments:
+        flushed = self._generations.flushed
+        return Segments(PostgresTable(session, flushed), flushed, self._generations.tails())
+
+    def stored_version(self, stream: str) -> int:
+        return PostgresTable(self._point, 0).last_version(stream)
+
+    def stored_heads(self) -> dict[str, int]:
+        return self._generations.heads()
+
+    def stored_open(self) -> dict[bytes, int]:
+        return dict(self._open)
+
+    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
+        if cursor.low >= self._generations.flushed:
+            return cursor.page(self.stored_source(), count)  # all of it is in memory
+        return await self._in_reader(lambda session: cursor.page(self._segments(session), count))
+
+    async def _in_reader(self, job: Callable[[Session], T]) -> T:
+        if self.closed:
+            raise StoreClosedError
+
+        def work() -> T:
+            with self._reader() as session:
+                return job(session)
+
+        return await self._threads.run("reader", work)
+
+    @contextmanager
+    def _reader(self) -> Iterator[Session]:
+        try:
+            session = self._readers.pop()
+        except IndexError:
+            session = Session(self._url)
+        try:
+            yield session
+        finally:
+            if self.closed:
+                session.close()
+            else:
+                self._readers.append(session)
+
+    def _stream_names(self) -> Sequence[str]:
+        return self.stored_source().streams()
+
+    def _start_of(self, stream: str, version: int) -> int:
+        return self.stored_source().start_of(stream, version)
+
+    async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
+        only_main(branch)
+        last = await self._in_reader(lambda session: session.value(_LAST_AT, (microseconds(when),)))
+        return None if last is None else Position(min(last, self.visible_head()))
+
+    async def verify(self) -> Sequence[str]:
+        """Digests, links, versions without a gap, ids, open requests, checkpoints."""
+        await self._drained()
+        return await self._threads.run("reader", partial(verify, self._url))
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
+        if self._access != "own":
+            return MemoryShelf(place_of), 0  # each process is at a place of its own, and a table at one
+        shelf = self._shelves[view.name] = PostgresShelf(self._point, view, place_of)
+        return shelf, shelf.position or 0
+
+    def _folded(self, kept: KeptView, position: int) -> None:
+        shelf = self._shelves.get(kept.view.name)
+        if shelf is not None and shelf.changes >= CHANGES_MAX:
+            shelf.begin()
+            self._writer.flush_views([shelf], position)
+            shelf.written()
+
+    def view_stands(self, kept: KeptView, position: int) -> None:
+        shelf = self._shelves.get(kept.view.name)
+        if shelf is None:
+            return
+        shelf.position = position
+        if kept.view.name in self._views.kept:
+            self._upkeep.look()
+        else:
+            self._folded(kept, position)
+
+    def shelves(self) -> list[PostgresShelf]:
+        return [self._shelves[name] for name in self._views.kept if name in self._shelves]
+
+    async def views_written(self) -> None:
+        await self._views_idle()
+        self._upkeep.flush_views()
+        await self._threads.run("writer", _nothing)
+        if self._failed and self._refused is not None:
+            raise self._refused
+
+    async def _views_idle(self) -> None:
+        """Until no records are being written."""
+        while self._upkeep.is_flushing:
+            await self._threads.run("writer", _nothing)
+
+    async def clear_view(self, kept: KeptView) -> None:
+        await self._views_idle()
+        if self._access == "own":
+            self._writer.within(partial(drop, kept.view.name))
+        kept.shelf, _ = self._shelf(kept.view, kept.place_of)
+
+    async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
+        if self._access != "own":
+            return
+        name, shelf = old.view.name, self._shelves[new.view.name]
+        await self._views_idle()
+        shelf.begin()
+        try:  # on the loop: between its commit and its end no command may ask for a record
+            self._writer.within(partial(put_in_place, name, shelf, self.visible_head()))
+        except UnavailableError:
+            shelf.failed()
+            raise
+        shelf.written()
+        del self._shelves[shelf.name]
+        shelf.rename(name)
+        self._shelves[name] = shelf
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def close(self) -> None:
+        """Write what is in memory, and give the log back. What is under way gets its end first."""
+        if self.closed:
+            return
+        self.commit_acks()
+        await self.projections.stop()
+        await self._doorbell.stop()
+        self.closed = True
+        self._refused = StoreClosedError()
+        await self._drained()
+        self._upkeep.stop()
+        if self._failed:
+            self._writer.stop_trying()
+        else:
+            self._upkeep.flush_views()
+        await self._threads.run("writer", self._writer.close)
+        for session in (*self._readers, self._point):
+            session.close()
+        self.bell.ring()
+
+
+def _nothing() -> None:
+    """The jobs of the writer's lane in front of this one have ended, and so have their ends on the loop."""
+
+
+_LAST_AT = "SELECT last FROM ksi.commits WHERE at <= %s ORDER BY at DESC LIMIT 1"

@@ -1,0 +1,114 @@
+"""Records of a view in PostgreSQL: a table of its own, ``ksi."view:NAME"``, which other programs may read.
+
+Its records are JSON under ``data``; ``place`` and a column for each index sort as the view's key and indexes do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from psycopg import sql
+
+from ksi.core import canonical
+from ksi.core.views import View
+from ksi.store.order import sort_key
+from ksi.store.postgres_reading import Session
+from ksi.store.postgres_schema import Connection
+from ksi.store.shelf import SqliteShelf
+from ksi.store.views import Key, Place, Span
+
+NAME_BYTES_MAX = 63
+"""PostgreSQL cuts longer names off, and says nothing."""
+
+
+class PostgresShelf(SqliteShelf):
+    """The visible records of one view."""
+
+    def __init__(self, session: Session, view: View[Any], place_of: Place) -> None:
+        self._session = session
+        super().__init__(session, view, place_of)
+
+    def rename(self, name: str) -> None:
+        self.name = name
+        self._name = table_of(name)
+
+    def _stored_position(self) -> int | None:
+        rows = self._session.rows("SELECT version, shape, pos FROM ksi.views WHERE name = %s", (self.name,))
+        return rows[0][2] if rows and rows[0][:2] == (self.version, self.shape) else None
+
+    def _read(self, key: Key) -> Any | None:
+        if self._new:
+            return None
+        data = self._session.value(self._query("SELECT data::text FROM {} WHERE place = %s"), (sort_key(key),))
+        return None if data is None else self._decode(data)
+
+    def _query(self, text: str, *columns: str) -> str:
+        return sql.SQL(text).format(self._name, *map(sql.Identifier, columns)).as_string(None)
+
+    def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
+        column = "place" if span.by is None else _short(f"by:{span.by}")
+        query = self._query(_SCAN.replace("ASC", "DESC") if span.backwards else _SCAN, column)
+        rows = self._session.rows(query, (span.low, span.high, limit + len(changed)))
+        return [(place, self._decode(data)) for place, key, data in rows if key not in changed][:limit]
+
+    def write(self, writer: Connection, position: int) -> None:
+        """Write what :meth:`begin` took, in the caller's transaction."""
+        if self._new:
+            self._create(writer)
+        rows = [(sort_key(key), record) for key, record in self._flushing.items()]
+        with writer.cursor() as cursor:
+            cursor.executemany(self._query("DELETE FROM {} WHERE place = %s"), [(place,) for place, _ in rows])
+            cursor.executemany(self._insert(), list(self._columns(rows)))
+        writer.execute(_ENTER, (self.name, self.version, self.shape, position))
+
+    def _insert(self) -> str:
+        marks = sql.SQL(", ").join([sql.Placeholder()] * (2 + len(self._indexes)))
+        return sql.SQL("INSERT INTO {} VALUES ({})").format(self._name, marks).as_string(None)
+
+    def _columns(self, rows: Sequence[tuple[bytes, Any]]) -> Iterator[tuple[Any, ...]]:
+        for place, record in rows:
+            if record is not None:
+                indexes = [self._place_of(index, record) for index in self._indexes]
+                yield place, canonical.encode(record).decode(), *indexes
+
+    def _create(self, writer: Connection) -> None:
+        columns = [_short(f"by:{index}") for index in self._indexes]
+        writer.execute(self._query("DROP TABLE IF EXISTS {}"))
+        marks = "".join(", {} bytea NOT NULL UNIQUE" for _ in columns)
+        writer.execute(self._query(f"CREATE TABLE {{}}(place bytea PRIMARY KEY, data json NOT NULL{marks})", *columns))
+
+
+def table_of(view: str) -> sql.Identifier:
+    """Where the records of ``view`` are."""
+    return sql.Identifier("ksi", _short(f"view:{view}"))
+
+
+def drop(view: str, connection: Connection) -> None:
+    """Make that ``view`` has no records, and never had any."""
+    connection.execute("DELETE FROM ksi.views WHERE name = %s", (view,))
+    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table_of(view)))
+
+
+def put_in_place(view: str, shelf: PostgresShelf, head: int, connection: Connection) -> None:
+    """Write what ``shelf`` has begun, and let its table be that of ``view``; at ``head`` where it is inline."""
+    drop(view, connection)
+    shelf.write(connection, shelf.stands_at(head))
+    renamed = sql.Identifier(_short(f"view:{view}"))
+    connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(table_of(shelf.name), renamed))
+    connection.execute("UPDATE ksi.views SET name = %s WHERE name = %s", (view, shelf.name))
+
+
+def _short(name: str) -> str:
+    """``name``, or what stands for it where it is too long."""
+    if len(name.encode()) <= NAME_BYTES_MAX:
+        return name
+    return f"{name[:20]}~{hashlib.sha256(name.encode()).hexdigest()[:20]}"
+
+
+_SCAN = "SELECT {1}, place, data::text FROM {0} WHERE {1} >= %s AND {1} < %s ORDER BY {1} ASC LIMIT %s"
+_ENTER = """
+INSERT INTO ksi.views VALUES (%s, %s, %s, %s) ON CONFLICT (name)
+DO UPDATE SET version = excluded.version, shape = excluded.shape, pos = excluded.pos
+"""

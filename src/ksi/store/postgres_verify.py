@@ -1,0 +1,83 @@
+"""Everything that a PostgreSQL log says of itself, checked against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+from ksi.core.errors import LogDamagedError
+from ksi.store.adopt import entered_of
+from ksi.store.chain import GENESIS
+from ksi.store.postgres_arrays import Byteas, register
+from ksi.store.postgres_reading import key_number, read_news, stored_checkpoints, stored_link
+from ksi.store.postgres_schema import Connection, connect
+from ksi.store.query import keys_of
+from ksi.store.row import Row
+from ksi.store.verify import Indexes
+
+KEYS_DAMAGED = "the keys, by which events are found, do not fit the log"
+
+
+def verify(url: str) -> Sequence[str]:
+    """What is wrong, one sentence each."""
+    with closing(connect(url)) as connection, connection.transaction():
+        register(connection)
+        # One state of the log, whatever is committed meanwhile.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return [*_problems(connection)]
+
+
+def _problems(connection: Connection) -> Iterator[str]:
+    ids: dict[bytes, tuple[int, int | None]] = {}
+    indexes, keys = Indexes(ids.get), _Keys()
+    try:
+        for rows in _pages(connection):
+            ids.clear()
+            ids.update(_stored_ids(connection, rows))
+            for row in rows:
+                yield from indexes.add(row)
+                keys.add(row)
+    except LogDamagedError as error:
+        yield error.message
+        return
+    yield from indexes.end(dict(connection.execute("SELECT id, pos FROM ksi.open", binary=True).fetchall()))
+    if keys.counts != connection.execute(_COUNTS).fetchone():
+        yield KEYS_DAMAGED
+    yield from _beyond(connection, stored_link(connection).last)
+
+
+def _pages(connection: Connection) -> Iterator[list[Row]]:
+    news = read_news(connection, GENESIS)
+    yield [row for row, _ in news.rows]
+    while news.more:
+        news = read_news(connection, news.link)
+        yield [row for row, _ in news.rows]
+
+
+def _stored_ids(connection: Connection, rows: Sequence[Row]) -> Iterator[tuple[bytes, tuple[int, int | None]]]:
+    """What the index says of all ids in ``rows``."""
+    asked = Byteas({raw for row in rows for raw in (row.origin.id, *(entered for entered, _ in entered_of(row)))})
+    query = "SELECT id, pos, done FROM ksi.ids WHERE id = ANY (%b)"
+    for raw, position, done in connection.execute(query, (asked,), binary=True):
+        yield raw, (position, done)
+
+
+class _Keys:
+    """How many entries the rows should have in ``log``, ``streams`` and ``keys``."""
+
+    def __init__(self) -> None:
+        self.counts = (0, 0, 0)
+
+    def add(self, row: Row) -> None:
+        rows, streams, keys = self.counts
+        numbers = {key_number(key) for key in keys_of(row)}
+        self.counts = (rows + 1, streams + len({line.stream for line in row.lines}), keys + len(numbers))
+
+
+_COUNTS = "SELECT (SELECT count(*) FROM ksi.log), (SELECT count(*) FROM ksi.streams), (SELECT count(*) FROM ksi.keys)"
+
+
+def _beyond(connection: Connection, head: int) -> Iterator[str]:
+    for subscriber, position in stored_checkpoints(connection).items():
+        if position > head:
+            yield f"the checkpoint of {subscriber!r} is at @{position}, beyond the head @{head}"
