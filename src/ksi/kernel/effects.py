@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EFFECTS = "$effects"
 REQUESTED, COMPLETED, OBSERVED, READ = "effect:requested", "effect:completed", "effect:observed", "effect:read"
+NOW = "context:now"
 T = TypeVar("T")
 Key = tuple[str, str, str, int]
 """Causal path, name, hash of the request, n-th occurrence of it."""
@@ -236,7 +237,7 @@ class Effects:
     def now(self) -> datetime:
         """The time, by the ordinal of the call. It has no commit of its own: it goes to disk with the next one."""
         self._times += 1
-        key = (self._path, "context:now", "", self._times)
+        key = (self._path, NOW, "", self._times)
         ended, _ = self._recorded.take(key)
         if ended is not None:
             return utc(ended["value"])

@@ -1,0 +1,212 @@
+"""Replay of a run: every handler runs again, is served all that is recorded, and must say the same again.
+
+Each recorded request is repeated by itself, in the order in which they ended: its effects, reads, nested requests and
+the chunks of nested streams come out of the log. Where each of them, given the same, says the same, so does the run.
+What a handler reads besides is read as it stood when its request ended.
+
+Nothing can happen: the journal writes nothing, and the gateway lets no effect through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+import msgspec
+
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import KSIError, NotFoundError, OutcomeUnknownError, ReplayDivergenceError
+from ksi.core.events import Filter, Position
+from ksi.core.ports import Committed, Done, Journal, Known, Outcome, Unit
+from ksi.core.threads import settle
+from ksi.kernel.attempt import REQUESTS, Attempt
+from ksi.kernel.effects import NOW
+from ksi.kernel.execution import Execution
+from ksi.kernel.joining import UNLIMITED
+from ksi.kernel.rerun import caused_by
+from ksi.kernel.router import Router
+from ksi.kernel.streaming import Streaming
+from ksi.kernel.writing import error_json
+
+_MOMENT = timedelta(microseconds=1)
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """A run that said the same again. Numbers of what was repeated and served; ``cut_off`` ended from outside."""
+
+    run: str
+    requests: int
+    facts: int
+    chunks: int
+    effects: int
+    cut_off: int
+
+
+class PastJournal(Journal, Protocol):
+    """A journal of what was."""
+
+    position: Position
+    """Nothing behind it is seen; it may be moved."""
+
+
+class Replay:
+    """Stands between a kernel and the log that it repeats: a journal, a gateway of effects, and a clock that stands.
+
+    Make a kernel with it as all three, and start that; then :meth:`run`.
+    """
+
+    def __init__(self, past: PastJournal) -> None:
+        self._past = past
+        self._attempt: Attempt | None = None
+        self._router: Router | None = None
+        self._silenced: set[bytes] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._past, name)  # all of the journal that is not spoken of here
+
+    async def run(self, router: Router, run: str) -> Replayed:
+        """Repeat the requests of ``run`` (a correlation id).
+
+        Raises:
+            ReplayDivergenceError: The first difference in the order of the log.
+            NotFoundError: There is no such run.
+        """
+        self._router = router
+        attempts = await self._attempts(run)
+        for attempt in attempts:
+            await self._repeat(router, attempt)
+        divergences = [attempt.divergence for attempt in attempts if attempt.divergence is not None]
+        if divergences:
+            raise min(divergences, key=lambda divergence: divergence.position)
+        facts, chunks, effects = (sum(each) for each in zip(*(attempt.numbers for attempt in attempts), strict=True))
+        return Replayed(run, len(attempts), facts, chunks, effects, sum(attempt.is_cut_off for attempt in attempts))
+
+    async def _attempts(self, run: str) -> Sequence[Attempt]:
+        self._past.position = _EVERYTHING
+        attempts = [attempt async for attempt in self._recorded(run)]
+        if not attempts:
+            raise NotFoundError("run", run)
+        return sorted(attempts, key=_end_of)
+
+    async def _recorded(self, run: str) -> AsyncIterator[Attempt]:
+        async for event in self._past.read_all((Filter(correlation_id=run, kinds=("request",)),)):
+            known = await self._past.find(event.event_id.bytes) if event.stream == REQUESTS else None
+            if known is not None:
+                caused = caused_by(known.request.event_id)
+                yield Attempt(known, [each async for each in self._past.read_all(caused)])
+
+    # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _repeat(self, router: Router, attempt: Attempt) -> None:
+        self._past.position = _EVERYTHING
+        self._past.position = await self._last_seen(attempt)
+        self._attempt = attempt
+        try:
+            execution = router.known_execution(Known(attempt.envelope, attempt.position, None), attempt.history)
+        except KSIError as error:  # refused, as it may have been when it was recorded
+            attempt.take(Unit(origin=attempt.envelope, outcome=Outcome(False, error_json(error))))
+            return
+        await self._run(router, execution, attempt)
+
+    async def _last_seen(self, attempt: Attempt) -> Position:
+        """Up to where it could read: what was in the log before the commit that ended it."""
+        if attempt.outcome is None:
+            return _EVERYTHING
+        found = await self._past.position_at(attempt.outcome.recorded_at - _MOMENT)
+        return found or Position(0)
+
+    async def _run(self, router: Router, execution: Execution, attempt: Attempt) -> None:
+        ended: asyncio.Future[None] = router.loop.create_future()
+        attempt.stop = lambda: _soon(router, execution)
+        if attempt.is_cut_off and isinstance(execution, Streaming) and attempt.chunks:
+            # Behind its last chunk its handler stands still, as it stood there when it was cut off.
+            execution.grant(len(attempt.chunks) - UNLIMITED)
+        execution.watch(lambda *_: settle(ended, None, None), None)
+        router.run(execution)
+        await ended
+        if execution.task is not None:
+            await asyncio.wait([execution.task])
+        self._attempt = None
+
+    # ── the journal ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def write(self, unit: Unit, done: Done) -> None:
+        attempt = self._attempt
+        if attempt is not None and unit.origin.event_id == attempt.envelope.event_id:
+            attempt.take(unit)
+            unit.emits.clear()  # each is repeated by itself
+        versions = tuple(0 for _ in unit.entries)
+        asyncio.get_running_loop().call_soon(done, Committed(self._past.position, versions, versions), None)
+
+    async def find(self, event_id: bytes) -> Known | None:
+        known = await self._past.find(event_id)
+        nested = None if self._router is None else self._router.running.get(event_id)
+        attempt = self._attempt
+        if attempt is None or nested is None or nested.parent is None:
+            return self._silent(known)
+        if known is None and attempt.ends_here():
+            await asyncio.get_running_loop().create_future()
+        attempt.ask(nested.envelope)
+        if attempt.divergence is not None:
+            raise attempt.divergence
+        if known is not None and self._was_left(attempt, known):
+            return await self._without_end(attempt, nested, known)
+        return known
+
+    @staticmethod
+    def _was_left(attempt: Attempt, known: Known) -> bool:
+        """Whether the one who asked was cut off while it waited for this one."""
+        return attempt.is_cut_off and (known.outcome is None or not known.outcome.ok)
+
+    async def _without_end(self, attempt: Attempt, nested: Execution, known: Known) -> Known:
+        """It is not answered; of a stream the chunks come, and no end."""
+        if known.outcome is not None and isinstance(nested, Streaming) and attempt.chunks:
+            self._silenced.add(known.request.event_id)
+            return known
+        attempt.cut()
+        forever: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
+        return await forever
+
+    def _silent(self, known: Known | None) -> Known | None:
+        if known is None or known.request.event_id not in self._silenced:
+            return known
+        return Known(known.request, known.position, None)
+
+    # ── the gateway of effects ───────────────────────────────────────────────────────────────────────────────────────
+    def admit(self, request: EventEnvelope, effect: str, asked: bytes, *, begun: bool) -> None:
+        attempt = self._attempt
+        if attempt is None or request.event_id != attempt.envelope.event_id:
+            raise ReplayDivergenceError(
+                self._past.position, recorded=None, requested={"kind": "effect", "name": effect}
+            )
+        if effect == NOW and attempt.code is not None:
+            return  # of what failed the times that it saw may not be recorded: nothing came of them
+        if not begun:
+            raise attempt.refuse_effect(effect, asked)
+        if not attempt.is_cut_off:
+            raise OutcomeUnknownError(f"effect {effect!r}")
+
+    def ends_here(self, request: EventEnvelope) -> bool:
+        return self._attempt is not None and self._attempt.ends_here()
+
+    # ── the clock ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def time_us(self) -> int:
+        """When the request that is repeated was made."""
+        return 0 if self._attempt is None else self._attempt.envelope.time_us
+
+    def monotonic(self) -> float:
+        return self.time_us() / 1e6
+
+
+_EVERYTHING = Position((1 << 63) - 1)
+
+
+def _end_of(attempt: Attempt) -> int:
+    return _EVERYTHING if attempt.outcome is None else attempt.outcome.position
+
+
+def _soon(router: Router, execution: Execution) -> None:
+    """Not at once: who asks for it is in the middle of a step of that very handler."""
+    router.loop.call_soon(execution.abort)
