@@ -28,8 +28,9 @@ $(VENV): $(VENV)/.installed  ## the environment, from the hashed lock
 demo: $(VENV)  ## the main job on the real model
 	$(BIN)/ksi demo
 
-test-deps: $(VENV)  ## what the tests need beyond .venv: nothing today
-	@echo "test-deps: .venv is all that the tests of today need"
+test-deps: $(VENV)  ## what the tests need beyond .venv: TypeScript and a parser of AsyncAPI, where npm is
+	@command -v npm >/dev/null && $(MAKE) -s $(VENV)/node/.installed || \
+		echo "test-deps: no npm, or nothing to install from: the tests that need it are skipped"
 
 test: $(VENV)  ## all tests but the long ones; ARGS=… goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
@@ -69,6 +70,12 @@ $(VENV)/.locked: requirements/dev.txt
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+# Scripts of packages are not run: none of these needs one.
+$(VENV)/node/.installed: tests/codegen/node/package-lock.json tests/codegen/node/package.json
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.installed

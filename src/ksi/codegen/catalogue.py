@@ -83,7 +83,9 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 def catalogue_of(events: Iterable[Described], *, ksi: str = __version__) -> Catalogue:
-    ordered = sorted(events, key=lambda described: described.name)
+    # As JSON, so that nothing is seen of where they come from: a registry has tuples where a file has lists.
+    plainly = msgspec.json.decode(msgspec.json.encode(list(events)), type=list[Described])
+    ordered = sorted(plainly, key=lambda described: described.name)
     stems = stems_of(described.name for described in ordered)
     named = tuple(Event(described, stems[described.name]) for described in ordered)
     content = hashlib.sha256(msgspec.json.encode(ordered, order="sorted")).hexdigest()
