@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any, Protocol
@@ -55,6 +56,74 @@ def test_a_service_that_lacks_a_member_is_refused_by_its_name() -> None:
 
     with pytest.raises(DeclarationError, match="lacks wind"):
         ServiceRegistry().register(Clockwork, Half(), owner="p")
+
+
+class Mailbox(Protocol):
+    async def send(self, to: str, text: str, *, urgent: bool = False) -> int: ...
+    def read(self, after: int = 0) -> AsyncIterator[str]: ...
+    def close(self) -> None: ...
+
+
+class FittingMailbox:
+    async def send(self, to: str, text: str = "", *more: str, urgent: bool = False, **other: Any) -> int:
+        return 1
+
+    async def read(self, after: int = 0, *, limit: int | None = None) -> AsyncIterator[str]:
+        yield ""
+
+    def close(self) -> None: ...
+
+
+def replaced(**methods: Any) -> Any:
+    return type("Wrong", (FittingMailbox,), methods)()
+
+
+def test_a_service_may_take_more_than_its_interface_says() -> None:
+    ServiceRegistry().register(Mailbox, FittingMailbox(), owner="p")
+
+
+async def waits(self: Any) -> None: ...
+
+
+def needs_more(self: Any, why: str) -> None: ...
+
+
+async def knows_no_urgency(self: Any, to: str, text: str) -> int:
+    return 1
+
+
+async def calls_it_otherwise(self: Any, recipient: str, text: str, *, urgent: bool = False) -> int:
+    return 1
+
+
+def answers_at_once(self: Any, to: str, text: str, *, urgent: bool = False) -> int:
+    return 1
+
+
+async def reads_from_somewhere(self: Any, after: int) -> AsyncIterator[str]:
+    yield ""
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "reason"),
+    [
+        ("close", 1, "it can not be called"),
+        ("close", needs_more, "missing a required argument: 'why'"),
+        ("close", waits, "it is async"),
+        ("send", knows_no_urgency, "unexpected keyword argument 'urgent'"),
+        ("send", calls_it_otherwise, "missing a required argument: 'recipient'"),
+        ("send", answers_at_once, "it is not async"),
+        ("read", reads_from_somewhere, "missing a required argument: 'after'"),
+    ],
+)
+def test_a_service_that_can_not_be_called_as_its_interface_says_is_told_what_to_write(
+    name: str, method: Any, reason: str
+) -> None:
+    wrong = type("Wrong", (FittingMailbox,), {name: method})()
+    with pytest.raises(DeclarationError) as caught:
+        ServiceRegistry().register(Mailbox, wrong, owner="p")
+    assert f"def {name}(self" in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_a_service_has_one_owner_who_may_replace_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from ksi.core.errors import DeclarationError, MissingServiceError
+from ksi.kernel.interfaces import is_protocol, members, misfits
 
 T = TypeVar("T")
 
@@ -22,15 +23,17 @@ class ServiceRegistry:
         """Provide ``implementation``; the same owner may replace its own.
 
         Raises:
-            DeclarationError: Another owner provides it already, or a member of the interface is missing.
+            DeclarationError: Another owner provides it already, or a member of the interface is missing, or can not be
+                called as the interface says.
         """
         held = self._services.get(interface)
         if held is not None and held[1] != owner:
             raise DeclarationError(f"service {interface.__name__} of {owner!r} is provided by {held[1]!r} already")
+        what = f"service {interface.__name__} of {owner!r}"
         if missing := _missing(interface, implementation):
-            raise DeclarationError(
-                f"service {interface.__name__} of {owner!r} lacks {', '.join(missing)}: {type(implementation).__name__}"
-            )
+            raise DeclarationError(f"{what} lacks {', '.join(missing)}: {type(implementation).__name__}")
+        if wrong := misfits(interface, implementation):
+            raise DeclarationError(f"{what} does not fit: {'; '.join(wrong)}", where=type(implementation).__qualname__)
         self._services[interface] = (implementation, owner)
 
     def get(self, interface: type[T]) -> T:
@@ -51,17 +54,6 @@ class ServiceRegistry:
 
 
 def _missing(interface: type, implementation: Any) -> list[str]:
-    if isinstance(implementation, interface) if not _is_protocol(interface) else False:
+    if not is_protocol(interface) and isinstance(implementation, interface):
         return []
-    members = {
-        name
-        for base in interface.__mro__
-        if base is not object and (base is interface or _is_protocol(base))
-        for name in (*vars(base), *getattr(base, "__annotations__", {}))
-        if not name.startswith("_")
-    }
-    return sorted(name for name in members if not hasattr(implementation, name))
-
-
-def _is_protocol(interface: type) -> bool:
-    return bool(getattr(interface, "_is_protocol", False))
+    return [name for name in members(interface) if not hasattr(implementation, name)]
