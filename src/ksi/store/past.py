@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 from uuid import UUID
 
 from ksi.core.errors import NotFoundError, UnsupportedError
@@ -38,7 +38,20 @@ class RecordedLog(Protocol):
     async def find(self, event_id: bytes) -> Known | None: ...
 
 
-class PastLog:
+class ReadOnly:
+    """Whatever else a log can do is refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *_, **__: _refuse(name)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise UnsupportedError(f"a log as it was is only read: {name}")
+
+
+class PastLog(ReadOnly):
     """Implements :class:`~ksi.core.ports.Journal` over ``source`` as it stood at :attr:`position`.
 
     Views are folded when they are first read, and go on from there when it moves. Requests are found whole, whenever
@@ -53,14 +66,7 @@ class PastLog:
     def __init__(self, source: RecordedLog) -> None:
         self._source = source
         self._views: dict[str, PastView[Any]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        async def refused(*_: Any, **__: Any) -> None:
-            raise UnsupportedError(f"a log as it was is only read: {name}")
-
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return refused
+        self.projections = ReadOnly()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def read_stream(
