@@ -19,6 +19,7 @@ from ksi.core.clock import Clock, SystemClock, microseconds
 _FIELD = re.compile(r"(?P<key>[A-Za-z_][\w.-]*)(?P<kind>:?=)(?P<text>.*)", re.DOTALL)
 _POSITION = re.compile(r"@[0-9]+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+DURATION_MAX = 100 * 366 * 86_400.0
 _UNITS_US = {"ms": 10**3, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86_400 * 10**6, "w": 604_800 * 10**6}
 
 
@@ -92,10 +93,23 @@ class MomentType(click.ParamType):  # type: ignore[type-arg]  # it is generic in
         try:
             if match := _DURATION.fullmatch(value):
                 # Before 1970 nothing was recorded.
-                return max(0, self._clock.time_us() - int(float(match[1]) * _UNITS_US[match[2]]))
+                return max(0, self._clock.time_us() - int(_microseconds_in(match)))
             return microseconds(datetime.fromisoformat(value).astimezone())
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time: write 30s, 5m, 2h, 1d or 2026-11-24T08:00", param, ctx)
+
+
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # it is generic in new versions of click only
+    """A length of time, as ``30m``; becomes seconds."""
+
+    name = "1h"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = _DURATION.fullmatch(value)
+        seconds = 0.0 if match is None else _microseconds_in(match) / 1_000_000
+        if not 0 < seconds <= DURATION_MAX:
+            self.fail(f"{value!r} is no length of time: write 30s, 5m, 2h, 1d", param, ctx)
+        return seconds
 
 
 class EventNameType(click.ParamType):  # type: ignore[type-arg]  # it is generic in new versions of click only
@@ -146,7 +160,13 @@ def remember_events(invocation: Invocation, events: Sequence[dict[str, Any]]) ->
     fresh.replace(invocation.home.event_list)
 
 
+def _microseconds_in(match: re.Match[str]) -> float:
+    """Of a :data:`_DURATION`; infinite where it is longer than numbers go."""
+    return float(match[1]) * _UNITS_US[match[2]]
+
+
 POSITION = PositionType()
 MOMENT = MomentType()
+DURATION = DurationType()
 EVENT_NAME = EventNameType()
 FIELD = FieldType()

@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),
         "model": ("model", "Install, list and stop models."),
+        "token": ("token", "Print your token; make, list and revoke others."),
         "config": ("config", "Show the configuration."),
         "doctor": ("doctor", "Check this machine and this home."),
         "completion": ("shell", "Print the script of the shell's completion."),
