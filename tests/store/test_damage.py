@@ -103,7 +103,7 @@ def corrupt(path: Path, statement: str) -> None:
     connection.close()
 
 
-FLIP = "UPDATE log SET body = CAST(substr(body, 1, 80) || x'00' || substr(body, 82) AS BLOB) WHERE pos = {}"
+FLIP = "UPDATE log SET body = CAST(substr(body, 1, 80) || x'C1' || substr(body, 82) AS BLOB) WHERE pos = {}"
 
 
 @pytest.mark.parametrize(

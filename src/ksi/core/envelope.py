@@ -45,8 +45,11 @@ class EventMetadata(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = 1
 
 
-class EventEnvelope(msgspec.Struct, kw_only=True, gc=False):
+class EventEnvelope(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     """One event on its way. ``raw`` is the payload's JSON; ``data`` the same, decoded; ``typed`` the same as a struct.
+
+    The log stores a request as it stands here, so the order of the fields is a part of its format; new ones go to the
+    end, with a default.
 
     The fields with an ``_id`` are raw bytes or text as stored; use :attr:`metadata` for the readable form.
     """

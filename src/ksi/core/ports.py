@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
@@ -69,6 +70,9 @@ class Outcome(msgspec.Struct, frozen=True):
     """What only the outcome knows: read set, duration_us, usage."""
 
 
+_NOTHING: Mapping[str, ExpectedVersion] = MappingProxyType({})
+
+
 class Unit(msgspec.Struct, kw_only=True):
     """All that one commit holds: it is on disk whole, or not at all. Positions are given in the order below.
 
@@ -80,7 +84,7 @@ class Unit(msgspec.Struct, kw_only=True):
     entries: list[Entry] = []
     emits: list[EventEnvelope] = []  #: requests to be started after the commit; open until their own outcome
     outcome: Outcome | None = None  #: closes ``origin``
-    expected: Mapping[str, ExpectedVersion] = {}
+    expected: Mapping[str, ExpectedVersion] = _NOTHING
     condition: AppendCondition | None = None
     checkpoint: tuple[str, Position] | None = None
     ancestors: list[EventEnvelope] = []  #: requests not yet on disk that go in front (opened by this commit)
@@ -90,7 +94,7 @@ class Committed(msgspec.Struct, frozen=True):
     """Where a unit stands: the position of its last event, and versions of its entries, in order."""
 
     position: Position
-    positions: tuple[Position, ...]
+    positions: Sequence[int]
     versions: tuple[int, ...]
     deduplicated: bool = False
 
@@ -289,6 +293,9 @@ class Journal(EventLog, Protocol):
 
     async def find(self, event_id: bytes) -> Known | None:
         """What is known of a request, also of one in a unit under way. Does not suspend on memory and SQLite."""
+
+    def is_new(self, event_id: bytes) -> bool:
+        """Whether it is known, without asking a disk, that nothing has this id. False says nothing."""
 
     def open_requests(self) -> AsyncIterator[Known]:
         """Requests without outcome, in position order."""

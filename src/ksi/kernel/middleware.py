@@ -62,10 +62,25 @@ class Stack(msgspec.Struct, frozen=True):
 
     @property
     def steps(self) -> tuple[Check, Check]:
-        """What a request from outside passes, as two calls: all but the last check, and the last, which may park."""
-        first = (*self.identity, *(() if self.permission is None else (self.permission,)), *self.door[:-1])
+        """What a request from outside passes, as two calls: all but the last check, and the last.
+
+        The first answers the rule that allows, either of them Parked.
+        """
         last = self.door[-1] if self.door else _nothing
-        return (first[0] if len(first) == 1 else _in_order(first)), last
+        if not self.identity and len(self.door) < 2:
+            return self.permission or _nothing, last
+        identity, permission, door = self.identity, self.permission, self.door[:-1]
+
+        def first(envelope: EventEnvelope, session: Session) -> Any:
+            for check in identity:
+                check(envelope, session)
+            rule = None if permission is None else permission(envelope, session)
+            for check in door:
+                if (parked := check(envelope, session)) is not None:
+                    return parked
+            return rule
+
+        return first, last
 
 
 class EventMiddleware:
@@ -120,17 +135,6 @@ class EventPipeline:
 
 def _nothing(envelope: EventEnvelope, session: Session) -> None:
     """The check of who has none."""
-
-
-def _in_order(checks: tuple[Check, ...]) -> Check:
-    def check_all(envelope: EventEnvelope, session: Session) -> Any:
-        for check in checks:
-            parked = check(envelope, session)
-            if parked.__class__ is Parked:
-                return parked
-        return None
-
-    return check_all
 
 
 def all_of(checks: Sequence[Check]) -> Check | None:

@@ -140,6 +140,9 @@ class Replay:
         versions = tuple(0 for _ in unit.entries)
         asyncio.get_running_loop().call_soon(done, Committed(self._past.position, versions, versions), None)
 
+    def is_new(self, event_id: bytes) -> bool:
+        return False
+
     async def find(self, event_id: bytes) -> Known | None:
         known = await self._past.find(event_id)
         nested = None if self._router is None else self._router.running.get(event_id)

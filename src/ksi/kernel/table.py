@@ -29,6 +29,7 @@ from ksi.core.errors import (
 )
 from ksi.core.hints import is_struct
 from ksi.kernel.context import EventContext
+from ksi.kernel.deciding import compile_deciding
 from ksi.kernel.door import Call, Done, Session
 from ksi.kernel.execution import CANCEL_GRACE, Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
@@ -96,7 +97,7 @@ class Row:
         try:
             payload = envelope.typed or self.decode(envelope.raw)
             if self.is_recorded:
-                envelope.raw = self.spec.payload.encode(payload)
+                envelope.raw, envelope.typed = self.spec.payload.encode(payload), None
         except REFUSALS as error:
             raise invalid(self.name, error) from None
         return payload
@@ -168,7 +169,14 @@ class Row:
                 return self._compile_inline(single)
             if single.mode == "async" and not single.wants_context:
                 return self._compile_async(single)
+        if self._only_decides and single is not None and single.mode == "inline" and not self.stack.onions:
+            return compile_deciding(self, single)
         return self.router.dispatch_row_for(self)
+
+    @property
+    def _only_decides(self) -> bool:
+        """Whether nothing of it is on disk before its outcome, and it waits for nothing."""
+        return self.is_recorded and not (self.is_before or self.is_stream or self.has_locks)
 
     def _unhandled(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
         self.refuse(NoHandlerError(self.name, plugin=self.spec.declared_by), envelope, done, token)

@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import cast
 
+from msgspec.structs import replace
+
 from ksi.core import ids
+from ksi.core.envelope import EventEnvelope
 from ksi.core.events import Position
 from ksi.core.ports import Entry, Outcome, Unit
-from ksi.store.row import Closing, Line, Request, Row, correlation_of, metadata_of, request_of
+from ksi.store.row import Closing, Line, Row, metadata_of
 
 NO_CAUSE = b""
 NO_RUN = ""
+Entered = tuple[tuple[bytes, int], ...]
+_NONE: Entered = ()
 """As ``cause`` and ``correlation`` of an entry: it has none, not even the origin's."""
-Entered = list[tuple[bytes, int]]
-"""Ids with their positions."""
 
 
 def build(unit: Unit, head: Position, at: int, versions: Sequence[int]) -> Row:
     """The row of ``unit`` behind position ``head``; ``versions`` are those of its entries."""
-    entries, outcome = unit.entries, unit.outcome
+    entries, outcome, origin = unit.entries, unit.outcome, unit.origin
     before = len(unit.ancestors) + unit.request
     last = cast("Position", head + before + len(entries) + len(unit.emits) + (outcome is not None))
-    origin = request_of(unit.origin, None if unit.request else b"")
+    _shorten(origin)
     derived = len(entries) + (outcome is not None)
     for entry in entries:
         derived -= entry.event_id is not None
-    bases = _bases(origin.id, last, derived, outcome is not None)
+    bases = _bases(origin.event_id, last, derived, outcome is not None)
     return Row(
         last,
         at,
         bases,
-        tuple([request_of(envelope) for envelope in unit.ancestors]) if unit.ancestors else (),
-        origin,
+        _kept(unit.ancestors) if unit.ancestors else (),
+        origin if unit.request else replace(origin, raw=b"", typed=None),
         unit.request,
-        tuple(_lines(unit, origin, bases, at, head + before, versions)) if entries else (),
-        tuple([request_of(envelope) for envelope in unit.emits]) if unit.emits else (),
+        tuple(_lines(unit, bases, at, head + before, versions)) if entries else (),
+        _kept(unit.emits) if unit.emits else (),
         None if outcome is None else _closing(outcome, derived - 1),
     )
+
+
+def _shorten(request: EventEnvelope) -> None:
+    """Of the root of a run nothing is said twice: the run's id is its own."""
+    correlation = request.correlation
+    if correlation is not None and request.cause is None and correlation == ids.text(request.event_id):
+        request.correlation = None
+
+
+def _kept(requests: Sequence[EventEnvelope]) -> tuple[EventEnvelope, ...]:
+    """``requests`` as they are now: they go on while the row is in memory."""
+    for request in requests:
+        _shorten(request)
+    return tuple([copy(request) for request in requests])
 
 
 def _bases(origin: bytes, last: int, derived: int, closes: bool) -> tuple[bytes, ...]:
@@ -53,10 +71,11 @@ def _base(origin: bytes, last: int, block: int) -> bytes:
 
 
 def _lines(
-    unit: Unit, origin: Request, bases: tuple[bytes, ...], at: int, head: int, versions: Sequence[int]
+    unit: Unit, bases: tuple[bytes, ...], at: int, head: int, versions: Sequence[int]
 ) -> list[Line]:
     """The entries behind position ``head``; what they have in common is made once."""
-    run, cause, metadata = origin.correlation, origin.id, metadata_of(origin)
+    origin = unit.origin
+    run, cause, metadata = origin.correlation, origin.event_id, metadata_of(origin)
     nth = 0
     made = []
     for entry, version in zip(unit.entries, versions, strict=True):
@@ -77,7 +96,7 @@ def _lines(
                 kind=entry.kind,
                 tags=entry.tags,
                 schema_version=entry.schema_version,
-                run=run if entry.cause is entry.correlation is None else _run_of(entry, origin),
+                run=run if entry.correlation is None and entry.cause is None else _run_of(entry, origin),
                 cause=cause if entry.cause is None else entry.cause or None,
                 subject=entry.subject,
                 occurred_us=entry.occurred_us,
@@ -88,11 +107,11 @@ def _lines(
     return made
 
 
-def _run_of(entry: Entry, origin: Request) -> str | None:
+def _run_of(entry: Entry, origin: EventEnvelope) -> str | None:
     """See :attr:`RecordedEvent.run`."""
     if entry.correlation is not None:
         return entry.correlation
-    return origin.correlation if entry.cause is None else correlation_of(origin)
+    return origin.correlation if entry.cause is None else origin.correlation_id
 
 
 def _closing(outcome: Outcome, nth: int) -> Closing:
@@ -101,14 +120,16 @@ def _closing(outcome: Outcome, nth: int) -> Closing:
 
 def entered_ids(unit: Unit, row: Row, head: int) -> tuple[Entered, Entered]:
     """Ids of the row behind ``head`` that are entered in the index, and those of them that are open requests."""
-    opened = [(request.id, place) for place, request in enumerate(row.ancestors, head + 1)] if row.ancestors else []
-    entered: Entered = [(base, row.last) for base in row.bases] if row.bases else []
-    if row.recorded:
-        (opened if row.closing is None else entered).append((row.origin.id, head + len(row.ancestors) + 1))
+    own: Entered = ((row.origin.event_id, head + len(row.ancestors) + 1),) if row.recorded else ()
+    entered, opened = (own, _NONE) if row.closing is not None else (_NONE, own)
+    if row.bases:
+        entered += tuple([(base, row.last) for base in row.bases])
     for entry, line in zip(unit.entries, row.lines, strict=True):
         if entry.event_id is not None:
-            entered.append((entry.event_id, line.position))
+            entered += ((entry.event_id, line.position),)
+    if row.ancestors:
+        opened = (*((request.event_id, place) for place, request in enumerate(row.ancestors, head + 1)), *opened)
     if row.emits:
-        start = head + len(row.ancestors) + row.recorded + len(row.lines) + 1
-        opened += [(request.id, place) for place, request in enumerate(row.emits, start)]
+        start = row.last - len(row.emits) - (row.closing is not None) + 1
+        opened += tuple([(request.event_id, place) for place, request in enumerate(row.emits, start)])
     return entered + opened if opened else entered, opened

@@ -41,6 +41,9 @@ class IdIndex(Protocol):
     def find(self, raw: bytes) -> int | None:
         """Position of the event; for a base that of its row."""
 
+    def is_new(self, raw: bytes) -> bool:
+        """Whether it is certain, without a look at a disk, that it is not there."""
+
     def closing(self, raw: bytes) -> int | None:
         """Position of the row that closed the request, when it came later than the request."""
 
@@ -114,8 +117,8 @@ class Decider:
             self._check(unit)
         if not (unit.entries or unit.request or unit.outcome or unit.emits or unit.ancestors):
             return self._queue(Decided(done, Committed(self.last, (), ()), checkpoint=unit.checkpoint))
-        row, heads = self._row(unit, at)
-        decided = self._decided(unit, row, done)
+        versions, heads = self._versions(unit)
+        decided = self._decided(unit, build(unit, self.last, at, versions), versions, done)
         self._apply(decided)
         self.heads.update(heads)
         return self._queue(decided)
@@ -167,7 +170,8 @@ class Decider:
             version = self.heads[stream] = self._shelves.stored_version(stream)
         return version
 
-    def _row(self, unit: Unit, at: int) -> tuple[Row, dict[str, int]]:
+    def _versions(self, unit: Unit) -> tuple[tuple[int, ...], dict[str, int]]:
+        """Versions of the unit's entries, and of their streams behind them."""
         heads: dict[str, int] = {}
         versions = []
         for entry in unit.entries:
@@ -175,19 +179,17 @@ class Decider:
             version = heads.get(stream)
             heads[stream] = version = (self.version(stream) if version is None else version) + 1
             versions.append(version)
-        return build(unit, self.last, at, versions), heads
+        return tuple(versions), heads
 
-    def _decided(self, unit: Unit, row: Row, done: Done) -> Decided:
+    def _decided(self, unit: Unit, row: Row, versions: tuple[int, ...], done: Done) -> Decided:
         try:
             body = sealed(pack(row))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValidationError(f"can not be recorded: {error}") from None
-        lines = row.lines
-        committed = Committed(
-            row.last, tuple([line.position for line in lines]), tuple([line.version for line in lines])
-        )
+        first = self.last + len(row.ancestors) + row.recorded + 1
+        committed = Committed(row.last, range(first, first + len(versions)), versions)
         entered, opened = entered_ids(unit, row, self.last)
-        closed = row.origin.id if row.closing is not None and not row.recorded else None
+        closed = row.origin.event_id if row.closing is not None and not row.recorded else None
         return Decided(done, committed, row, body, entered, opened, closed, unit.checkpoint)
 
     def _apply(self, decided: Decided) -> None:

@@ -60,6 +60,9 @@ class RecentIds:
             position = None if stored is None else stored[0]
         return position
 
+    def is_new(self, raw: bytes) -> bool:
+        return self._low <= raw < self._high and raw not in self._positions
+
     def closing(self, raw: bytes) -> int | None:
         closing = self._closings.get(raw)
         if closing is None and raw not in self._positions:

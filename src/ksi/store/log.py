@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from copy import copy
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ from ksi.store.parked import ParkedEvents
 from ksi.store.projections import LogProjections
 from ksi.store.query import Compiled, Wanted
 from ksi.store.reading import PAGE_MAX, LogReads, only_main
-from ksi.store.row import REQUESTS, envelope_of, events_of, outcome_of, requests_of
+from ksi.store.row import REQUESTS, events_of, outcome_of, requests_of
 from ksi.store.subscribe import LogSubscription
 from ksi.store.tail import RowSource
 from ksi.store.views import BESIDE, KeptView, KeptViewReader, Place, Shelf, ViewBook
@@ -198,7 +199,7 @@ class LoopLog(LogReads):
                 checkpoint=checkpoint,
             )
         )
-        return Appended(committed.positions, committed.versions, committed.deduplicated, self.durable)
+        return _appended(committed, self.durable)
 
     async def _written(self, unit: Unit) -> Committed:
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
@@ -218,11 +219,14 @@ class LoopLog(LogReads):
         found: Known | None = None
         for row in self._decider.rows_of(event_id):
             for position, request in requests_of(row):
-                if request.id == event_id:
-                    found = Known(envelope_of(request), position, None)
-            if found is not None and row.origin.id == event_id:
+                if request.event_id == event_id:
+                    found = Known(copy(request), position, None)
+            if found is not None and row.origin.event_id == event_id:
                 found = Known(found.request, found.position, outcome_of(row))
         return found
+
+    def is_new(self, event_id: bytes) -> bool:
+        return self.ids.is_new(event_id)
 
     async def open_requests(self) -> AsyncIterator[Known]:
         for raw, position in sorted(self._decider.open.items(), key=lambda item: item[1]):
@@ -392,6 +396,11 @@ class LoopLog(LogReads):
     def visible_head(self) -> int:
         """Position of the last acknowledged event; 0 where there is none."""
         return self._decider.visible
+
+
+def _appended(committed: Committed, durable: Durable) -> Appended:
+    positions = tuple([Position(position) for position in committed.positions])
+    return Appended(positions, committed.versions, committed.deduplicated, durable)
 
 
 def _finish(decided: Decided, committed: Committed | None, error: KSIError | None) -> None:

@@ -132,6 +132,9 @@ class PastLog(ReadOnly):
     async def find(self, event_id: bytes) -> Known | None:
         return await self._source.find(event_id)
 
+    def is_new(self, event_id: bytes) -> bool:
+        return False
+
     async def open_requests(self) -> AsyncIterator[Known]:
         """None that anybody could go on with."""
         nothing: tuple[Known, ...] = ()

@@ -14,9 +14,10 @@ from typing import Protocol
 
 from ksi.core import ids
 from ksi.core.clock import microseconds
+from ksi.core.envelope import EventEnvelope
 from ksi.core.events import FAILED, ROOT, Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand, matcher
-from ksi.store.row import REQUESTS, Line, Request, Row
+from ksi.store.row import REQUESTS, Line, Row
 
 INDEX = 2
 """Number of the set of keys that rows have; raise it when :func:`keys_of` changes: the keys are then written anew."""
@@ -177,9 +178,9 @@ def _is_category(glob: str) -> bool:
 # ── what a row is found by ───────────────────────────────────────────────────────────────────────────────────────────
 def own_of(row: Row) -> list[bytes]:
     """Requests that the row records or closes. The index of ids leads from them to the row: no key is needed."""
-    found = [row.origin.id] if row.recorded or row.closing is not None else []
+    found = [row.origin.event_id] if row.recorded or row.closing is not None else []
     if row.ancestors or row.emits:
-        found += [request.id for request in (*row.ancestors, *row.emits)]
+        found += [request.event_id for request in (*row.ancestors, *row.emits)]
     return found
 
 
@@ -203,11 +204,13 @@ def keys_of(row: Row) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _keys_of_request(request: Request, *, recorded: bool) -> list[str]:
+def _keys_of_request(request: EventEnvelope, *, recorded: bool) -> list[str]:
     found = ["q:" + request.name]
     if recorded and request.cause is None:
         found.append("t:" + ROOT)
-    return found + _links(request.correlation, request.cause) if request.correlation or request.cause else found
+    # An envelope that was asked for its run says its own id: that leads to it anyway.
+    run = None if request.correlation == ids.text(request.event_id) else request.correlation
+    return found + _links(run, request.cause) if run or request.cause else found
 
 
 @lru_cache(maxsize=4096)
@@ -220,9 +223,9 @@ def _keys_of_line(stream: str, name: str, kind: Kind) -> tuple[str, ...]:
     return "s:" + stream, "q:" + name
 
 
-def _follows(line: Line, origin: Request) -> bool:
+def _follows(line: Line, origin: EventEnvelope) -> bool:
     """Whether run and cause of ``line`` are those that ``origin`` stands for."""
-    return line.cause == origin.id and line.run == origin.correlation
+    return line.cause == origin.event_id and (line.run is None or line.run == origin.correlation)
 
 
 def _links(correlation: str | None, cause: bytes | None) -> list[str]:

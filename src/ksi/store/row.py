@@ -12,6 +12,7 @@ has a base of its own, which is entered in the index of ids like a request's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -24,27 +25,6 @@ from ksi.store.chain import DIGEST
 
 REQUESTS = "$requests"
 """Stream of requests and outcomes. Their version is their position: a counter of their own would order nothing more."""
-
-
-class Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A request as recorded. ``correlation`` None: it is the root of its run."""
-
-    id: bytes
-    name: str
-    raw: bytes
-    correlation: str | None
-    cause: bytes | None
-    principal: str
-    source: str
-    time_us: int
-    deadline_us: int | None
-    priority: int
-    hops: int
-    subject: str | None
-    rule: str | None
-    traceparent: str | None
-    schema_version: int
-    path: str
 
 
 class Line(RecordedEvent, array_like=True, frozen=True, kw_only=True):
@@ -69,11 +49,11 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     last: Position
     at: int
     bases: tuple[bytes, ...]
-    ancestors: tuple[Request, ...]
-    origin: Request
+    ancestors: tuple[EventEnvelope, ...]
+    origin: EventEnvelope
     recorded: bool
     lines: tuple[Line, ...]
-    emits: tuple[Request, ...]
+    emits: tuple[EventEnvelope, ...]
     closing: Closing | None
 
     @property
@@ -115,60 +95,13 @@ def lines_of(stored: bytes) -> Lines:
     return _unpack_lines(stored[:-DIGEST])
 
 
-def request_of(envelope: EventEnvelope, raw: bytes | None = None) -> Request:
-    """``envelope`` as it is stored; ``raw`` in place of its payload, for an origin that is only referred to."""
-    correlation = envelope.correlation
-    if correlation is not None and envelope.cause is None and correlation == ids.text(envelope.event_id):
-        correlation = None
-    return Request(
-        envelope.event_id,
-        envelope.name,
-        envelope.raw if raw is None else raw,
-        correlation,
-        envelope.cause,
-        envelope.principal,
-        envelope.source,
-        envelope.time_us,
-        envelope.deadline_us,
-        envelope.priority,
-        envelope.hops,
-        envelope.subject,
-        envelope.rule,
-        envelope.traceparent,
-        envelope.schema_version,
-        envelope.path,
-    )
-
-
-def envelope_of(request: Request) -> EventEnvelope:
-    """The recorded envelope."""
-    return EventEnvelope(
-        name=request.name,
-        raw=request.raw,
-        principal=request.principal,
-        source=request.source,
-        id=request.id,
-        correlation=correlation_of(request),
-        cause=request.cause,
-        time_us=request.time_us,
-        deadline_us=request.deadline_us,
-        priority=request.priority,
-        hops=request.hops,
-        subject=request.subject,
-        rule=request.rule,
-        traceparent=request.traceparent,
-        schema_version=request.schema_version,
-        path=request.path,
-    )
-
-
 def outcome_of(row: Row) -> Outcome | None:
     """How the row's origin ended, where the row says so."""
     closing = row.closing
     return None if closing is None else Outcome(closing.ok, closing.raw, closing.metadata)
 
 
-def requests_of(row: Row) -> Iterator[tuple[Position, Request]]:
+def requests_of(row: Row) -> Iterator[tuple[Position, EventEnvelope]]:
     """The requests that the row records, with their positions."""
     position = row.first
     opened = (*row.ancestors, row.origin) if row.recorded else row.ancestors
@@ -177,10 +110,6 @@ def requests_of(row: Row) -> Iterator[tuple[Position, Request]]:
     position += len(opened) + len(row.lines)
     for offset, request in enumerate(row.emits):
         yield Position(position + offset), request
-
-
-def correlation_of(request: Request) -> str:
-    return ids.text(request.id) if request.correlation is None else request.correlation
 
 
 # ── into events ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,18 +128,18 @@ def events_of(row: Row) -> list[RecordedEvent]:
 _ROOT, _FAILED, _NO_TAGS = frozenset({ROOT}), frozenset({FAILED}), frozenset[str]()
 
 
-def request_event(row: Row, request: Request, position: int) -> RecordedEvent:
+def request_event(row: Row, request: EventEnvelope, position: int) -> RecordedEvent:
     return RecordedEvent(
         position=Position(position),
         stream=REQUESTS,
         version=position,
         name=request.name,
         raw=request.raw,
-        id=request.id,
+        id=request.event_id,
         kind="request",
         tags=_ROOT if request.cause is None else _NO_TAGS,
         schema_version=request.schema_version,
-        run=correlation_of(request),
+        run=request.correlation_id,
         cause=request.cause,
         subject=request.subject,
         occurred_us=request.time_us or None,
@@ -227,27 +156,39 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
         version=row.last,
         name=origin.name,
         raw=(b'{"data":%b,"ok":true}' if closing.ok else b'{"error":%b,"ok":false}') % closing.raw,
-        id=ids.nth_of(row.bases[-1] if row.bases else origin.id, closing.nth % ids.ENTRIES_MAX + 1),
+        id=ids.nth_of(row.bases[-1] if row.bases else origin.event_id, closing.nth % ids.ENTRIES_MAX + 1),
         kind="outcome",
         tags=_NO_TAGS if closing.ok else _FAILED,
         schema_version=origin.schema_version,
         run=origin.correlation,
-        cause=origin.id,
+        cause=origin.event_id,
         subject=origin.subject,
         recorded_us=row.at,
         metadata={**metadata_of(origin), **(closing.metadata or {})},
     )
 
 
-def metadata_of(request: Request | EventEnvelope) -> dict[str, Any]:
-    """What is known of a request and its consequences beside their payloads; only what is set."""
-    found: dict[str, Any] = {"principal": request.principal, "source": request.source} if request.principal else {}
-    if request.rule is not None:
-        found["rule"] = request.rule
+def metadata_of(request: EventEnvelope) -> dict[str, Any]:
+    """What is known of a request and its consequences beside their payloads; only what is set. Not to be changed."""
+    if request.path or request.traceparent is not None or request.deadline_us is not None or request.priority:
+        return _all_metadata_of(request)
+    return _common_metadata(request.principal, request.source, request.rule, request.hops)
+
+
+@lru_cache(maxsize=1024)
+def _common_metadata(principal: str, source: str, rule: str | None, hops: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"principal": principal, "source": source} if principal else {}
+    if rule is not None:
+        found["rule"] = rule
+    if hops:
+        found["hops"] = hops
+    return found
+
+
+def _all_metadata_of(request: EventEnvelope) -> dict[str, Any]:
+    found = {**_common_metadata(request.principal, request.source, request.rule, request.hops)}
     if request.traceparent is not None:
         found["traceparent"] = request.traceparent
-    if request.hops:
-        found["hops"] = request.hops
     if request.path:
         found["path"] = request.path
     if request.deadline_us is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 import apsw
@@ -11,6 +11,7 @@ import msgspec
 from ksi.core import ids
 from ksi.core.errors import LogDamagedError
 from ksi.store.chain import GENESIS, Link
+from ksi.store.idindex import SqliteIdTable
 from ksi.store.keys import Table, number_of, unpack_positions
 from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoints, stored_head, stored_open
 from ksi.store.query import keys_of
@@ -35,7 +36,7 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
         check_witness(connection, head, seen)
     except LogDamagedError as error:
         yield error.message
-    found, keys = _Found(connection), _Keys(connection)
+    found, keys = Indexes(SqliteIdTable(connection).find), _Keys(connection)
     try:
         for row, _ in checked_rows(connection, GENESIS):
             yield from found.add(row)
@@ -43,7 +44,7 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
     except LogDamagedError as error:
         yield error.message
         return
-    yield from found.end()
+    yield from found.end(stored_open(connection))
     if not keys.fit():
         yield KEYS_DAMAGED
     for subscriber, position in stored_checkpoints(connection).items():
@@ -51,11 +52,11 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
             yield f"the checkpoint of {subscriber!r} is at @{position}, beyond the head @{head.last}"
 
 
-class _Found:
-    """What the rows say, against the indexes."""
+class Indexes:
+    """What the rows say, against the indexes of ids and of open requests. ``find`` is asked for every id."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+    def __init__(self, find: Callable[[bytes], tuple[int, int | None] | None]) -> None:
+        self._find = find
         self._heads: dict[str, int] = {}
         self._open: dict[bytes, int] = {}
         self._at = 0
@@ -79,28 +80,27 @@ class _Found:
 
     def _ids(self, row: Row) -> Iterator[str]:
         for position, request in requests_of(row):
-            self._open[request.id] = position
-            yield from self._entered(request.id, position)
+            self._open[request.event_id] = position
+            yield from self._entered(request.event_id, position)
         for base in row.bases:
             yield from self._entered(base, row.last)
         if row.closing is not None:
             yield from self._closed(row)
 
     def _closed(self, row: Row) -> Iterator[str]:
-        raw = row.origin.id
+        raw = row.origin.event_id
         if self._open.pop(raw, None) is None:
             yield f"the request {ids.text(raw)} is closed @{row.last} and was not open"
-        found = self._connection.execute("SELECT done FROM ids WHERE id = ?", (raw,)).get
-        if not row.recorded and found != row.last:
-            yield f"the index of ids has the end of {ids.text(raw)} @{found}, not @{row.last}"
+        done = (self._find(raw) or (None, None))[1]
+        if not row.recorded and done != row.last:
+            yield f"the index of ids has the end of {ids.text(raw)} @{done}, not @{row.last}"
 
     def _entered(self, raw: bytes, position: int) -> Iterator[str]:
-        found = self._connection.execute("SELECT pos FROM ids WHERE id = ?", (raw,)).get
+        found = (self._find(raw) or (None, None))[0]
         if found != position:
             yield f"the index of ids has {ids.text(raw)} @{found}, not @{position}"
 
-    def end(self) -> Iterator[str]:
-        stored = stored_open(self._connection)
+    def end(self, stored: Mapping[bytes, int]) -> Iterator[str]:
         for raw, position in stored.items() ^ self._open.items():
             where = "is open and not" if self._open.get(raw) == position else "is not open but"
             yield f"the request {ids.text(raw)} @{position} {where} in the index of open requests"

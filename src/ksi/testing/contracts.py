@@ -928,7 +928,7 @@ class ProjectionContract:
         assert (await store.view(Sums).scan()).records == [Counter("a", 300), Counter("b", 7)]
         (status,) = await store.projections.status("sums")
         assert (status.state, status.position, status.lag, status.lag_seconds) == ("live", head, 0, 0.0)
-        assert (status.error, status.parked) == (None, 0)
+        assert (status.problem, status.parked) == (None, 0)
 
     async def test_one_that_does_not_come_so_far_in_time_is_said(self, store: Journal) -> None:
         store.register(Sums)
@@ -966,7 +966,7 @@ class ProjectionContract:
         (parked,) = await store.parked(store.projections.subscriber("sums"))
         assert (parked.position, parked.reason) == (2, "RuntimeError: this amount can not be added")
         (status,) = await store.projections.status("sums")
-        assert (status.state, status.error, status.parked) == ("live", parked.reason, 1)
+        assert (status.state, status.problem, status.parked) == ("live", parked.reason, 1)
 
     async def test_a_parked_event_is_tried_again(self, store: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
         store.register(Sums)

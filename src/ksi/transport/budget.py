@@ -31,6 +31,7 @@ class Budget:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._requests_max, self._bytes_max = limits.in_flight_total_max, limits.inbound_bytes_max
         self._waiting: set[Callable[[], None]] = set()
         self.requests = 0
         self.bytes = 0
@@ -55,12 +56,16 @@ class Budget:
     def hold(self, size: int) -> None:
         """One more request, of ``size`` bytes."""
         self.requests += 1
-        self.change(size)
+        self.bytes += size
+        if self.requests >= self._requests_max or self.bytes >= self._bytes_max:
+            self.is_tight = True
 
     def release(self, size: int) -> None:
         """One request less."""
         self.requests -= 1
-        self.change(-size)
+        self.bytes -= size
+        if self.is_tight or self._waiting:
+            self.change(0)
 
     def change(self, size: int) -> None:
         """Bytes held by lines that are not complete: more, or fewer."""
