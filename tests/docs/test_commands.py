@@ -21,7 +21,7 @@ def parsed(words: tuple[str, ...]) -> None:
     command: click.Command = cli
     context = click.Context(cli, info_name="ksi", obj=Invocation())
     rest = list(words)
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and rest:
         found = command.get_command(context, rest[0])
         assert found is not None, f"no command {rest[0]!r}"
         command, rest = found, rest[1:]
