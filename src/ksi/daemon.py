@@ -51,6 +51,7 @@ BUILT_IN = (
     "ksi.plugins.correlation:Correlation",
     "ksi.plugins.entity:Entity",
     "ksi.plugins.timetravel:TimeTravel",
+    "ksi.plugins.projection:Projection",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",
@@ -59,7 +60,7 @@ BUILT_IN = (
 )
 SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""
-STUBBORN_GRACE = 1.0
+STUBBORN_GRACE = 0.2
 """Seconds that tasks have to end once the log is closed."""
 FLUSH_GRACE = 2.0
 """Seconds that connections have to take what is written for them when the daemon stops."""

@@ -43,10 +43,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "describe": ("describe", "Describe the events as OpenAPI, AsyncAPI, TypeScript or Python."),
         "blame": ("past", "Find the event that wrote a value, and its causes."),
         "bisect": ("past", "Find the event of a run that made something true."),
+        "projections": ("projections", "List the read models, and how they stand."),
         "verify": ("verify", "Check that the log is what was written."),
     },
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),
+        "projection": ("projections", "Rebuild a read model; see what it could not take."),
         "model": ("model", "Install, list and stop models."),
         "token": ("token", "Print your token; make, list and revoke others."),
         "config": ("config", "Show the configuration."),

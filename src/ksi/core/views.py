@@ -82,7 +82,7 @@ class ViewReader(Protocol[R]):
 class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a view stands. ``lag`` is in positions behind the head, ``lag_seconds`` the age of the first of them.
 
-    ``failed``: it does not go on; ``error`` says why, and it tries again each second. Else ``error`` is why the newest
+    ``failed``: it does not go on; ``problem`` says why, and it tries again each second. Else it is why the newest
     of its ``parked`` events was parked.
     """
 
@@ -92,7 +92,7 @@ class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     position: Position
     lag: int
     lag_seconds: float
-    error: str | None
+    problem: str | None
     parked: int
 
 

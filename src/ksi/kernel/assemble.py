@@ -11,6 +11,7 @@ import msgspec
 from ksi.core.clock import Clock
 from ksi.core.ports import EffectGateway, EventLog, Journal
 from ksi.core.threads import Threads
+from ksi.core.views import Projections
 from ksi.kernel.effects import LiveEffects
 from ksi.kernel.loader import Source
 from ksi.kernel.middleware import EventMiddleware, EventPipeline
@@ -60,6 +61,7 @@ class Kernel:
         self.services.register(Router, self.router)
         self.services.register(Clock, ports.clock)
         self.services.register(EventLog, ports.journal)
+        self.services.register(Projections, ports.journal.projections)
         self.services.register(EffectGateway, ports.effects)
 
     async def start(self, plugins: Sequence[type[AsyncPlugin] | str | Source] = ()) -> Recovered:

@@ -18,7 +18,10 @@ READING = (
     "completion:models", "completion:status", "agent:list",
 )  # fmt: skip
 """What looks at shared things and changes nothing."""
-WATCHING = ("log:*", "event:subscribe", "monitor:*", "correlation:*", "entity:*", "plugin:list")
+WATCHING = (
+    "log:*", "event:subscribe", "monitor:*", "correlation:*", "entity:*", "plugin:list",
+    "projection:list", "projection:status", "projection:parked",
+)  # fmt: skip
 """What looks at the log: all that anybody ever said is in it."""
 RULING = ("plugin:load", "plugin:unload", "plugin:reload", "system:shutdown")
 """What changes the daemon itself: whoever loads code may do all that the daemon may."""

@@ -161,6 +161,7 @@ class LogProjections:
         self._book = book
         self._behind: dict[str, Projection] = {}
         self._rebuilding: set[str] = set()
+        self._mending: set[asyncio.Task[None]] = set()
 
     # ── what the log says ────────────────────────────────────────────────────────────────────────────────────────────
     def begin(self, kept: KeptView, position: int) -> None:
@@ -176,6 +177,28 @@ class LogProjections:
         """End the tasks."""
         for projection in self._behind.values():
             await projection.end()
+        for mending in self._mending:
+            mending.cancel()
+        await asyncio.gather(*self._mending, return_exceptions=True)
+
+    def mend(self, name: str) -> None:
+        """Build a view whose records are damaged again, in a task of its own."""
+        if name in self._book.kept and name not in self._rebuilding:
+            self._rebuilding.add(name)
+            mending = asyncio.get_running_loop().create_task(self._mend(name))
+            self._mending.add(mending)
+            mending.add_done_callback(self._mending.discard)
+
+    async def _mend(self, name: str) -> None:
+        _log.warning("the view %s is not as it was written: it is built again from the log", name)
+        try:
+            await self._rebuilt(name, swap=True, is_whole=False)
+        except Exception as error:  # noqa: BLE001  # the door of a supervised task
+            _log.error("the view %s could not be built again: %s", name, said(error), exc_info=_unknown(error))
+        else:
+            _log.warning("the view %s is built again", name)
+        finally:
+            self._rebuilding.discard(name)
 
     # ── what others ask ──────────────────────────────────────────────────────────────────────────────────────────────
     def subscriber(self, name: str) -> str:
@@ -196,13 +219,16 @@ class LogProjections:
             raise EventTimeoutError(f"projection {name}", seconds=timeout) from None
 
     async def rebuild(self, name: str, *, swap: bool = True) -> Rebuilt:
-        kept = self._kept(name)
+        self._kept(name)
         async with self._alone(name):
-            rebuild = Rebuild(self._log, self._book, kept)
-            projection = self._behind.get(name)
-            if projection is None:
-                return await rebuild.inline(swap=swap)
-            return await self._behind_rebuilt(rebuild, projection, swap=swap)
+            return await self._rebuilt(name, swap=swap, is_whole=True)
+
+    async def _rebuilt(self, name: str, *, swap: bool, is_whole: bool) -> Rebuilt:
+        rebuild = Rebuild(self._log, self._book, self._kept(name), is_whole=is_whole)
+        projection = self._behind.get(name)
+        if projection is None:
+            return await rebuild.inline(swap=swap)
+        return await self._behind_rebuilt(rebuild, projection, swap=swap)
 
     async def _behind_rebuilt(self, rebuild: Rebuild, projection: Projection, *, swap: bool) -> Rebuilt:
         await rebuild.fold(lambda: projection.position)
@@ -246,7 +272,7 @@ class LogProjections:
             position=Position(self._position(projection)),
             lag=lag.events,
             lag_seconds=lag.seconds,
-            error=failure or (newest.reason if newest is not None else None),
+            problem=failure or (newest.reason if newest is not None else None),
             parked=len(parked),
         )
 

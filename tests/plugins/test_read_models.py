@@ -1,0 +1,89 @@
+"""All read models of the built-in services come out of the log: what is deleted is there again after the next start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from ksi.core.ports import Journal
+from ksi.core.views import View
+from ksi.daemon import BUILT_IN
+from ksi.kernel.loader import Source
+from ksi.plugins.agent import Agent
+from ksi.plugins.state import State
+from ksi.store.sqlite_log import SqliteEventStore
+from ksi.testing.harness import EventTestHarness
+from tests.plugins.scripted import harness, rest, script
+
+VIEWS: tuple[type[View[Any]], ...] = tuple(
+    view for target in BUILT_IN for plugin in Source(target).classes(1) for view in plugin.views
+)
+
+
+async def live(ksi: EventTestHarness) -> None:
+    """Do something of which each read model tells."""
+    for number in range(30):
+        await ksi.request("state:set", {"key": f"k{number % 7}", "value": {"n": number}})
+    await ksi.request("state:delete", {"key": "k3"})
+    for agent in ("fox", "hen"):
+        await ksi.request("agent:spawn", {"agent": agent})
+        for text in ("Who are you?", "Really?"):
+            await rest(ksi.stream("agent:send_message", {"agent": agent, "text": text}))
+    await ksi.request("agent:terminate", {"agent": "hen"})
+    stream = ksi.stream("completion:create", {"prompt": "Tell me."})
+    await anext(aiter(stream))
+    stream.cancel()
+    await rest(stream)
+
+
+async def records(log: Journal) -> Mapping[str, list[Any]]:
+    """Of all views, in the order of the key and of each index."""
+    found: dict[str, list[Any]] = {}
+    for view in VIEWS:
+        for index in (None, *view.indexes):
+            page = await log.view(view).scan(index, limit=1000)
+            found[f"{view.name} {index}"] = list(page.records)
+    return found
+
+
+def delete_read_models(path: Path) -> list[str]:
+    """Their tables, and where they stood."""
+    connection = apsw.Connection(str(path))
+    tables = [
+        name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'view:%' ORDER BY name")
+    ]
+    for table in tables:
+        connection.execute(f'DROP TABLE "{table}"')
+    connection.execute("DELETE FROM views")
+    connection.close()
+    return tables
+
+
+async def test_deleted_read_models_are_equal_to_before_after_the_next_start(tmp_path: Path) -> None:
+    path, provider = tmp_path / "events.db", script()
+    async with SqliteEventStore.open(path) as log, harness(provider, more=(Agent, State), log=log) as ksi:
+        await live(ksi)
+        before = await records(log)
+    assert [name for name, found in before.items() if not found] == []
+    assert delete_read_models(path) == sorted(f"view:{view.name}" for view in VIEWS)
+    async with SqliteEventStore.open(path) as log, harness(provider, more=(Agent, State), log=log):
+        assert await records(log) == before
+        assert await log.verify() == []
+
+
+async def test_a_rebuild_of_each_changes_nothing(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as log, harness(
+        script(), more=(Agent, State), log=log
+    ) as ksi:  # fmt: skip
+        await live(ksi)
+        before = await records(log)
+        for view in VIEWS:
+            rebuilt = await log.projections.rebuild(view.name)
+            assert (rebuilt.added, rebuilt.removed, rebuilt.changed, rebuilt.examples) == (0, 0, 0, [])
+            assert rebuilt.records == len(before[f"{view.name} None"])
+        assert await records(log) == before
+    async with SqliteEventStore.open(tmp_path / "events.db") as log, harness(script(), more=(Agent, State), log=log):
+        assert await records(log) == before
