@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -31,12 +32,13 @@ from ksi.core.errors import (
     UnsupportedError,
     ValidationError,
 )
-from ksi.core.events import NewEvent
+from ksi.core.events import NewEvent, RecordedEvent
 from ksi.kernel.context import EventContext
-from ksi.kernel.declare import event, query
+from ksi.kernel.declare import event, observer, query
 from ksi.kernel.door import Call, Session
 from ksi.kernel.execution import CANCEL_GRACE
 from ksi.kernel.middleware import Middleware
+from ksi.kernel.router import CANCEL_PATIENCE, Limits
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.loop import ManualClock
 from tests.kernel.running import new_id, plugin, recorded, story, turns
@@ -306,6 +308,53 @@ async def test_one_who_swallows_its_cancel_is_answered_for_after_the_grace() -> 
         assert not idle(ksi)
         await asyncio.sleep(100)
         assert idle(ksi)
+
+
+async def test_one_who_swallows_every_cancel_holds_a_stop_back_for_its_grace_and_is_answered_for() -> None:
+    released = asyncio.Event()
+
+    @event("p:stubborn", durability="before")
+    async def stubborn(self: Any) -> None:
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    async with EventTestHarness(plugin(stubborn), limits=Limits(drain_timeout=10.0)) as ksi:
+        request = asyncio.ensure_future(ksi.request("p:stubborn"))
+        await turns()
+        began = asyncio.get_running_loop().time()
+        await ksi.kernel.router.drain(10.0)
+        await ksi.kernel.stop()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10.0 + CANCEL_PATIENCE)
+        with pytest.raises(CancelledError):
+            await request
+        assert await story(ksi) == ["request p:stubborn", "outcome p:stubborn"]
+        released.set()
+        await turns()
+
+
+async def test_an_observer_that_swallows_its_cancel_does_not_hold_a_stop_back_for_ever() -> None:
+    released, seen = asyncio.Event(), asyncio.Event()
+
+    @event("p:do")
+    async def do(self: Any, context: EventContext) -> None:
+        context.append("p/1", FACT)
+
+    @observer("p:happened")
+    async def stubborn(self: Any, event: RecordedEvent) -> None:
+        seen.set()
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    async with EventTestHarness(plugin(do, stubborn), limits=Limits(shutdown_timeout=5.0)) as ksi:
+        await ksi.request("p:do")
+        await seen.wait()
+        began = asyncio.get_running_loop().time()
+        await ksi.kernel.stop()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(5.0)
+        released.set()
+        await turns()
 
 
 async def test_a_cancelled_command_is_final() -> None:

@@ -52,7 +52,9 @@ class Observers:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, left = await asyncio.wait(tasks, timeout=self._router.limits.shutdown_timeout)
+            if left:
+                _log.error("%d observers do not end", len(left))
 
     async def _run(self, handler: HandlerSpec) -> None:
         checkpoint = handler.declaration.checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import difflib
 import logging
@@ -545,7 +546,12 @@ class Router:
             self._idle.set()
 
     async def drain(self, seconds: float) -> None:
-        """Refuse what is new, let what runs end for ``seconds``, then cancel it and wait for its outcomes."""
+        """Refuse what is new, let what runs end for ``seconds``, then cancel it and wait for its outcomes.
+
+        Once is enough: what is left then swallows its cancel, and is not waited for again.
+        """
+        if self.is_draining:
+            return
         self.is_draining = True
         self.parking.let_go()
         for execution in list(self.under_way):
@@ -557,6 +563,23 @@ class Router:
             call.abort()
         if not await self._wait_idle(CANCEL_PATIENCE):
             _log.warning("left running: %s", sorted({execution.row.name for execution in self.under_way}))
+            await self._answer_for(list(self.under_way))
+
+    async def _answer_for(self, stubborn: Sequence[Execution]) -> None:
+        """Tell the callers of those that do not end, with an outcome in the log."""
+        told = asyncio.Event()
+
+        def look(*_: Any) -> None:
+            if all(execution.answered for execution in stubborn):
+                told.set()
+
+        for execution in stubborn:
+            execution.watch(look, None)
+            execution.expire()
+        look()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_PATIENCE):
+                await told.wait()
 
     async def _wait_idle(self, seconds: float) -> bool:
         self._idle = asyncio.Event()
@@ -579,6 +602,8 @@ class Router:
 
 CANCEL_PATIENCE = 5.0
 """Seconds that cancelled handlers have to end when the daemon stops."""
+ANSWER_PATIENCE = 1.0
+"""Seconds that the log has to take the outcomes of those that did not."""
 
 
 class EndingCall:
