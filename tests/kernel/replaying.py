@@ -6,11 +6,11 @@ from typing import Any, cast
 
 from ksi.core.events import Filter
 from ksi.core.ports import Journal
+from ksi.core.threads import InlineThreads
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.replay import PastJournal, Replay, Replayed
 from ksi.store.past import PastLog
-from ksi.testing.loop import InlineThreads
 
 
 async def replayed(log: Journal, *plugins: type[AsyncPlugin] | str, run: str | None = None) -> Replayed:

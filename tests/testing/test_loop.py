@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 
 from ksi.core.clock import utc
-from ksi.core.threads import SystemThreads, Threads, settle
-from ksi.testing.loop import START, CountedThreads, DeadlockError, InlineThreads, ManualClock, VirtualClockLoop, run
+from ksi.core.threads import InlineThreads, SystemThreads, Threads, settle
+from ksi.testing.loop import START, CountedThreads, DeadlockError, ManualClock, VirtualClockLoop, run
 
 colour: ContextVar[str] = ContextVar("colour", default="none")
 

@@ -12,13 +12,14 @@ import pytest
 
 from ksi.core.errors import UnavailableError
 from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.threads import InlineThreads
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
-from ksi.testing.loop import InlineThreads, VirtualClockLoop, run
+from ksi.testing.loop import VirtualClockLoop, run
 from ksi.testing.vfs import DiskVFS
 
 

@@ -62,6 +62,7 @@ class History(msgspec.Struct):
         match event.kind:
             case "chunk":
                 self.chunks.append(Said(event.position, canonical.digest(event.raw)))
+                self.recorded.note_chunk(event.raw)
             case "request":
                 self.recorded.requested.add(event.event_id.bytes)
                 self.has_acted = True

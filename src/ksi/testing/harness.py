@@ -15,14 +15,14 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIConnectionError, KSIError, UnavailableError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.ports import Done, Journal, Unit
-from ksi.core.threads import settle
+from ksi.core.threads import InlineThreads, settle
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.door import Session, StreamCall
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.recovery import Recovered
 from ksi.kernel.router import Limits
 from ksi.store.memory import InMemoryEventStore
-from ksi.testing.loop import InlineThreads, VirtualClockLoop
+from ksi.testing.loop import VirtualClockLoop
 
 Data = Mapping[str, Any] | msgspec.Struct
 CREDIT = 16

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from random import Random
 from typing import Any, TypeVar, TypeVarTuple
 
 from ksi.core.clock import microseconds
-from ksi.core.threads import Lane, SystemThreads, settle
+from ksi.core.threads import Lane, SystemThreads
 
 T = TypeVar("T")
 A = TypeVarTuple("A")
@@ -152,47 +151,6 @@ class _Selector(selectors.DefaultSelector):
             self._loop.turn()
             return events
         return self._loop.idle(timeout, super().select)
-
-
-class InlineThreads:
-    """:class:`~ksi.core.threads.Threads` without threads: jobs run on the loop, one a turn, in the order of submission.
-
-    A job never runs inside of ``submit``, and its ``done`` never in the same turn, as with real threads.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._loop = loop or asyncio.get_running_loop()
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._closed = False
-
-    def submit(self, lane: Lane, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
-        if self._closed:
-            raise RuntimeError(f"a {lane} job was submitted after close")
-        context = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                result, error = context.run(job), None
-            except BaseException as raised:  # noqa: BLE001  # handed to `done`, which decides
-                result, error = None, raised
-            self._loop.call_soon(done, result, error, context=context)
-
-        self._jobs.append(work)
-        self._loop.call_soon(self._next)
-
-    async def run(self, lane: Lane, job: Callable[[], T]) -> T:
-        future: asyncio.Future[T] = self._loop.create_future()
-        self.submit(lane, job, lambda result, error: settle(future, result, error))
-        return await future
-
-    def close(self) -> None:
-        self._closed = True
-        while self._jobs:
-            self._next()
-
-    def _next(self) -> None:
-        if self._jobs:  # close ran them already
-            self._jobs.popleft()()
 
 
 class CountedThreads(SystemThreads):
