@@ -1,11 +1,13 @@
 """The commands, as processes that talk with a real daemon."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.cli.processes import Cli, on_a_terminal
@@ -188,6 +190,20 @@ def test_a_whole_log_is_verified(ksi: Cli) -> None:
     (found,) = ksi.records("verify")
     assert found["problems"] == []
     assert "the log is whole" in ksi.text("verify")
+
+
+def test_a_log_is_verified_without_a_daemon(nowhere: Cli) -> None:
+    absent = nowhere("verify")
+    assert (absent.returncode, "[not_found]" in absent.stderr) == (1, True)
+    nowhere.records("send", "state:set", "key=a", "value=1", "--start")
+    nowhere("stop")
+    assert re.fullmatch(r"the log is whole up to @\d+\n", nowhere.text("verify"))
+    log = apsw.Connection(str(nowhere.home / "data" / "events.db"))
+    log.execute("DELETE FROM log WHERE pos = (SELECT max(pos) FROM log)")
+    log.close()
+    damaged = nowhere("verify", "--no-json")
+    assert (damaged.returncode, damaged.stderr) == (1, "")
+    assert re.match(r"the log is damaged after @\d+: ", damaged.stdout)
 
 
 def test_the_daemon_starts_once_and_stops_once(nowhere: Cli) -> None:

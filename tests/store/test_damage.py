@@ -13,11 +13,12 @@ from uuid import UUID, uuid4
 import apsw
 import pytest
 
-from ksi.core.errors import LogDamagedError, LogLockedError
+from ksi.core.errors import LogDamagedError, LogLockedError, NotFoundError
 from ksi.core.events import Filter, Kind
 from ksi.core.ports import Entry, Unit
-from ksi.store.chain import Link, Witness
+from ksi.store.chain import Link, Witness, witness_of
 from ksi.store.lock import holder_of, lock_of
+from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
 
@@ -239,3 +240,39 @@ async def test_everything_is_there_after_a_clean_end(tmp_path: Path) -> None:
         assert known is not None
         assert known.outcome == unit.outcome
         assert (await store.append("counter/b", [added()], expected_version=1)).versions == (2,)
+
+
+async def test_a_log_that_nobody_has_open_is_verified_where_it_lies_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    acknowledged = await kill_after(path, 20)
+    before = {file: file.read_bytes() for file in (path, path.with_name("events.db-wal"), witness_of(path))}
+    verdict = verify_file(path)
+    assert verdict.problems == []
+    assert verdict.head >= max(acknowledged.values())
+    assert {file: file.read_bytes() for file in before} == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [(FLIP.format(9), "a row's digest does not fit it"), ("DROP TABLE commits", "SQLite can not read it")],
+)
+async def test_what_is_wrong_with_a_log_that_nobody_has_open_is_named(
+    tmp_path: Path, statement: str, problem: str
+) -> None:
+    path = tmp_path / "events.db"
+    await kill_after(path, 20)
+    corrupt(path, statement)
+    (said,) = verify_file(path).problems
+    assert problem in said
+
+
+async def test_a_log_that_somebody_has_open_is_not_verified_behind_his_back(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db"):
+        with pytest.raises(LogLockedError):
+            verify_file(tmp_path / "events.db")
+
+
+def test_where_no_log_is_none_is_made(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        verify_file(tmp_path / "events.db")
+    assert list(tmp_path.iterdir()) == []

@@ -5,20 +5,28 @@ from __future__ import annotations
 import sys
 
 import click
+import msgspec
 
 from ksi.cli.failure import EXIT_EVENT_ERROR
 from ksi.cli.invocation import Invocation, command
-from ksi.cli.output import json_line
+from ksi.cli.output import Record, json_line
 from ksi.cli.reach import ask
 from ksi.client.client import Options
+from ksi.client.spawn import is_answering
 
 
 @command()
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, help="Seconds it may take.")
 @click.pass_obj
 def verify(invocation: Invocation, timeout: float) -> None:
-    """Check digests, the chain of commits and the witness of the log. Exit code 1 where something is wrong."""
-    answer = ask(invocation, "log:verify", options=Options(timeout=timeout))
+    """Check digests, the chain of commits, the indexes and the witness of the log, with a daemon or without.
+
+    Exit code 1 where something is wrong.
+    """
+    if invocation.start or is_answering(invocation.home.socket):
+        answer = ask(invocation, "log:verify", options=Options(timeout=timeout))
+    else:
+        answer = _verified_here(invocation)
     if invocation.json:
         click.echo(json_line(answer))
     elif answer["problems"]:
@@ -28,3 +36,10 @@ def verify(invocation: Invocation, timeout: float) -> None:
         click.echo(f"the log is whole up to @{answer['head']}")
     if answer["problems"]:
         sys.exit(EXIT_EVENT_ERROR)
+
+
+def _verified_here(invocation: Invocation) -> Record:
+    from ksi.store.offline import verify_file  # SQLite: a daemon that runs is asked without it
+
+    found: Record = msgspec.to_builtins(verify_file(invocation.home.log))
+    return found

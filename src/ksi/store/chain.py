@@ -51,6 +51,11 @@ _NUMBERS = struct.Struct(">QQ")
 _SLOT = struct.Struct(">QQ32s16s")
 
 
+def witness_of(log: Path) -> Path:
+    """The file of the witness of the log at ``log``."""
+    return log.with_name(log.name + "-head")
+
+
 class Witness:
     """The head, in two checksummed slots written in turn: a torn write leaves the other one."""
 
@@ -64,7 +69,7 @@ class Witness:
 
     def read(self) -> Link:
         """The newest whole slot; :data:`GENESIS` where there is none."""
-        slots = [_read_slot(os.pread(self._descriptor, _SLOT.size, turn * _SLOT.size)) for turn in (0, 1)]
+        slots = _slots(os.pread(self._descriptor, 2 * _SLOT.size, 0))
         newest = max(slots)
         self._turn = 1 - slots.index(newest)
         return newest
@@ -80,6 +85,15 @@ class Witness:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def seen_in(path: Path) -> Link:
+    """What the witness in ``path`` has seen; the file is not touched, and not made where there is none."""
+    return max(_slots(path.read_bytes())) if path.exists() else GENESIS
+
+
+def _slots(raw: bytes) -> list[Link]:
+    return [_read_slot(raw[turn * _SLOT.size : (turn + 1) * _SLOT.size]) for turn in (0, 1)]
 
 
 def _read_slot(raw: bytes) -> Link:

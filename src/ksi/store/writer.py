@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 
 from ksi.core.errors import LogDamagedError, UnavailableError
-from ksi.store.chain import GENESIS, Link, Witness, next_link
+from ksi.store.chain import GENESIS, Link, Witness, next_link, witness_of
 from ksi.store.decide import Decided, Moved
 from ksi.store.keys import write_all_keys, write_keys
 from ksi.store.schema import Durability, connect_writer
@@ -33,7 +33,7 @@ class Writer:
         self._durability: Durability = durability
         self._vfs = vfs
         self._lock = RLock()  # a view that is registered is flushed on the loop
-        self.witness = Witness(path.with_name(path.name + "-head"))
+        self.witness = Witness(witness_of(path))
         self._open()
 
     def _open(self) -> None:

@@ -1,0 +1,49 @@
+"""A log that no daemon has open, checked where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from ksi.core.errors import NotFoundError
+from ksi.store.chain import seen_in, witness_of
+from ksi.store.lock import LockFile, lock_of
+from ksi.store.opening import stored_head
+from ksi.store.schema import connect_reader
+from ksi.store.verify import verify
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What is wrong with a log, one sentence each, and its last position."""
+
+    problems: list[str]
+    head: int
+
+
+def verify_file(path: Path) -> Verdict:
+    """Check the log at ``path`` that no daemon has open; nothing is changed.
+
+    Raises:
+        NotFoundError: There is none.
+        LogLockedError: A daemon has it; ask that.
+    """
+    if not path.exists():
+        raise NotFoundError("log", str(path))
+    lock = LockFile(lock_of(path))
+    try:
+        return _verdict(path)
+    except apsw.Error as error:
+        return Verdict([f"SQLite can not read it: {error}"], 0)
+    finally:
+        lock.release()
+
+
+def _verdict(path: Path) -> Verdict:
+    connection = connect_reader(path, None)
+    try:
+        problems = verify(connection, seen_in(witness_of(path)))
+        return Verdict(problems, stored_head(connection).last)
+    finally:
+        connection.close()
