@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from ksi.core.errors import LogDamagedError
+from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.core.events import Filter
 from ksi.core.ports import Outcome, Unit
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import added, command, listed, request, written
+from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
 
 TRUTH = [
     ("log", "pos"),
@@ -113,3 +114,87 @@ async def test_keys_of_an_older_set_are_written_anew(tmp_path: Path) -> None:
         assert await store.verify() == []
         requests = await listed(store.read_all([Filter(names=("counter:add",), kinds=("request",))]))
         assert len(requests) == 8
+
+
+# ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+VIEW = "view:counters"
+ENTRY = [("views", "name"), ("views", "version"), ("views", "shape"), ("views", "pos")]
+RECORDS = [(VIEW, "place"), (VIEW, "data"), (VIEW, "by:by_total")]
+WHOLE = [Counter("0", 3), Counter("1", 2), Counter("2", 2)]
+
+
+async def with_view(path: Path) -> None:
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+    await filled(path)
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+
+
+async def mended(store: SqliteEventStore) -> list[Counter]:
+    """All records, when the view is built again."""
+    while True:
+        try:
+            return list((await store.view(CounterView).scan()).records)
+        except UnavailableError:
+            await asyncio.gather(*store.projections._mending)
+
+
+@pytest.mark.parametrize(("table", "column"), RECORDS)
+@pytest.mark.parametrize("index", [None, "by_total"])
+async def test_a_flipped_record_is_not_served_and_its_view_is_built_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, table: str, column: str, index: str | None
+) -> None:
+    path = tmp_path / "events.db"
+    await with_view(path)
+    flip(path, table, column)
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        with pytest.raises(UnavailableError):
+            await store.view(CounterView).scan(index)
+        assert await mended(store) == WHOLE
+        assert "built again" in caplog.text
+        await written(store, command("counter/1"))
+        assert await store.view(CounterView).get("1") == Counter("1", 3)
+        assert await store.verify() == []
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        assert await store.view(CounterView).get("1") == Counter("1", 3)
+
+
+@pytest.mark.parametrize(("table", "column"), RECORDS + ENTRY)
+async def test_verify_names_a_view_that_is_not_as_it_was_written(tmp_path: Path, table: str, column: str) -> None:
+    path = tmp_path / "events.db"
+    await with_view(path)
+    flip(path, table, column)
+    async with SqliteEventStore.open(path) as store:
+        (problem,) = await store.verify()
+        assert "the view 'counter" in problem
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        await store.verify()
+        assert await mended(store) == WHOLE
+        await written(store, command("counter/1"))
+        assert await store.view(CounterView).get("1") == Counter("1", 3)
+
+
+async def test_a_command_that_would_count_on_a_flipped_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await with_view(path)
+    flip(path, VIEW, "data")  # of counter/1, the one in the middle
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        with pytest.raises(UnavailableError):
+            await written(store, command("counter/1"))
+        assert await mended(store) == WHOLE
+        assert (await written(store, command("counter/1"))).versions == (3,)
+
+
+async def test_every_table_is_flipped_here(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await with_view(path)
+    connection = apsw.Connection(str(path))
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    # Where a subscriber stands is said by nobody else.
+    assert tables - {"checkpoints"} == {table for table, _ in TRUTH + KEYS + ENTRY + RECORDS} | {"meta"}

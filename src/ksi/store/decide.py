@@ -18,6 +18,7 @@ from ksi.core.errors import (
     CheckpointConflictError,
     EventIdConflictError,
     InternalError,
+    UnavailableError,
     ValidationError,
     WrongExpectedVersionError,
 )
@@ -198,6 +199,8 @@ class Decider:
         assert row is not None
         try:
             decided.changes = self._views.apply(row)
+        except UnavailableError:  # a record that it reads is damaged: no fault of its code
+            raise
         except Exception as error:  # a view's code is a plugin's: any error of it fails its unit alone
             raise InternalError("a view", f"{type(error).__name__}: {error}") from error
         add = self._shelves.ids.add

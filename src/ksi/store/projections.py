@@ -12,7 +12,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, Protocol
 
-from ksi.core.errors import ConflictError, EventTimeoutError, KSIError, NotFoundError, StoreClosedError
+from ksi.core.errors import (
+    ConflictError,
+    EventTimeoutError,
+    KSIError,
+    NotFoundError,
+    StoreClosedError,
+    UnavailableError,
+)
 from ksi.core.events import Lag, Position, Query, RecordedEvent
 from ksi.core.views import ProjectionStatus, Rebuilt
 from ksi.store.bell import Bell
@@ -122,6 +129,8 @@ class Projection:
     async def _take_one(self, event: RecordedEvent, parked: ParkedEvents) -> None:
         try:
             changes = self.kept.apply([event])
+        except UnavailableError:  # a record that it reads is damaged: it goes on when the view is built again
+            raise
         except Exception as error:  # noqa: BLE001  # a view's code is a plugin's
             await self._park(event, error, parked)
             return

@@ -43,14 +43,15 @@ class Rebuilding(Protocol):
 
 
 class Rebuild:
-    """One rebuild of ``old``; the view beside it is ``new``."""
+    """One rebuild of ``old``; the view beside it is ``new``. Where ``old`` is not whole they can not be compared."""
 
     new: KeptView
 
-    def __init__(self, log: Rebuilding, book: ViewBook, old: KeptView) -> None:
+    def __init__(self, log: Rebuilding, book: ViewBook, old: KeptView, *, is_whole: bool) -> None:
         self._log = log
         self._book = book
         self._old = old
+        self._is_whole = is_whole
         self._position = 0
         self._failed: list[tuple[RecordedEvent, Exception]] = []
 
@@ -100,7 +101,7 @@ class Rebuild:
         self._book.add(self.new)
         beside = self.new.view.name
         try:
-            found = await compare(self._old, self.new)
+            found = await self._compared()
             if swap:
                 await self._log.swap_views(self._old, self.new)
         finally:
@@ -111,10 +112,13 @@ class Rebuild:
     async def behind(self, position: int, parked: ParkedEvents, *, swap: bool) -> Rebuilt:
         """The old one stands still at ``position``. What the new one could not take is parked, what it could is not."""
         await self._fold_to(position)
-        found = await compare(self._old, self.new)
+        found = await self._compared()
         if swap:
             await self._swap(parked)
         return await self._ended(found, position, swap=swap)
+
+    async def _compared(self) -> Comparison:
+        return await compare(self._old, self.new) if self._is_whole else Comparison()
 
     async def _swap(self, parked: ParkedEvents) -> None:
         failed = [(event, error) for event, error in self._failed if not is_parking(event)]

@@ -1,23 +1,29 @@
 """Records of a view in SQLite: changed ones in memory until they are written, recent ones too, in front of a table.
 
 The order of a scan is that of blobs (:mod:`ksi.store.order`), the same for the table's columns and the changed records.
+A record has a checksum of its row behind its JSON, and the entry of a view one of itself: a row that is not as it was
+written is not served, and the view is built again from the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from zlib import crc32
 
 import apsw
 import msgspec
 
 from ksi.core import canonical
+from ksi.core.errors import UnavailableError
 from ksi.core.views import View
 from ksi.store.order import sort_key
 from ksi.store.views import Key, Place, Span
 
 RECENT_MAX = 8_192
 """Clean records in memory, for each view."""
+CHECKSUM = 4
+"""Bytes of a row's checksum, at the end of its data: against flipped bits, not against people."""
 
 
 class SqliteShelf:
@@ -35,6 +41,7 @@ class SqliteShelf:
         self.version = view.version
         self.shape = repr((tuple(view.key), sorted((name, tuple(fields)) for name, fields in view.indexes.items())))
         self.position = self._stored_position()
+        self.on_damage: Callable[[str], None] = lambda name: None
         self._is_inline = view.inline
         self._flushing_at = 0
         self._new = self.position is None
@@ -42,12 +49,17 @@ class SqliteShelf:
     def _stored_position(self) -> int | None:
         """Where the table stands; None where there is none of this version."""
         found = self._connection.execute("SELECT version, shape, pos FROM views WHERE name = ?", (self.name,)).get
-        return found[2] if found is not None and found[:2] == (self.version, self.shape) else None
+        return found[2] if found is not None and found == self._entry(found[2]) else None
+
+    def _entry(self, position: int) -> tuple[int, str, int]:
+        """What stands of the view in the table of all of them."""
+        return self.version, sealed_shape(self.version, self.shape, position), position
 
     def rename(self, name: str) -> None:
         """Its table has this view's name now."""
         self.name = name
         self.table = quoted(f"view:{name}")
+        self._selected = ", ".join(["place", "data", *(quoted(f"by:{index}") for index in self._indexes)])
 
     # ── one record ───────────────────────────────────────────────────────────────────────────────────────────────────
     def get(self, key: Key) -> Any | None:
@@ -62,9 +74,25 @@ class SqliteShelf:
     def _read(self, key: Key) -> Any | None:
         if self._new:
             return None
-        query = f"SELECT data FROM {self.table} WHERE place = ?"  # noqa: S608  # a quoted name
-        data = self._connection.execute(query, (sort_key(key),)).get
-        return None if data is None else self._decode(data)
+        query = f"SELECT {self._selected} FROM {self.table} WHERE place = ?"  # noqa: S608  # quoted names
+        rows = self._rows(query, (sort_key(key),))
+        return self._opened(rows[0]) if rows else None
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[bytes, ...]]:
+        try:
+            return list(self._connection.execute(query, values))
+        except apsw.CorruptError:
+            raise self._damage() from None
+
+    def _opened(self, row: tuple[bytes, ...]) -> Any:
+        """The record of a row."""
+        if not is_whole(row):
+            raise self._damage()
+        return self._decode(row[1][:-CHECKSUM])
+
+    def _damage(self) -> UnavailableError:
+        self.on_damage(self.name)
+        return UnavailableError(f"the view {self.name}", "a record is not as it was written; it is built again")
 
     def put(self, key: Key, record: Any | None) -> None:
         self._changed[key] = record
@@ -90,10 +118,11 @@ class SqliteShelf:
     def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
         column = "place" if span.by is None else quoted(f"by:{span.by}")
         order = "DESC" if span.backwards else "ASC"
-        query = f"""SELECT {column}, place, data FROM {self.table} WHERE {column} >= ? AND {column} < ?
+        query = f"""SELECT {self._selected} FROM {self.table} WHERE {column} >= ? AND {column} < ?
             ORDER BY {column} {order} LIMIT ?"""  # noqa: S608  # quoted names
-        rows = self._connection.execute(query, (span.low, span.high, limit + len(changed)))
-        return [(place, self._decode(data)) for place, key, data in rows if key not in changed][:limit]
+        rows = self._rows(query, (span.low, span.high, limit + len(changed)))
+        number = 0 if span.by is None else 2 + self._indexes.index(span.by)
+        return [(row[number], self._opened(row)) for row in rows if row[0] not in changed][:limit]
 
     # ── to disk ──────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
@@ -118,16 +147,16 @@ class SqliteShelf:
         rows = sorted(((sort_key(key), record) for key, record in self._flushing.items()), key=_place)
         marks = ", ".join("?" * (2 + len(self._indexes)))
         insert = f"INSERT OR REPLACE INTO {self.table} VALUES ({marks})"  # noqa: S608  # a quoted name
-        writer.executemany(insert, self._columns(rows))
+        writer.executemany(insert, self._stored_rows(rows))
         gone = [(place,) for place, record in rows if record is None]
         writer.executemany(f"DELETE FROM {self.table} WHERE place = ?", gone)  # noqa: S608  # a quoted name
-        entry = (self.name, self.version, self.shape, position)
-        writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", entry)
+        writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (self.name, *self._entry(position)))
 
-    def _columns(self, rows: Sequence[tuple[bytes, Any]]) -> Iterator[tuple[bytes, ...]]:
+    def _stored_rows(self, rows: Sequence[tuple[bytes, Any]]) -> Iterator[tuple[bytes, ...]]:
         for place, record in rows:
             if record is not None:
-                yield place, canonical.encode(record), *(self._place_of(index, record) for index in self._indexes)
+                places = [self._place_of(index, record) for index in self._indexes]
+                yield sealed_row(place, canonical.encode(record), places)
 
     def _create(self, writer: apsw.Connection) -> None:
         writer.execute(f"DROP TABLE IF EXISTS {self.table}")
@@ -149,6 +178,23 @@ class SqliteShelf:
         """What was begun is not on disk: it is still changed."""
         self._changed = {**self._flushing, **self._changed}
         self._flushing = {}
+
+
+def sealed_row(place: bytes, data: bytes, places: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The row of a record: its place, its data with the checksum, its places by the indexes."""
+    return place, data + crc32(b"".join([data, place, *places])).to_bytes(CHECKSUM, "big"), *places
+
+
+def is_whole(row: Sequence[bytes]) -> bool:
+    """Whether a row is as :func:`sealed_row` has made it."""
+    place, data, *places = row
+    body = data[:-CHECKSUM]
+    return crc32(b"".join([body, place, *places])) == int.from_bytes(data[-CHECKSUM:], "big")
+
+
+def sealed_shape(version: int, shape: str, position: int) -> str:
+    """``shape`` as it is stored, with a checksum of the view's entry."""
+    return f"{shape} {crc32(f'{version} {shape} {position}'.encode()):08x}"
 
 
 def _place(item: tuple[bytes, Any]) -> bytes:

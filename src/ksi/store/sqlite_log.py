@@ -31,7 +31,7 @@ from ksi.store.shelf import SqliteShelf
 from ksi.store.swap import drop_aside, put_in_place, set_aside
 from ksi.store.tail import Tail
 from ksi.store.upkeep import CHANGES_MAX, Upkeep
-from ksi.store.verify import KEYS_DAMAGED, verify
+from ksi.store.verify import KEYS_DAMAGED, verify, view_damaged
 from ksi.store.views import KeptView, Place, Shelf
 from ksi.store.writer import Writer
 
@@ -270,11 +270,15 @@ class SqliteEventStore(LoopLog):
         problems = await self._threads.run("reader", work)
         if KEYS_DAMAGED in problems:
             await self._threads.run("writer", partial(self._writer.set_meta, "index", None))
+        for name in self._views.kept:
+            if view_damaged(name) in problems:
+                self.projections.mend(name)
         return problems
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         shelf = self._shelves[view.name] = SqliteShelf(self._point, view, place_of)
+        shelf.on_damage = self.projections.mend
         return shelf, shelf.position or 0
 
     def _folded(self, kept: KeptView, position: int) -> None:

@@ -16,13 +16,14 @@ from ksi.store.keys import Table, number_of, unpack_positions
 from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoints, stored_head, stored_open
 from ksi.store.query import keys_of
 from ksi.store.row import Row, requests_of
+from ksi.store.shelf import is_whole, quoted, sealed_shape
 
 
 def verify(connection: apsw.Connection, seen: Link) -> list[str]:
     """What is wrong, one sentence each. ``seen`` is the head that the witness saw."""
     connection.execute("BEGIN")  # one state of the log, whatever is committed meanwhile
     try:
-        return [*_problems(connection, seen)]
+        return [*_problems(connection, seen), *map(view_damaged, _damaged_views(connection))]
     finally:
         connection.execute("COMMIT")
 
@@ -50,6 +51,26 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
     for subscriber, position in stored_checkpoints(connection).items():
         if position > head.last:
             yield f"the checkpoint of {subscriber!r} is at @{position}, beyond the head @{head.last}"
+
+
+def view_damaged(name: str) -> str:
+    return f"the view {name!r} is not as it was written: it is built again from the log"
+
+
+def _damaged_views(connection: apsw.Connection) -> Iterator[str]:
+    """Views of which a record, an index or the entry is not as it was written."""
+    for name, version, shape, position in connection.execute("SELECT name, version, shape, pos FROM views"):
+        is_entry = shape == sealed_shape(version, shape.rpartition(" ")[0], position)
+        if not is_entry or not _is_whole_table(connection, quoted(f"view:{name}")):
+            yield name
+
+
+def _is_whole_table(connection: apsw.Connection, table: str) -> bool:
+    try:
+        (answer,) = connection.execute(f"PRAGMA integrity_check({table})").fetchone() or ("",)
+        return answer == "ok" and all(is_whole(row) for row in connection.execute(f"SELECT * FROM {table}"))  # noqa: S608  # a quoted name
+    except (apsw.CorruptError, apsw.SQLError):
+        return False
 
 
 class Indexes:
