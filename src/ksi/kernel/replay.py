@@ -10,7 +10,7 @@ Nothing can happen: the journal writes nothing, and the gateway lets no effect t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -54,11 +54,16 @@ class PastJournal(Journal, Protocol):
 class Replay:
     """Stands between a kernel and the log that it repeats: a journal, a gateway of effects, and a clock that stands.
 
-    Make a kernel with it as all three, and start that; then :meth:`run`.
+    Make a kernel with it as all three, and start that; then :meth:`run`. ``begins`` is told each :attr:`owner` before
+    its handler runs.
     """
 
-    def __init__(self, past: PastJournal) -> None:
+    owner = "nobody"
+    """The plugin whose handler is repeated."""
+
+    def __init__(self, past: PastJournal, begins: Callable[[str], None] = lambda _: None) -> None:
         self._past = past
+        self._begins = begins
         self._attempt: Attempt | None = None
         self._router: Router | None = None
         self._silenced: set[bytes] = set()
@@ -124,6 +129,8 @@ class Replay:
         if attempt.is_cut_off and isinstance(execution, Streaming) and attempt.chunks:
             # Behind its last chunk its handler stands still, as it stood there when it was cut off.
             execution.grant(len(attempt.chunks) - UNLIMITED)
+        self.owner = execution.owner
+        self._begins(self.owner)
         execution.watch(lambda *_: settle(ended, None, None), None)
         router.run(execution)
         await ended

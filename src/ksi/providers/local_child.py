@@ -6,15 +6,13 @@ Started by :mod:`ksi.providers.model_process`, which writes :class:`Orders` as o
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from typing import Any
 
 import msgspec
 
-PR_SET_PDEATHSIG = 1
+from ksi.core.parent import die_with
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +43,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def main() -> None:
     report_to = _keep_stdout()
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
-    _die_with(orders.parent)
+    die_with(orders.parent)
     try:
         server = _serve(orders)
     except Exception as error:  # noqa: BLE001 - the door of this process: the parent raises what it reads
@@ -66,13 +64,6 @@ def _keep_stdout() -> int:
 def _report(descriptor: int, report: Report) -> None:
     os.write(descriptor, msgspec.json.encode(report) + b"\n")
     os.close(descriptor)
-
-
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the signal was asked for
-        os._exit(0)
 
 
 def _serve(orders: Orders) -> Any:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ksi.core.config import Config
 from ksi.core.ports import EventLog
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
+from ksi.kernel.router import Router
 from ksi.plugins.references import find_run
 from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
+from ksi.plugins.timetravel.child import repeat
+from ksi.plugins.timetravel.orders import Orders, settings_of
 from ksi.store.debugger import Change, TimeTravelDebugger
+from ksi.store.piped import LogServer
 from ksi.store.structure import MISSING, Difference, differences, parse_path
 from ksi.store.where import compile_where
 
+REPLAY_TIMEOUT = 600.0
+RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 EntityName = Annotated[str, Meta(description="name of its stream, as in conversation/c1")]
+
+
+SealKind = Literal["audit hook", "audit hook and system calls"]
 
 
 class EntityDiff(msgspec.Struct, frozen=True):
@@ -55,13 +66,58 @@ class States(msgspec.Struct, frozen=True):
     entities: Mapping[str, Any]
 
 
+class Repeated(msgspec.Struct, frozen=True):
+    """A run that said the same again, event by event, while nothing outside was called.
+
+    ``cut_off`` counts requests that had been cancelled or cut off by a crash: they were repeated up to there. ``seal``
+    is what kept the plugins in: an audit hook alone where the system has no filter of system calls.
+    """
+
+    run: str
+    requests: int
+    facts: int
+    chunks: int
+    effects: int
+    cut_off: int
+    calls: int
+    seal: SealKind
+
+
 class TimeTravel(AsyncPlugin):
-    """Answers out of the log what was, and what made it so."""
+    """Answers out of the log what was, and what made it so; repeats runs in a sealed process."""
 
     name = "timetravel"
 
     async def initialize(self) -> None:
         self._log = self.host.services.get(EventLog)
+
+    @query(
+        "timetravel:replay",
+        timeout=REPLAY_TIMEOUT,
+        concurrent=1,
+        errors=["not_found", "ambiguous", "replay_divergence", "replay_escape", "replay_error"],
+        examples=[{"run": "last"}],
+    )
+    async def replay(self, run: RunReference) -> Repeated:
+        """Run the handlers of a run again, on what is recorded: identical, or the first difference is the error.
+
+        Effects, reads, nested requests, tokens, times and randomness are served from the log. Nothing can happen: it is
+        done in a process of its own that can only read the log.
+        """
+        services = self.host.services
+        config = services.get(Config)
+        orders = Orders(
+            parent=os.getpid(),
+            run=await find_run(self._log, run),
+            plugins=tuple(dict.fromkeys(info.source for info in services.get(Plugins).list_plugins())),
+            home=str(config.home.path),
+            settings=settings_of(config),
+        )
+        server = LogServer(services.get(Router).journal)
+        report = await repeat(orders, server, output=config.home.logs / "replay.log")
+        assert report.replayed is not None  # a failure was raised
+        seal: SealKind = "audit hook and system calls" if report.native else "audit hook"
+        return Repeated(**msgspec.structs.asdict(report.replayed), calls=0, seal=seal)
 
     @query("timetravel:diff", errors=["not_found"], examples=[{"entity": "state/default", "before": "@10"}])
     async def diff(
@@ -98,7 +154,7 @@ class TimeTravel(AsyncPlugin):
     )
     async def bisect(
         self,
-        run: Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")],
+        run: RunReference,
         where: Annotated[str, Meta(description='as in  messages[-1].text contains "Bruno" and not version == 3')],
         monotone: Annotated[bool, Meta(description="it changes once: ask less often")] = False,
     ) -> Bisected:

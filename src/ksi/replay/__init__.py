@@ -1,0 +1,1 @@
+"""The sealed child process in which runs are repeated."""
