@@ -91,12 +91,12 @@ class Cli(click.Group):
 
 
 def _loaded(module: str) -> ModuleType:
-    # An import makes many objects and no garbage: looking for some would cost a tenth of a short command.
-    gc.disable()
     try:
         return import_module(f"ksi.cli.{module}")
     finally:
-        gc.enable()
+        if not gc.isenabled():  # as the program began: what was imported stays, and is not looked at again at the exit
+            gc.freeze()
+            gc.enable()
 
 
 @click.command(cls=Cli, params=shared_options(), context_settings={"help_option_names": ["-h", "--help"]})
