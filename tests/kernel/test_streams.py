@@ -188,7 +188,7 @@ async def test_a_generator_that_never_waits_is_held_back_by_the_disk_and_lets_ot
     given = 0
     async with EventTestHarness(plugin(count, endless)) as ksi:
         requested = asyncio.ensure_future(ksi.request("p:count", {"to": 100_000}))
-        await turns(4)
+        await turns(8)
         assert 0 < given <= UNWRITTEN_MAX
         requested.cancel()
         never = asyncio.ensure_future(ksi.request("p:endless"))

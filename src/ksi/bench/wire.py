@@ -46,14 +46,19 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
     echo_lines = _lines(directory, "bench:echo_inline")
     home = directory / "home"
     with (
-        _server(["ksi.bench.echo", str(directory / "echo.sock")], directory / "echo.sock") as echo,
-        _server(["ksi.daemon", "--home", str(home), "--plugin", "ksi.bench.plugin:Bench"], home / "daemon.sock") as ksi,
+        server(["ksi.bench.echo", str(directory / "echo.sock")], directory / "echo.sock") as echo,
+        server(
+            ["ksi.bench.durable", str(directory / "durable.sock"), str(directory / "durable.db")],
+            directory / "durable.sock",
+        ) as durable,
+        server(["ksi.daemon", "--home", str(home), "--plugin", "ksi.bench.plugin:Bench"], home / "daemon.sock") as ksi,
     ):
 
         def contestant(name: str, server: Server, lines: Path, target: float | None, share: int = 1) -> Contestant:
             return Contestant(name, lambda: _sample(load, server, lines, count // share), target)
 
         floor = contestant(f"bare echo (generator in {load.language})", echo, echo_lines, None)
+        on_disk = contestant("bare echo behind bare commits (FULL)", durable, echo_lines, None)
         queries = [contestant(name, ksi, _lines(directory, event), target) for name, (event, target) in QUERIES.items()]
         commands = [
             contestant(name, ksi, _lines(directory, event), target, share=4)
@@ -61,7 +66,7 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
         ]
         yield [
             Row(f"wire: query, not recorded, {IN_FLIGHT} in flight", [floor, *queries]),
-            Row(f"wire: command, on disk (FULL), {IN_FLIGHT} in flight", [floor, *commands]),
+            Row(f"wire: command, on disk (FULL), {IN_FLIGHT} in flight", [floor, on_disk, *commands]),
         ]
 
 
@@ -82,7 +87,8 @@ def _lines(directory: Path, event: str) -> Path:
 
 
 @contextmanager
-def _server(module: list[str], path: Path) -> Iterator[Server]:
+def server(module: list[str], path: Path) -> Iterator[Server]:
+    """A Python module that runs, once ``path`` is there."""
     process = subprocess.Popen([sys.executable, "-m", *module], stdin=subprocess.DEVNULL)
     try:
         _wait_for(path, process)
