@@ -12,6 +12,7 @@ import platform
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -20,6 +21,7 @@ LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 
 ALLOW, TRAP, ERRNO = 0x7FFF0000, 0x00030000, 0x00050000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENT_AT = 0, 4, 16
 PR_SET_NO_NEW_PRIVS, SET_MODE_FILTER, THREADS_TOO = 38, 1, 1
+ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
 CLONE_THREAD = 0x00010000
 X32 = 0x40000000
 EPERM, ENOSYS = 1, 38
@@ -69,11 +71,18 @@ Instruction = tuple[int, int, int, int]
 """Code, steps to skip where it holds, where not, operand."""
 
 
+def is_here() -> bool:
+    """Whether this system has such filters, and we know its numbers."""
+    return (
+        sys.platform == "linux" and sys.maxsize > 1 << 32 and platform.machine() in MACHINES and Path(ACTIONS).exists()
+    )
+
+
 def install() -> bool:
-    """Bind this process, all of its threads, and for ever. False: this system has no such filter."""
-    machine = MACHINES.get(platform.machine()) if sys.platform == "linux" else None
-    if machine is None or sys.maxsize < 1 << 32:
+    """Bind this process, all of its threads, and for ever. False: it can not be."""
+    if not is_here():
         return False
+    machine = MACHINES[platform.machine()]
     program = pack(filter_of(machine, os.getpid()))
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
