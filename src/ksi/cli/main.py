@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "describe": ("describe", "Describe the events as OpenAPI, AsyncAPI, TypeScript or Python."),
         "blame": ("past", "Find the event that wrote a value, and its causes."),
         "bisect": ("past", "Find the event of a run that made something true."),
+        "replay": ("past", "Run a run's handlers again, on what is recorded."),
         "projections": ("projections", "List the read models, and how they stand."),
         "verify": ("verify", "Check that the log is what was written."),
     },
