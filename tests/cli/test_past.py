@@ -1,4 +1,6 @@
-"""``ksi blame``, ``ksi bisect`` and ``ksi show --diff``, as processes that talk with a real daemon."""
+"""``ksi blame``, ``bisect``, ``show --diff`` and ``replay``, as processes that talk with a real daemon."""
+
+from pathlib import Path
 
 from tests.cli.processes import Cli
 
@@ -20,3 +22,33 @@ def test_what_wrote_a_value_what_made_it_true_and_what_is_not_the_same(ksi: Cli)
     places = ("--at", f"@{first['position']}", "--diff", f"@{second['position']}")
     assert ksi.text("show", "state/past", *places).splitlines() == ["- a: 1", "+ a: 2"]
     assert ksi("show", "state/past", "--diff", "@1").returncode == 2
+
+
+def test_a_run_is_repeated_and_a_handler_that_has_changed_diverges(ksi: Cli, tmp_path: Path) -> None:
+    shop = tmp_path / "shop.py"
+    shop.write_text(SHOP)
+    ksi.records("plugin", "load", str(shop))
+    ksi.records("send", "shop:sell", "price:=3")
+    said = ksi.text("replay", "last")
+    assert said.startswith("identical: 1 requests, 1 facts, 0 chunks, 0 effects; 0 calls")
+    shop.write_text(SHOP.replace("price}", "price + 1}"))
+    done = ksi("replay", "last", "--no-json")
+    assert done.returncode == 1
+    was, came = done.stdout.splitlines()
+    assert ('"data":{"price":3}' in was, '"data":{"price":4}' in came) == (True, True)
+    assert "[replay_divergence]" in done.stderr
+
+
+SHOP = """
+from ksi import AsyncPlugin, EventContext, event
+from ksi.core.events import NewEvent
+
+
+class Shop(AsyncPlugin):
+    name = "shop"
+
+    @event("shop:sell")
+    async def sell(self, price: int, context: EventContext) -> int:
+        context.append("shop/1", NewEvent(name="shop:sold", data={"price": price}))
+        return price
+"""

@@ -1,4 +1,4 @@
-"""``ksi blame`` and ``ksi bisect``: which event made it so, and why."""
+"""``ksi blame``, ``ksi bisect`` and ``ksi replay``: which event made it so, why, and does it come out the same again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from ksi.cli.arguments import POSITION
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, json_line, show_value, time_of
 from ksi.cli.reach import ask
+from ksi.client.options import Options
+from ksi.core.errors import ReplayDivergenceError
+
+REPLAY_TIMEOUT = 600.0
 
 
 @command()
@@ -49,6 +53,35 @@ def bisect(invocation: Invocation, run: str, where: str, monotone: bool) -> int:
         click.echo(line_of(found["event"]))
         show_differences(found["differences"])
     return 0 if found["event"] else 1
+
+
+@command()
+@click.argument("run")
+@click.pass_obj
+def replay(invocation: Invocation, run: str) -> None:
+    """Run the handlers of a run again, on what is recorded. Nothing outside is called.
+
+    Exit code 1: a handler did something else than when it was recorded; both are shown.
+    """
+    try:
+        found = ask(invocation, "timetravel:replay", options=Options(timeout=REPLAY_TIMEOUT), run=run)
+    except ReplayDivergenceError as error:
+        if not invocation.json:
+            _show_divergence(error)
+        raise
+    if invocation.json:
+        show_value(invocation, found)
+        return
+    counts = ", ".join(f"{found[name]} {name}" for name in ("requests", "facts", "chunks", "effects"))
+    click.echo(f"{click.style('identical', fg='green')}: {counts}; {found['calls']} calls (sealed by {found['seal']})")
+    if found["cut_off"]:
+        click.echo(f"{found['cut_off']} requests had been cancelled or cut off: they were repeated up to there")
+
+
+def _show_divergence(error: ReplayDivergenceError) -> None:
+    for sign, what, colour in (("-", error.recorded, "red"), ("+", error.requested, "green")):
+        if what is not None:
+            click.secho(f"{sign} {json_line(what)}", fg=colour)
 
 
 def show_chain(events: list[Record]) -> None:
