@@ -129,6 +129,8 @@ class MemoryIds:
 class MemoryShelf:
     """A view's records in a dict, and their order by each index that was scanned."""
 
+    is_behind = False
+
     def __init__(self, place_of: Place) -> None:
         self._place_of = place_of
         self._records: dict[Key, Any] = {}

@@ -23,6 +23,7 @@ from ksi.core.errors import (
 from ksi.core.events import Lag, Position, Query, RecordedEvent
 from ksi.core.views import ProjectionStatus, Rebuilt
 from ksi.store.bell import Bell
+from ksi.store.catchup import CatchUp
 from ksi.store.parked import ParkedEvents, is_parking, said
 from ksi.store.query import Wanted
 from ksi.store.rebuild import Rebuild, Rebuilding
@@ -170,6 +171,7 @@ class LogProjections:
         self._book = book
         self._behind: dict[str, Projection] = {}
         self._rebuilding: set[str] = set()
+        self._coming: dict[str, CatchUp] = {}
         self._mending: set[asyncio.Task[None]] = set()
 
     # ── what the log says ────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,7 +179,19 @@ class LogProjections:
         """Fold it behind, from ``position`` on."""
         self._behind[kept.view.name] = Projection(self._log, kept, position)
 
+    def catch_up(self, kept: KeptView, position: int) -> None:
+        """Bring an inline one to the head, from ``position`` on, while others go on."""
+        coming = self._coming[kept.view.name] = CatchUp(self._log, self._book, kept, position)
+        coming.task.add_done_callback(lambda _: self._arrived(kept.view.name, coming))
+
+    def _arrived(self, name: str, coming: CatchUp) -> None:
+        if self._coming.get(name) is coming:
+            del self._coming[name]
+
     def forget(self, name: str) -> None:
+        coming = self._coming.pop(name, None)
+        if coming is not None:
+            coming.cancel(NotFoundError("view", name))
         projection = self._behind.pop(name, None)
         if projection is not None:
             projection.cancel()
@@ -186,9 +200,12 @@ class LogProjections:
         """End the tasks."""
         for projection in self._behind.values():
             await projection.end()
-        for mending in self._mending:
-            mending.cancel()
-        await asyncio.gather(*self._mending, return_exceptions=True)
+        tasks = [*self._mending, *(coming.task for coming in self._coming.values())]
+        for coming in self._coming.values():
+            coming.cancel(StoreClosedError())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def mend(self, name: str) -> None:
         """Build a view whose records are damaged again, in a task of its own."""
@@ -218,11 +235,14 @@ class LogProjections:
         return [await self._status(kept) for kept in chosen]
 
     async def wait_for(self, name: str, position: Position, timeout: float) -> None:
-        projection = self._behind.get(self._kept(name).view.name)
+        kept = self._kept(name)
+        projection = self._behind.get(name)
         moved = self._log.bell if projection is None else projection.moved
         try:
             async with asyncio.timeout(timeout):
-                while self._position(projection) < position:
+                if kept.coming is not None:
+                    await asyncio.shield(kept.coming)
+                while self._position(name) < position:
                     await moved.wait()
         except TimeoutError:
             raise EventTimeoutError(f"projection {name}", seconds=timeout) from None
@@ -264,21 +284,22 @@ class LogProjections:
             raise NotFoundError("projection", name)
         return kept
 
-    def _position(self, projection: Projection | None) -> int:
-        return self._log.visible_head() if projection is None else projection.position
+    def _position(self, name: str) -> int:
+        behind = self._behind.get(name) or self._coming.get(name)
+        return self._log.visible_head() if behind is None else behind.position
 
     async def _status(self, kept: KeptView) -> ProjectionStatus:
         name = kept.view.name
         projection = self._behind.get(name)
-        lag = Lag(0, 0.0) if projection is None else await self._log.lag(kept.query, projection.position)
+        lag = Lag(0, 0.0) if kept.is_inline else await self._log.lag(kept.query, self._position(name))
         parked = [] if projection is None else (await self._log.parked_of(subscriber_of(name))).listed()
         newest = max(parked, key=lambda each: each.parked_at, default=None)
-        failure = None if projection is None else projection.failure
+        failure = _failure(kept) if projection is None else projection.failure
         return ProjectionStatus(
             name=name,
             version=kept.view.version,
-            state="rebuilding" if name in self._rebuilding else _state(projection, lag),
-            position=Position(self._position(projection)),
+            state="rebuilding" if name in self._rebuilding else _state(kept, failure, lag),
+            position=Position(self._position(name)),
             lag=lag.events,
             lag_seconds=lag.seconds,
             problem=failure or (newest.reason if newest is not None else None),
@@ -286,12 +307,18 @@ class LogProjections:
         )
 
 
-def _state(projection: Projection | None, lag: Lag) -> State:
-    if projection is None:
+def _failure(kept: KeptView) -> str | None:
+    """Why an inline view can not come to the head."""
+    error = kept.coming.exception() if kept.coming is not None and kept.coming.done() else None
+    return None if error is None else said(error)
+
+
+def _state(kept: KeptView, failure: str | None, lag: Lag) -> State:
+    if kept.is_inline:
         return "inline"
-    if projection.failure is not None:
+    if failure is not None:
         return "failed"
-    return "catching_up" if lag.events else "live"
+    return "catching_up" if lag.events or kept.view.inline else "live"
 
 
 def subscriber_of(name: str) -> str:

@@ -42,7 +42,7 @@ class SqliteShelf:
         self.shape = repr((tuple(view.key), sorted((name, tuple(fields)) for name, fields in view.indexes.items())))
         self.position = self._stored_position()
         self.on_damage: Callable[[str], None] = lambda name: None
-        self._is_inline = view.inline
+        self.is_behind = not view.inline
         self._flushing_at = 0
         self._new = self.position is None
 
@@ -130,6 +130,10 @@ class SqliteShelf:
         """Records that are not yet on disk."""
         return len(self._changed)
 
+    @property
+    def is_flushing(self) -> bool:
+        return bool(self._flushing)
+
     def begin(self) -> None:
         """What is changed now will be written."""
         assert not self._flushing
@@ -138,7 +142,7 @@ class SqliteShelf:
 
     def stands_at(self, head: int) -> int:
         """Where the records are that :meth:`begin` took: one that is folded behind has a position of its own."""
-        return head if self._is_inline else self._flushing_at
+        return self._flushing_at if self.is_behind else head
 
     def write(self, writer: apsw.Connection, position: int) -> None:
         """Write what :meth:`begin` took, in the caller's transaction."""

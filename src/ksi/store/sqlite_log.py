@@ -283,7 +283,7 @@ class SqliteEventStore(LoopLog):
 
     def _folded(self, kept: KeptView, position: int) -> None:
         shelf = self._shelves[kept.view.name]
-        if shelf.changes >= CHANGES_MAX:
+        if shelf.changes >= CHANGES_MAX and not shelf.is_flushing:
             shelf.begin()
             self._writer.flush_views([shelf], position)
             shelf.written()

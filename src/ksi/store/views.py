@@ -5,6 +5,7 @@ A *shelf* holds what is visible; it is a dict in memory, and a bounded memory in
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
@@ -28,7 +29,12 @@ SCAN_MAX = 1000
 
 
 class Shelf(Protocol):
-    """The visible records of one view. ``get`` and ``scan`` do not wait."""
+    """The visible records of one view. ``get`` and ``scan`` do not wait.
+
+    ``is_behind``: they do not stand at the head but where they were last said to.
+    """
+
+    is_behind: bool
 
     def get(self, key: Key) -> Any | None: ...
     def put(self, key: Key, record: Any | None) -> None: ...
@@ -58,6 +64,8 @@ class KeptView:
     def __init__(self, view: View[Any], shelf: Shelf, place_of: Place) -> None:
         self.view = view
         self.shelf = shelf
+        self.coming: asyncio.Future[None] | None = None
+        """Until it is where it can be read; None: it is."""
         self.query = Compiled(view.query)
         self.place_of = place_of
         self.key_of = key_getter(view.key)
@@ -65,6 +73,11 @@ class KeptView:
         self._pending: dict[Key, Change] = {}
         self._unit: list[Change] = []
         self._undo: list[tuple[Key, Change | None]] = []
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether it is applied with each commit."""
+        return self.view.inline and self.coming is None
 
     # the writer's side
     def get(self, *key: Any) -> Any | None:
@@ -180,6 +193,8 @@ class KeptViewReader(Generic[R]):
         self._kept = kept
 
     async def get(self, *key: Any) -> R | None:
+        if self._kept.coming is not None:
+            await asyncio.shield(self._kept.coming)
         return self._kept.shelf.get(key)
 
     async def scan(
@@ -191,6 +206,8 @@ class KeptViewReader(Generic[R]):
         limit: int = 100,
         backwards: bool = False,
     ) -> Page[R]:
+        if self._kept.coming is not None:
+            await asyncio.shield(self._kept.coming)
         limit = min(limit, SCAN_MAX)
         span = self._kept.place_of.span(index, prefix, begins, after, backwards)
         found = self._kept.shelf.scan(span, limit + 1)
@@ -248,7 +265,7 @@ class ViewBook:
         if found is None:
             if len(self._by_name) > NAMES_MAX:
                 self._by_name.clear()
-            found = tuple(kept for kept in self.kept.values() if kept.view.inline and kept.query.may_be(name))
+            found = tuple(kept for kept in self.kept.values() if kept.is_inline and kept.query.may_be(name))
             self._by_name[name] = found
         return found
 
