@@ -6,6 +6,7 @@ was there when it was asked for. A daemon owns its log, so for it nobody ever ha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import abstractmethod
 from functools import partial
@@ -64,7 +65,7 @@ class SharedLog(LoopLog):
             return
         told.look = self._looks.ask()
         self._held.append(told)
-        self._send()
+        asyncio.get_running_loop().call_soon(self._send)  # behind a batch that waits: it is older
 
     def _send(self) -> None:
         if self._in_flight is None and self._looks.is_due:

@@ -154,7 +154,7 @@ _KEEP = f"SELECT ksi.keep(%b::bytea, %b::bigint, %b::bigint, %b::bytea, {', '.jo
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip()}"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 # ── a batch, by columns ──────────────────────────────────────────────────────────────────────────────────────────────
