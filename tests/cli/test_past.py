@@ -6,8 +6,8 @@ from tests.cli.processes import Cli
 
 
 def test_what_wrote_a_value_what_made_it_true_and_what_is_not_the_same(ksi: Cli) -> None:
-    for value in (1, 2):
-        ksi.records("send", "state:set", "key=a", f"value:={value}", "namespace=past")
+    for number in (1, 2):
+        ksi.records("send", "state:set", "key=a", f"value:={number}", "namespace=past")
     first, second = ksi.records("log", "--stream", "state/past")
 
     value, request, fact = ksi.text("blame", "state/past", "a").splitlines()

@@ -1,4 +1,4 @@
-"""``ksi blame``, ``ksi bisect`` and ``ksi replay``: which event made it so, why, and does it come out the same again."""
+"""``ksi blame``, ``bisect`` and ``replay``: which event made it so, why, and does it come out the same again."""
 
 from __future__ import annotations
 
