@@ -56,7 +56,7 @@ def _pages(connection: Connection) -> Iterator[list[Row]]:
 
 def _stored_ids(connection: Connection, rows: Sequence[Row]) -> Iterator[tuple[bytes, tuple[int, int | None]]]:
     """What the index says of all ids in ``rows``."""
-    asked = Byteas({raw for row in rows for raw in (row.origin.id, *(entered for entered, _ in entered_of(row)))})
+    asked = Byteas({raw for row in rows for raw in (row.origin.event_id, *(entered for entered, _ in entered_of(row)))})
     query = "SELECT id, pos, done FROM ksi.ids WHERE id = ANY (%b)"
     for raw, position, done in connection.execute(query, (asked,), binary=True):
         yield raw, (position, done)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from ksi.store.keys import Table
 from ksi.store.row import Row
-from ksi.store.tail import R, Tail
+from ksi.store.tail import R, RowSource, Tail
+
+
+class StoredRows(RowSource, Protocol):
+    """Rows on disk."""
+
+    def streams(self) -> Sequence[str]: ...
+    def last_version(self, stream: str) -> int: ...
+    def start_of(self, stream: str, version: int) -> int: ...
 
 
 class Segments:
     """One state of the log. What is flushed later does not disturb it: the tails that it holds stay as they are."""
 
-    def __init__(self, table: Table, flushed: int, tails: Sequence[Tail]) -> None:
+    def __init__(self, table: StoredRows, flushed: int, tails: Sequence[Tail]) -> None:
         self._table = table
         self._flushed = flushed
         self._tails = tails
@@ -27,7 +35,7 @@ class Segments:
         unpack: Callable[[bytes], R],
     ) -> list[Row | R]:
         found: list[Row | R] = []
-        parts: list[Table | Tail] = [*self._tails] if after >= self._flushed else [self._table, *self._tails]
+        parts: list[RowSource] = [*self._tails] if after >= self._flushed else [self._table, *self._tails]
         for part in reversed(parts) if backwards else parts:
             found += part.rows(keys, after, upto, backwards, count - len(found), unpack)
             if len(found) >= count:
