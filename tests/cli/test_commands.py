@@ -206,6 +206,16 @@ def test_a_log_is_verified_without_a_daemon(nowhere: Cli) -> None:
     assert re.match(r"the log is damaged after @\d+: ", damaged.stdout)
 
 
+def test_status_counts_requests_and_what_became_of_them(ksi: Cli) -> None:
+    (before,) = ksi.records("status")
+    ksi("send", "log:get")
+    (after,) = ksi.records("status")
+    assert after["requests"]["calls"] > before["requests"]["calls"]
+    failed = before["requests"]["errors"].get("validation_error", 0) + 1
+    assert after["requests"]["errors"]["validation_error"] == failed
+    assert f", {failed} validation_error" in ksi.text("status")
+
+
 def test_the_daemon_starts_once_and_stops_once(nowhere: Cli) -> None:
     first = nowhere.records("start")[0]
     again = nowhere.records("start")[0]

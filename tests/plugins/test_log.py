@@ -268,3 +268,7 @@ async def test_the_monitor_counts_calls_and_errors(daemon: Daemon) -> None:
     assert stats["events"]["state:set"] == {"calls": 3, "errors": {}}
     assert stats["events"]["log:get"]["errors"] == {"validation_error": 1}
     assert stats["total_events"] == 9
+    metrics = await daemon.ask("system:metrics")
+    assert metrics["errors"] == {"validation_error": 1}
+    assert metrics["events"]["state:set"] == {"calls": 3, "errors": {}}
+    assert metrics["calls"] == sum(stats["calls"] for stats in metrics["events"].values())

@@ -14,10 +14,12 @@ from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, duration, json_line, show_value, size
 from ksi.cli.output import status as coloured
-from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, start_here
+from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, run, start_here
 from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
+from ksi.client.client import EventClient
 from ksi.core.config import load
 from ksi.core.errors import CapacityError, KSIConnectionError, KSITimeoutError, LapseError
+from ksi.core.result import Success
 
 STOP_TIMEOUT = 60.0
 ANSWER_TIMEOUT = 5.0
@@ -76,7 +78,16 @@ def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], se
 @click.pass_obj
 def status(invocation: Invocation) -> None:
     """Say how the daemon is. Exit code 3 where none runs, or it does not answer."""
-    _show(invocation, ask(invocation, "system:health", may_start=False, within=LOOK))
+    _show(invocation, run(invocation, _looked, may_start=False, within=LOOK))
+
+
+async def _looked(client: EventClient) -> Record:
+    """Health, and the numbers of requests for whoever may see them."""
+    health: Record = await client.request("system:health")
+    match await client.try_request("system:metrics"):
+        case Success(metrics):
+            health["requests"] = {name: metrics[name] for name in ("calls", "errors")}
+    return health
 
 
 def _check(invocation: Invocation, settings: Sequence[str]) -> None:
@@ -141,5 +152,7 @@ def _show(invocation: Invocation, health: Record) -> None:
         + (f"; FAILED: {', '.join(health['failed'])}" if health["failed"] else ""),
         "in flight": str(health["in_flight"]),
     }
+    if requests := health.get("requests"):
+        lines["requests"] = f"{requests['calls']}" + "".join(f", {n} {code}" for code, n in requests["errors"].items())
     for name, said in lines.items():
         click.echo(f"{coloured(name, 11) if name == health['status'] else name.ljust(11)}{said}")

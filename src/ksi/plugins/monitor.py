@@ -1,7 +1,8 @@
-"""What the original clients' monitor asks: recent events, and numbers."""
+"""Numbers of requests, and what the original clients' monitor asks: the same, and recent events."""
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -70,6 +71,16 @@ class Stats(msgspec.Struct, frozen=True):
     events: dict[str, CallStats]
 
 
+class Metrics(msgspec.Struct, frozen=True):
+    """Numbers since the start: requests, nested ones included, and errors by code, in all and by event."""
+
+    uptime_s: float
+    in_flight: int
+    calls: int
+    errors: dict[str, int]
+    events: dict[str, CallStats]
+
+
 class Monitor(AsyncPlugin):
     """Recent events and numbers."""
 
@@ -100,14 +111,29 @@ class Monitor(AsyncPlugin):
     @query("monitor:get_stats", examples=[{}])
     async def get_stats(self) -> Stats:
         """Give the numbers of requests and errors since the start."""
-        router = self.host.services.get(Router)
-        asked = {name: CallStats(row.calls, row.errors) for name, row in sorted(router.table.items()) if row.calls}
+        found = self.metrics()
         return Stats(
             total_events=await self._log.head() or 0,
+            uptime_s=found.uptime_s,
+            in_flight=found.in_flight,
+            calls=found.calls,
+            errors=sum(found.errors.values()),
+            events=found.events,
+        )
+
+    @query("system:metrics", inline=True, examples=[{}])
+    def metrics(self) -> Metrics:
+        """Count requests and errors since the start, by event and code."""
+        router = self.host.services.get(Router)
+        asked = {name: CallStats(row.calls, row.errors) for name, row in sorted(router.table.items()) if row.calls}
+        errors: Counter[str] = Counter()
+        for stats in asked.values():
+            errors.update(stats.errors)
+        return Metrics(
             uptime_s=round(self._clock.monotonic() - self._started, 3),
             in_flight=len(router.running) + len(router.queries),
             calls=sum(stats.calls for stats in asked.values()),
-            errors=sum(sum(stats.errors.values()) for stats in asked.values()),
+            errors=dict(errors.most_common()),
             events=asked,
         )
 

@@ -12,7 +12,7 @@ from ksi.core.patterns import matches
 from ksi.core.ports import Tokens
 
 READING = (
-    "system:health", "system:discover", "system:help", "system:describe", "describe:*",
+    "system:health", "system:metrics", "system:discover", "system:help", "system:describe", "describe:*",
     "permission:list_profiles", "permission:check", "permission:show",
     "state:get", "state:list", "conversation:get", "conversation:list",
     "completion:models", "completion:status", "agent:list",
