@@ -22,7 +22,6 @@ from tests.codegen.built_in import built_in, catalogue_from, registry_of
 from tests.codegen.painting import Painting
 
 NAMES = st.from_regex(r"[a-zA-Z0-9_.\-]{1,6}:[a-zA-Z0-9_.\-:]{1,6}", fullmatch=True)
-CATALOGUES = [pytest.param(built_in(), id="built-in"), pytest.param(catalogue_from(Painting), id="painting")]
 
 
 def validated(catalogue: Catalogue, name: str, value: Any) -> None:
@@ -31,7 +30,6 @@ def validated(catalogue: Catalogue, name: str, value: Any) -> None:
     jsonschema.Draft202012Validator(whole).validate(value)
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_every_event_has_schemas_of_its_own_and_none_is_empty(catalogue: Catalogue) -> None:
     for event in catalogue.events:
         parts = [event.request, event.answer, *([event.chunk] if event.is_stream else [])]
@@ -39,14 +37,12 @@ def test_every_event_has_schemas_of_its_own_and_none_is_empty(catalogue: Catalog
     assert all(catalogue.schemas.values())
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_every_reference_leads_to_a_schema_that_is_a_schema(catalogue: Catalogue) -> None:
     for schema in catalogue.schemas.values():
         jsonschema.Draft202012Validator.check_schema(schema)
         assert {name_in(reference) for reference in references(schema)} <= catalogue.schemas.keys()
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_examples_fit_the_schemas_of_their_events(catalogue: Catalogue) -> None:
     for event in catalogue.events:
         for example in event.described.examples:
@@ -58,7 +54,6 @@ def test_the_built_in_services_answer_no_event_with_just_anything() -> None:
     assert loose == []
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_what_is_saved_is_read_back_to_the_same_catalogue(catalogue: Catalogue) -> None:
     assert read(catalogue.saved()) == catalogue
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jsonschema
 import msgspec
-import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ksi.codegen.catalogue import Catalogue
@@ -18,19 +17,16 @@ from tests.codegen.built_in import built_in, catalogue_from
 from tests.codegen.painting import Painting
 
 PAINTING = document(catalogue_from(Painting), status_of)
-CATALOGUES = [pytest.param(built_in(), id="built-in"), pytest.param(catalogue_from(Painting), id="painting")]
 
 
 def operations(made: dict[str, Any]) -> dict[tuple[str, str], Any]:
     return {(method, path): each for path, methods in made["paths"].items() for method, each in methods.items()}
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_the_document_is_valid(catalogue: Catalogue) -> None:
     assert list(OpenAPIV31SpecValidator(document(catalogue, status_of)).iter_errors()) == []
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_its_operations_are_the_events_of_the_registry(catalogue: Catalogue) -> None:
     made = operations(document(catalogue, status_of))
     asked = {path.removeprefix("/v1/events/") for method, path in made if method == "post" and "/events/" in path}
@@ -41,7 +37,6 @@ def test_its_operations_are_the_events_of_the_registry(catalogue: Catalogue) -> 
     assert streamed == {event.name for event in catalogue.events if event.is_stream}
 
 
-@pytest.mark.parametrize("catalogue", CATALOGUES)
 def test_each_operation_has_an_id_of_its_own(catalogue: Catalogue) -> None:
     made = operations(document(catalogue, status_of))
     assert len({operation["operationId"] for operation in made.values()}) == len(made)

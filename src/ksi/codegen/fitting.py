@@ -61,7 +61,7 @@ class Fitting:
             self._under_way.discard(pair)
 
     def _unfit(self, inner: Schema, outer: Schema, path: str) -> Iterator[Misfit]:
-        if _says_nothing(outer) or (inner == outer and not references(inner)):
+        if _says_nothing(outer) or _is_the_same(inner, outer):
             return
         wanted = list(_variants(outer, self._outer))
         for variant in _variants(inner, self._inner):
@@ -97,7 +97,7 @@ class Fitting:
             if inner.get(key, 0) < outer.get(key, 0):
                 yield Misfit(path, self._changed(key, inner, outer))
         for key in _LARGEST:
-            if inner.get(key, math.inf) > outer.get(key, math.inf):
+            if inner.get(key, math.inf) > outer.get(key, math.inf) and not _has_no_fields(outer):
                 yield Misfit(path, self._changed(key, inner, outer))
         if _lowest(inner) < _lowest(outer):
             yield Misfit(path, self._changed("minimum", inner, outer))
@@ -197,6 +197,11 @@ def _is_alike(inner: Schema, outer: Schema) -> bool:
     return kinds_of(outer)[:1] in ((kind,), [kind]) or (kind == "integer" and tuple(kinds_of(outer)) == ("number",))
 
 
+def _is_the_same(one: Schema, other: Schema) -> bool:
+    """Word for word, and neither refers to anything. As JSON, for to Python 1 and true are equal."""
+    return not references(one) and _json(one) == _json(other)
+
+
 def _says_nothing(schema: Schema) -> bool:
     return not _asserted(schema)
 
@@ -226,10 +231,14 @@ def _kind_of(value: Any) -> str:
 
 def _beside(schema: Schema) -> Part:
     """What fields fit that are not named; an object without any named ones is a map."""
-    if schema.get("maxProperties") == 0:
+    if _has_no_fields(schema):
         return False
     given: Part | None = schema.get("additionalProperties")
     return given if given is not None else not schema.get("properties")
+
+
+def _has_no_fields(schema: Schema) -> bool:
+    return schema.get("maxProperties") == 0
 
 
 def _lowest(schema: Schema) -> tuple[float, int]:
@@ -261,4 +270,4 @@ def _json(value: Any) -> str:
 
 def _limit(schema: Schema, key: str) -> str:
     exclusive = f"exclusive{key.capitalize()}"
-    return str(schema.get(key, schema.get(exclusive, "not limited")))
+    return f"{schema[exclusive]} (excluded)" if exclusive in schema else str(schema.get(key, "not limited"))
