@@ -18,7 +18,7 @@ from ksi.core.events import Filter, Kind
 from ksi.core.ports import Entry, Unit
 from ksi.store.chain import Link, Witness, witness_of
 from ksi.store.lock import holder_of, lock_of
-from ksi.store.offline import verify_file
+from ksi.store.offline import Verdict, verify_file
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
 
@@ -250,6 +250,17 @@ async def test_a_log_that_nobody_has_open_is_verified_where_it_lies_and_stays_as
     assert verdict.problems == []
     assert verdict.head >= max(acknowledged.values())
     assert {file: file.read_bytes() for file in before} == before
+
+
+def files_in(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir())
+
+
+async def test_a_log_that_was_closed_is_verified_without_a_trace(tmp_path: Path) -> None:
+    await filled(tmp_path / "events.db")
+    before = files_in(tmp_path)
+    assert verify_file(tmp_path / "events.db") == Verdict([], 60)
+    assert files_in(tmp_path) == before
 
 
 @pytest.mark.parametrize(

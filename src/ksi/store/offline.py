@@ -41,9 +41,17 @@ def verify_file(path: Path) -> Verdict:
 
 
 def _verdict(path: Path) -> Verdict:
-    connection = connect_reader(path, None)
+    connection = _opened(path)
     try:
         problems = verify(connection, seen_in(witness_of(path)))
         return Verdict(problems, stored_head(connection).last)
     finally:
         connection.close()
+
+
+def _opened(path: Path) -> apsw.Connection:
+    if path.with_name(path.name + "-wal").exists():
+        return connect_reader(path, None)
+    # Else a reader would make a WAL, and leave it.
+    uri = f"{path.absolute().as_uri()}?immutable=1"
+    return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
