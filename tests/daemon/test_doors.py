@@ -70,6 +70,22 @@ async def test_a_stream_whose_reader_is_gone_is_cancelled(stranger: Stranger, cl
     assert await client.request("mixed:ended") == ["gone CancelledError"]
 
 
+async def test_a_stream_whose_opener_is_gone_goes_on_for_one_who_joined_it(daemon: DaemonProcess) -> None:
+    event_id = ids.text(ids.new_id())
+    data = {"name": "joined", "to": 300}
+    frame = {"id": 1, "event": "mixed:count", "data": data, "stream": True, "credit": 4, "event_id": event_id}
+    opener, joiner = [
+        Stranger(*await asyncio.open_unix_connection(daemon.home.socket, limit=LINE_MAX)) for _ in range(2)
+    ]
+    assert (await opener.ask(frame))["data"] == 0
+    assert (await joiner.ask({**frame, "credit": 1_000}))["data"] == 0
+    opener.hang_up()
+    frames = [await joiner.receive() for _ in range(300)]
+    assert [frame.get("data") for frame in frames] == [*range(1, 300), 300]
+    assert frames[-1]["end"] is True
+    joiner.hang_up()
+
+
 async def test_a_reader_without_credit_stops_its_own_stream_only(stranger: Stranger, client: EventClient) -> None:
     event_id = ids.text(ids.new_id())
     data = {"name": "slow", "to": 1_000}
