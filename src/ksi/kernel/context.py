@@ -15,7 +15,7 @@ from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import ContextClosedError, NotFoundError, QueryWroteError
-from ksi.core.events import ANY, AppendCondition, ExpectedVersion, NewEvent, Position
+from ksi.core.events import ANY, AppendCondition, ExpectedVersion, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Entry, ReplyChannel
 from ksi.core.views import View, ViewReader
 from ksi.kernel.entries import encode, entry_of
@@ -223,6 +223,18 @@ class EventContext:
     def view(self, view: type[View[R]]) -> ViewReader[R]:
         """Read a read model. In a recorded chain what was read is recorded too."""
         return self._execution.view(view)  # type: ignore[no-any-return]  # typed by the journal
+
+    async def read_stream(
+        self, stream: str, *, from_version: int = 1, backwards: bool = False, limit: int | None = None
+    ) -> AsyncGenerator[RecordedEvent, None]:
+        """Events of one stream of the log. In a recorded chain it is noted that they were read, as with a view."""
+        execution, branch = self._execution, self._execution.envelope.branch
+        journal = execution.router.journal
+        if (reads := execution.read_recorder()) is not None:
+            reads.stream(stream, await journal.version(stream, branch=branch))
+        events = journal.read_stream(stream, from_version=from_version, backwards=backwards, limit=limit, branch=branch)
+        async for event in events:
+            yield event
 
     def progress(self, **facts: Any) -> None:
         """Tell the connection that asked how far this is; nothing is recorded. Dropped where nobody listens."""

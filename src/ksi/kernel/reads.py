@@ -19,6 +19,8 @@ from ksi.core.views import Page, ViewReader
 from ksi.kernel.effects import Recorded
 
 READS_MAX = 256
+STREAM = "$stream"
+"""In the place of a view's name: a stream of the log."""
 
 
 class Reads:
@@ -38,6 +40,10 @@ class Reads:
         self._note([name, how, msgspec.to_builtins(value)] if self.with_values else [name, how])
         if not again:
             self._save(["view", name, how], value, None)
+
+    def stream(self, name: str, version: int) -> None:
+        """A stream of the log, read up to ``version``."""
+        self._note([STREAM, [name], version])
 
     def query(self, envelope: EventEnvelope, raw: bytes | None, error: KSIError | None, reads: Reads | None) -> None:
         """A nested query, with its result and what it read itself."""
@@ -96,7 +102,10 @@ def _facts(error: KSIError) -> dict[str, Any]:
 
 
 def reads_of(outcome: RecordedEvent) -> Sequence[Any]:
-    """The read set that an outcome was recorded with: ``[view, how]``, ``[view, how, value]``, or a query's mapping."""
+    """The read set that an outcome was recorded with.
+
+    It holds ``[view, how]``, ``[view, how, value]``, ``["$stream", [name], version]``, and mappings of queries.
+    """
     raw = outcome.metadata.get("reads")
     return () if raw is None else msgspec.json.decode(raw)
 
@@ -110,7 +119,7 @@ def with_values(reads: Iterable[Any]) -> list[Mapping[str, Any]]:
                 found.append({"what": ["query", name, request], "value": answer})
             case {"query": name, "request": request, "error": error}:
                 found.append({"what": ["query", name, request], "error": error})
-            case [name, how, value]:
+            case [name, how, value] if name != STREAM:
                 found.append({"what": ["view", name, how], "value": value})
     return found
 

@@ -10,7 +10,6 @@ from msgspec import Meta
 
 from ksi.core.errors import NotFoundError
 from ksi.core.events import Filter, RecordedEvent
-from ksi.core.ports import EventLog
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
@@ -90,10 +89,10 @@ class Conversation(AsyncPlugin):
         return Conversations(list(page.records), page.next)
 
     @query("conversation:get", errors=("not_found",), examples=({"conversation": "c1", "at": 1234},))
-    async def get(self, conversation: str, at: int | None = None) -> ShownConversation:
+    async def get(self, conversation: str, context: EventContext, at: int | None = None) -> ShownConversation:
         """All messages of a conversation, as they stand or as they stood at the position ``at``."""
         fold, state, last = ConversationFold(), ConversationFold().initial(), None
-        async for event in self.host.services.get(EventLog).read_stream(stream_of(conversation)):
+        async for event in context.read_stream(stream_of(conversation)):
             if at is None or event.position <= at:
                 state, last = fold.apply(state, event), event
         if last is None:

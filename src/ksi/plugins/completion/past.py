@@ -12,10 +12,10 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import AmbiguousError, ConflictError, KSIError, NotFoundError
 from ksi.core.events import Filter
 from ksi.core.ports import EventLog, Known
-from ksi.core.views import ViewReader
+from ksi.kernel.context import EventContext
 from ksi.kernel.router import Router
 from ksi.plugins.completion.shapes import CreateCompletion, Status
-from ksi.plugins.completion.view import CompletionRecord, stream_of
+from ksi.plugins.completion.view import CompletionRecord, CompletionsView, stream_of
 from ksi.providers.base import CompletionRequest
 
 RECENT_MAX = 1000
@@ -41,12 +41,13 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Past:
-    """Reads completions back. ``view`` is the reader of :class:`CompletionsView` in the name of a request."""
+    """Reads completions back, in the name of the request of ``context``."""
 
-    def __init__(self, router: Router, log: EventLog, view: ViewReader[CompletionRecord]) -> None:
+    def __init__(self, router: Router, log: EventLog, context: EventContext) -> None:
         self._router = router
         self._log = log
-        self._view = view
+        self._context = context
+        self._view = context.view(CompletionsView)
 
     async def find(self, reference: str) -> CompletionRecord | None:
         """The completion that a client means: by its id, its run, the beginning of one of these, or ``last``.
@@ -110,7 +111,7 @@ class Past:
         return [
             event.data["text"]
             for completion in completions
-            async for event in self._log.read_stream(stream_of(completion))
+            async for event in self._context.read_stream(stream_of(completion))
             if event.kind == "chunk"
         ]
 

@@ -237,7 +237,7 @@ class Completion(PushedResults, AsyncPlugin):
 
     def _past(self, context: EventContext) -> Past:
         services = self.host.services
-        return Past(services.get(Router), services.get(EventLog), context.view(CompletionsView))
+        return Past(services.get(Router), services.get(EventLog), context)
 
 
 async def _is_spoken(conversation: str | None, root: str, context: EventContext) -> bool:
