@@ -409,6 +409,10 @@ class Plugins:
         )
         return next((fold for fold in folds if fold.category == category), None)
 
+    def views(self) -> dict[str, type[View[Any]]]:
+        """The read models of all of them, by name."""
+        return {view.name: view for loaded in self._loaded.values() for view in loaded.views}
+
     def routes(self) -> list[Route]:
         """What all of them serve over HTTP."""
         return [
