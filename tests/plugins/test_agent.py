@@ -181,6 +181,19 @@ async def test_the_end_of_an_agent_ends_its_turn() -> None:
     assert provider.streams_open == 0
 
 
+async def test_the_end_of_an_agent_ends_its_turn_for_all_who_read_it() -> None:
+    gate = Gate(passing=3)
+    async with harness(script([STORY], gate=gate), more=(Agent,)) as ksi:
+        await spawn(ksi)
+        message = {"agent": "fox", "text": "Go."}
+        streams = [ksi.stream("agent:send_message", message, event_id=TURN) for _ in range(2)]
+        await gate.reached.wait()
+        await ksi.request("agent:terminate", {"agent": "fox"})
+        for stream in streams:
+            with pytest.raises(CancelledError):
+                await rest(stream)
+
+
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, 6), min_size=1, max_size=2))
 async def test_a_turn_that_crashes_cut_off_goes_on_by_itself_and_nothing_is_paid_for_twice(cuts: list[int]) -> None:

@@ -241,7 +241,7 @@ class Agent(AsyncPlugin):
         context.append(f"{CATEGORY}/{agent}", AgentTerminated(agent=agent))
         for execution in list(self.host.services.get(Router).running.values()):
             if execution.row.name == SEND_MESSAGE and execution.payload.agent == agent:
-                execution.cancel()
+                execution.abort()
         return msgspec.structs.replace(record, status="terminated")
 
 
