@@ -12,13 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import curve, dispatch, store, wire
+from ksi.bench import curve, dispatch, fanout, http, store, wire
 from ksi.bench.measure import Result, Row, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
 SUITES: dict[str, tuple[Rows, int]] = {
     "dispatch": (dispatch.rows, 100_000),
     "wire": (wire.rows, 200_000),
+    "http": (http.rows, 40_000),
+    "fanout": (fanout.rows, 100_000),
     "store": (store.rows, 60_000),
 }
 """Rows by name, with the operations of one repetition."""
@@ -38,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     unknown = [name for name in given.suites if name not in SUITES and name != CURVE]
     if unknown:
         parser.error(f"no suite {unknown[0]!r}: choose of {names}")
-    if "wire" in (given.suites or SUITES) and not find_spec("orjson"):
-        sys.stderr.write("ksi bench: the floor of wire needs orjson: make bench, or pip install 'ksi[bench]'\n")
+    if {"wire", "http", "fanout"} & set(given.suites or SUITES) and not find_spec("orjson"):
+        sys.stderr.write("ksi bench: its floors need orjson: make bench, or pip install 'ksi[bench]'\n")
         return 1
     for name in given.suites or SUITES:
         shown = _curve(given.commands) if name == CURVE else ((one, line(one)) for one in run(name, quick=given.quick))

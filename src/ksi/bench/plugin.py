@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pydantic
 from ksi.core.events import Filter, RecordedEvent, fact
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
-from ksi.kernel.declare import event, query
+from ksi.kernel.declare import event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 
 
@@ -83,6 +84,11 @@ class Bench(AsyncPlugin):
     @query("bench:model_async")
     async def model_async(self, item: ItemModel) -> ItemModel:
         return item
+
+    @stream("bench:chunks", record=False)
+    async def chunks(self, to: int) -> AsyncIterator[Item]:
+        for number in range(to):
+            yield Item(**item(number))
 
     @event("bench:put", inline=True)
     def put(self, item: Item, context: EventContext) -> Kept:
