@@ -21,17 +21,18 @@ from typing import Any
 import uvloop
 
 from ksi.core import config as configuration
-from ksi.core.clock import SystemClock
+from ksi.core.clock import Clock, SystemClock
 from ksi.core.config import Config
-from ksi.core.errors import KSIError
+from ksi.core.errors import ConfigError, KSIError
 from ksi.core.home import Home
-from ksi.core.ports import Shutdown, Tokens
-from ksi.core.threads import SystemThreads
+from ksi.core.ports import Journal, Shutdown, Tokens
+from ksi.core.threads import SystemThreads, Threads
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.loader import Source, discover
 from ksi.kernel.router import Limits
 from ksi.observe import logs
 from ksi.observe.watchdog import Watchdog
+from ksi.store.lock import LockFile, lock_of
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.transport.budget import Budget
 from ksi.transport.budget import Limits as TransportLimits
@@ -99,10 +100,7 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         threads = SystemThreads()
         stack.callback(threads.close)
         clock = SystemClock()
-        durability = config.store.durability
-        store = await stack.enter_async_context(
-            SqliteEventStore.open(home.data / "events.db", clock=clock, threads=threads, durability=durability)
-        )
+        store = await stack.enter_async_context(log_of(config, clock, threads))
         kernel = Kernel(
             Ports(journal=store, threads=threads, clock=clock),
             limits=kernel_limits(config),
@@ -131,6 +129,33 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
             stack.push_async_callback(http.close, FLUSH_GRACE)
         stack.push_async_callback(kernel.router.drain, limits.stop_timeout)
         yield kernel, stop
+
+
+@asynccontextmanager
+async def log_of(config: Config, clock: Clock, threads: Threads) -> AsyncIterator[Journal]:
+    """The log: in PostgreSQL where the configuration names a database, else in the home, which is this daemon's anyway.
+
+    Raises:
+        ConfigError: What PostgreSQL needs is not installed.
+    """
+    file, durability, url = config.home.log, config.store.durability, config.store.url
+    if url is None:
+        async with SqliteEventStore.open(file, clock=clock, threads=threads, durability=durability) as in_home:
+            yield in_home
+        return
+    try:
+        from ksi.store.postgres_log import PostgresEventStore  # an extra
+    except ImportError:
+        raise ConfigError("PostgreSQL needs more: pip install 'ksi[postgres]'", where="store.url") from None
+    if file.exists():
+        _log.warning("the log in %s is not used: store.url names another", file)
+    lock = LockFile(lock_of(file))
+    try:
+        opened = PostgresEventStore.open(url.reveal(), clock=clock, threads=threads, durability=durability)
+        async with opened as in_database:
+            yield in_database
+    finally:
+        lock.release()
 
 
 def sources(config: Config, plugins: Sequence[str] = ()) -> list[Source]:
@@ -214,6 +239,7 @@ def settle_collector() -> None:
 
 def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
     """The same, as a whole program; the answer is its exit code."""
+    os.environ.pop("KSI_TOKEN", None)  # of whoever starts this: not of the processes that this starts
     config.home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     logs.configure(level=config.log.level, json=config.log.json, file=config.home.logs / "daemon.log")
     sys.setswitchinterval(SWITCH_INTERVAL)

@@ -146,7 +146,7 @@ def _show(invocation: Invocation, health: Record) -> None:
     lines = {
         health["status"]: f"pid {health['pid']}, version {health['version']}, up {duration(health['uptime_s'] * 1000)}",
         "home": str(invocation.home.path),
-        "log": f"@{health['head']}, {size(log['bytes'])}, durable on {log['durable']}"
+        "log": f"@{health['head']}, {size(log['bytes'])} in {log['backend']}, durable on {log['durable']}"
         + (f", READ-ONLY: {log['reason']}" if log["read_only"] else ""),
         "plugins": f"{len(health['plugins'])}, with {health['events']} events"
         + (f"; FAILED: {', '.join(health['failed'])}" if health["failed"] else ""),

@@ -52,8 +52,13 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreSection(Section, frozen=True):
-    """``full`` waits for the disk at each commit, ``normal`` may lose the last ones with the power."""
+    """``full`` waits for the disk at each commit, ``normal`` may lose the last ones with the power.
 
+    ``url`` is a PostgreSQL database, as in ``postgresql://user:password@host/database``, that holds the log in place of
+    the home.
+    """
+
+    url: Secret | None = None
     durability: Literal["full", "normal"] = "full"
 
 

@@ -22,6 +22,7 @@ Position = NewType("Position", int)
 
 Kind = Literal["fact", "request", "outcome", "chunk"]
 Durable = Literal["memory", "process", "disk", "replicated"]
+Backend = Literal["memory", "sqlite", "postgresql"]
 T = TypeVar("T")
 MAIN = "main"
 ROOT = "root"

@@ -21,6 +21,7 @@ from ksi.core.events import (
     MAIN,
     AppendCondition,
     Appended,
+    Backend,
     BranchInfo,
     Durable,
     ExpectedVersion,
@@ -157,8 +158,9 @@ class Subscription(Protocol):
 
 
 class EventLog(Protocol):
-    """One for each backend (memory, SQLite), one contract for all. All calls from one event loop."""
+    """One for each backend, one contract for all. All calls from one event loop."""
 
+    backend: Backend
     durable: Durable
 
     @property
@@ -269,9 +271,26 @@ class EventLog(Protocol):
     async def drop_parked(self, subscriber: str, position: Position | None = None, *, reason: str = "") -> int:
         """Give one of them, or all, up. How many they are. Raises as :meth:`retry_parked`."""
 
-    async def branches(self) -> Sequence[BranchInfo]: ...
+    async def branches(self) -> Sequence[BranchInfo]:
+        """``main`` first, then those that are not discarded."""
+
+    async def fork(self, at: Position, name: str, *, parent: str = MAIN) -> str:
+        """Cut ``name`` off ``parent`` behind ``at``: it sees what there was up to then, and goes on by itself.
+
+        Raises:
+            ValidationError: No name of a branch, or no position of the parent.
+            ConflictError: The name was given before.
+            NotFoundError: The parent does not exist.
+        """
+
+    async def discard(self, branch: str) -> None:
+        """Read and write it no more. Raises NotFoundError."""
+
     async def verify(self) -> Sequence[str]:
         """What is wrong with what is stored, one sentence each; empty when all is whole."""
+
+    async def bytes_on_disk(self) -> int:
+        """What it takes there, indexes and views included."""
 
     async def close(self) -> None: ...
 

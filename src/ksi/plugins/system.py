@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,7 +12,7 @@ from msgspec import Meta
 from ksi import __version__
 from ksi.codegen.described import Described, described
 from ksi.core.clock import Clock
-from ksi.core.events import Durable, RecordedEvent, fact
+from ksi.core.events import Backend, Durable, RecordedEvent, fact
 from ksi.core.ports import EventLog, Shutdown
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, observer, query
@@ -33,6 +32,7 @@ class LogHealth(msgspec.Struct, frozen=True):
     While it is read-only, for ``reason``, commands are answered ``unavailable``.
     """
 
+    backend: Backend
     durable: Durable
     read_only: bool
     reason: str | None
@@ -125,7 +125,7 @@ class System(AsyncPlugin):
             head=await log.head() or 0,
             events=len(self._registry.events),
             in_flight=len(router.running) + len(router.queries),
-            log=LogHealth(log.durable, reason is not None, reason, _bytes_in(self.host.home)),
+            log=LogHealth(log.backend, log.durable, reason is not None, reason, await log.bytes_on_disk()),
             plugins=[plugin.name for plugin in plugins if plugin.status == "running"],
             failed=[plugin.name for plugin in plugins if plugin.status == "failed"],
         )
@@ -192,10 +192,3 @@ def _namespace(spec: EventSpec) -> str:
 def _examples(spec: EventSpec) -> list[Mapping[str, Any]]:
     """Requests as the original clients send them."""
     return [{"event": spec.name, "data": data} for data in spec.declaration.examples]
-
-
-def _bytes_in(home: Path | None) -> int:
-    """Bytes of the log's files; 0 without a home."""
-    if home is None:
-        return 0
-    return sum(file.stat().st_size for file in (home / "data").glob("events.db*") if file.is_file())
