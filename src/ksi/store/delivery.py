@@ -46,6 +46,8 @@ class Delivery:
         self._unacked = Unacked()
         self._attempts: dict[int, int] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._ahead: set[int] = set()
+        """Done before they were read: they had been parked, and were asked for."""
         self.again: deque[RecordedEvent] = deque()
         """To be given before anything new."""
 
@@ -70,15 +72,21 @@ class Delivery:
 
     def give(self, event: RecordedEvent) -> bool:
         """Whether ``event`` is to be given now. A parked one waits until it is asked for; what tells of it never is."""
-        if event.position in self._parked or event.stream == self._parked.stream:
+        position = event.position
+        if position in self._parked or position in self._parked.dropped or event.stream == self._parked.stream:
+            return False
+        if position in self._ahead:
+            self._ahead.remove(position)
             return False
         self._unacked.forget(self._log.acknowledged(self._subscriber))
-        self._unacked.give(event.position)
+        self._unacked.give(position)
         return True
 
     async def ack(self, event: RecordedEvent, given: int) -> None:
         if event.position in self._parked:
             await self._parked.settle(event)
+            if event.position > given:
+                self._ahead.add(event.position)
         self._done(event, given)
 
     async def nack(self, event: RecordedEvent, action: Refusal, reason: str, given: int) -> None:

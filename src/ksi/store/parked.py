@@ -60,6 +60,8 @@ class ParkedEvents:
         self._subscriber = subscriber
         self.stream = stream_of(subscriber)
         self._events: dict[int, Parked] = {}
+        self.dropped: set[int] = set()
+        """Positions that were given up: by hand, so they are few."""
         self._seen = 0
         self._turn = asyncio.Lock()
         self.on_retry: Callable[[RecordedEvent], None] | None = None
@@ -157,6 +159,8 @@ class ParkedEvents:
                 self._events[position] = msgspec.structs.replace(self._events[position], is_retried=True)
             case "subscription:settled":
                 self._events.pop(position, None)
+                if event.data["how"] == "dropped":
+                    self.dropped.add(position)
 
     def _parked(self, event: RecordedEvent) -> Parked:
         was = event.into(EventParked)
