@@ -18,6 +18,7 @@ from ksi.codegen.descriptions import JSON, MEDIA, Description, Format, descripti
 from ksi.transport.http.problems import status_of
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+SAVED = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @command()
@@ -25,8 +26,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "form", metavar="[openapi|asyncapi|typescript|python|registry]", type=click.Choice([*MEDIA]), required=False
 )
 @click.option("--output", "-o", type=FILE, metavar="FILE", help="Write it there.")
-@click.option("--from", "saved", type=FILE, metavar="FILE", help="Of what `registry` saved there; no daemon is asked.")
-@click.option("--check", "old", type=FILE, metavar="OLD.json", help="What changed since; 1 where it breaks clients.")
+@click.option("--from", "saved", type=SAVED, metavar="FILE", help="Of what `registry` saved there; no daemon is asked.")
+@click.option("--check", "old", type=SAVED, metavar="OLD.json", help="What changed since; 1 where it breaks clients.")
 @click.pass_obj
 def describe(
     invocation: Invocation, form: Format | None, output: Path | None, saved: Path | None, old: Path | None
