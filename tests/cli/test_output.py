@@ -84,6 +84,11 @@ def test_a_remedy_fits_whatever_was_not_found_or_not_as_it_must_be(error: KSIErr
     assert "event id" not in remedy(error)
 
 
+def test_a_remedy_is_for_people() -> None:
+    said = remedy(from_wire("internal_error", "a fault"))
+    assert said == "A handler raised something that is no `KSIError`. The traceback is in the daemon's log."
+
+
 def test_an_error_of_a_later_daemon_keeps_its_code() -> None:
     found = facts(from_wire("from_the_future", "well", {"a": 1}))
     assert (found["code"], found["message"], found["remedy"]) == ("from_the_future", "well", "")

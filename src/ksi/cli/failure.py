@@ -39,7 +39,7 @@ def remedy(error: KSIError) -> str:
     """The first line of the class's docstring; nothing where the class is not known here."""
     if isinstance(error, RemoteError):
         return ""
-    return inspect.cleandoc(type(error).__doc__ or "").partition("\n")[0].replace("``", "`")
+    return inspect.cleandoc(type(error).__doc__ or "").partition("\n")[0].replace("``", "`").replace(":class:", "")
 
 
 def facts(error: KSIError) -> dict[str, Any]:
