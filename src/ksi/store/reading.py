@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from ksi.core.clock import utc
 from ksi.core.errors import NotFoundError
-from ksi.core.events import MAIN, BranchInfo, Position, Query, RecordedEvent, StreamInfo
+from ksi.core.events import MAIN, BranchInfo, Filter, Position, Query, RecordedEvent, StreamInfo
 from ksi.core.patterns import matches
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decider
@@ -16,6 +18,8 @@ from ksi.store.row import REQUESTS, events_of
 
 PAGE_MIN, PAGE_MAX = 64, 1024
 """Events that are read at once: few at first, for many readers want no more; then more, for each page is a job."""
+_REQUESTS = (Filter(streams=(REQUESTS,), kinds=("request", "outcome")),)
+_TICK, _EPOCH = timedelta(microseconds=1), utc(0)
 
 
 class LogReads(ABC):
@@ -26,6 +30,9 @@ class LogReads(ABC):
     @abstractmethod
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
         """``cursor.page`` where this log is read."""
+
+    @abstractmethod
+    async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None: ...
 
     @abstractmethod
     def _stream_names(self) -> Sequence[str]: ...
@@ -44,13 +51,12 @@ class LogReads(ABC):
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
         only_main(branch)
-        after = 0
-        if stream == REQUESTS:
-            after = from_version - 1
-        elif from_version > 1:
-            after = self._start_of(stream, from_version)
-        wanted = StreamRange(stream, from_version, to_version)
-        async for page in self._pages(wanted, after, None, backwards, limit):
+        if stream == REQUESTS:  # versions are positions
+            pages = self._pages(Compiled(_REQUESTS), from_version - 1, to_version, backwards, limit)
+        else:
+            after = self._start_of(stream, from_version) if from_version > 1 else 0
+            pages = self._pages(StreamRange(stream, from_version, to_version), after, None, backwards, limit)
+        async for page in pages:
             for event in page:
                 yield event
                 if not backwards and event.version == to_version:
@@ -67,9 +73,21 @@ class LogReads(ABC):
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
         only_main(branch)
-        async for page in self._pages(Compiled(query), after or 0, until, backwards, limit):
+        low, high = await self._within(query, after or 0, until)
+        async for page in self._pages(Compiled(query), low, high, backwards, limit):
             for event in page:
                 yield event
+
+    async def _within(self, query: Query, after: int, until: int | None) -> tuple[int, int | None]:
+        """The part of ``after`` to ``until`` that was recorded when the query says; times rise with positions."""
+        starts = [one.recorded_from for one in query if one.recorded_from is not None]
+        ends = [one.recorded_to for one in query if one.recorded_to is not None]
+        if query and len(starts) == len(query):
+            after = max(after, await self.position_at(max(min(starts), _EPOCH) - _TICK) or 0)
+        if query and len(ends) == len(query):
+            last = await self.position_at(max(*ends, _EPOCH) - _TICK) or 0
+            until = last if until is None else min(until, last)
+        return after, until
 
     async def _pages(
         self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
@@ -105,7 +123,7 @@ class LogReads(ABC):
         return Position(self._decider.visible) if self._decider.visible else None
 
     async def version(self, stream: str, *, branch: str = MAIN) -> int:
-        if not self._decider.pending:
+        if not self._decider.pending and stream != REQUESTS:
             only_main(branch)
             return self._decider.version(stream)
         async for event in self.read_stream(stream, backwards=True, limit=1, branch=branch):
