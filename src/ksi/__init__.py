@@ -18,6 +18,7 @@ _PUBLIC = {
     "Result": "ksi.core.result",
     "Success": "ksi.core.result",
     "SyncEventClient": "ksi.client.sync",
+    "TimeTravelDebugger": "ksi.store.debugger",
     "View": "ksi.core.views",
     "bind_context": "ksi.core.context",
     "event": "ksi.kernel.declare",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ksi.kernel.declare import query as query
     from ksi.kernel.declare import stream as stream
     from ksi.kernel.plugin import AsyncPlugin as AsyncPlugin
+    from ksi.store.debugger import TimeTravelDebugger as TimeTravelDebugger
 else:
     # Lazy, so that `import ksi.client` and the CLI stay light; hidden from mypy, which would take any name for good.
     def __getattr__(name: str) -> object:
