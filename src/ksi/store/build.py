@@ -70,9 +70,7 @@ def _base(origin: bytes, last: int, block: int) -> bytes:
     return bytes([raw[0] & 0x07]) + raw[1:]  # room for the ordinals, also below a random UUIDv4
 
 
-def _lines(
-    unit: Unit, bases: tuple[bytes, ...], at: int, head: int, versions: Sequence[int]
-) -> list[Line]:
+def _lines(unit: Unit, bases: tuple[bytes, ...], at: int, head: int, versions: Sequence[int]) -> list[Line]:
     """The entries behind position ``head``; what they have in common is made once."""
     origin = unit.origin
     run, cause, metadata = origin.correlation, origin.event_id, metadata_of(origin)
@@ -101,6 +99,7 @@ def _lines(
                 subject=entry.subject,
                 occurred_us=entry.occurred_us,
                 recorded_us=at,
+                branch=origin.branch,
                 metadata={**metadata, **entry.metadata} if entry.metadata else metadata,
             )
         )

@@ -22,13 +22,14 @@ from ksi.core.errors import (
     ValidationError,
     WrongExpectedVersionError,
 )
-from ksi.core.events import AppendCondition, ExpectedVersion, Position, RecordedEvent, StreamState
+from ksi.core.events import MAIN, AppendCondition, ExpectedVersion, Position, RecordedEvent, StreamState
 from ksi.core.ports import Committed, Done, Entry, Unit
 from ksi.store.build import build, entered_ids
 from ksi.store.chain import sealed
 from ksi.store.cursor import Cursor
-from ksi.store.query import Compiled
+from ksi.store.query import Compiled, StreamRange
 from ksi.store.row import Row, events_of, pack
+from ksi.store.sight import Sight, marked
 from ksi.store.tail import RowSource
 from ksi.store.views import Change, ViewBook
 
@@ -60,6 +61,9 @@ class Shelves(Protocol):
     ids: IdIndex
 
     def stored_version(self, stream: str) -> int: ...
+    def sight(self, branch: str) -> Sight:
+        """What is seen from ``branch``. Raises NotFoundError."""
+
     def stored_source(self) -> RowSource: ...
     def stored_open(self) -> dict[bytes, int]: ...
     def stored_heads(self) -> dict[str, int]:
@@ -103,11 +107,13 @@ class Decider:
         self.heads = self._shelves.stored_heads()
         for decided in self.pending:
             if decided.row is not None:
-                self.heads.update((line.stream, line.version) for line in decided.row.lines)
+                self.heads.update((marked(line.stream, line.branch), line.version) for line in decided.row.lines)
 
     # ── the decision ─────────────────────────────────────────────────────────────────────────────────────────────────
     def decide(self, unit: Unit, at: int, done: Done) -> Decided:
         """``unit`` as it will be stored; raises what makes it impossible, and leaves nothing behind."""
+        if unit.origin.branch != MAIN:
+            self._shelves.sight(unit.origin.branch)  # there must be such a branch
         given = [entry for entry in unit.entries if entry.event_id is not None]
         if given:
             duplicate = self._duplicate(unit, given, done)
@@ -136,9 +142,9 @@ class Decider:
 
     def _check(self, unit: Unit) -> None:
         for stream, expected in unit.expected.items():
-            check_version(stream, expected, self.version(stream))
+            check_version(stream, expected, self.version(stream, unit.origin.branch))
         if unit.condition is not None:
-            conflicting = self._first_match(unit.condition)
+            conflicting = self._first_match(unit.condition, unit.origin.branch)
             if conflicting is not None:
                 raise AppendConditionError(conflicting)
         if unit.checkpoint is not None:
@@ -164,21 +170,33 @@ class Decider:
                 if find(other) is not None or other in others[:place] or (unit.request and other == raw):
                     raise EventIdConflictError(ids.text(other))
 
-    def version(self, stream: str) -> int:
+    def version(self, stream: str, branch: str = MAIN) -> int:
         """Of the last event, units under way included."""
-        version = self.heads.get(stream)
+        name = stream if branch == MAIN else marked(stream, branch)
+        version = self.heads.get(name)
         if version is None:
-            version = self.heads[stream] = self._shelves.stored_version(stream)
+            stored = self._shelves.stored_version(stream) if branch == MAIN else self._seen_version(stream, branch)
+            version = self.heads[name] = stored
         return version
+
+    def _seen_version(self, stream: str, branch: str) -> int:
+        """Of a stream that nothing under way has written on ``branch``."""
+        cursor = Cursor(
+            StreamRange(stream, 1, None, self._shelves.sight(branch)), after=0, until=self.visible, backwards=True
+        )
+        while not cursor.at_end:
+            for event in cursor.page(self._shelves.stored_source(), 1):
+                return event.version
+        return 0
 
     def _versions(self, unit: Unit) -> tuple[tuple[int, ...], dict[str, int]]:
         """Versions of the unit's entries, and of their streams behind them."""
         heads: dict[str, int] = {}
-        versions = []
+        versions, branch = [], unit.origin.branch
         for entry in unit.entries:
-            stream = entry.stream
-            version = heads.get(stream)
-            heads[stream] = version = (self.version(stream) if version is None else version) + 1
+            name = entry.stream if branch == MAIN else marked(entry.stream, branch)
+            version = heads.get(name)
+            heads[name] = version = (self.version(entry.stream, branch) if version is None else version) + 1
             versions.append(version)
         return tuple(versions), heads
 
@@ -198,7 +216,7 @@ class Decider:
         row = decided.row
         assert row is not None
         try:
-            decided.changes = self._views.apply(row)
+            decided.changes = self._views.apply(row) if row.origin.branch == MAIN else ()
         except UnavailableError:  # a record that it reads is damaged: no fault of its code
             raise
         except Exception as error:  # a view's code is a plugin's: any error of it fails its unit alone
@@ -224,7 +242,10 @@ class Decider:
         if not known:
             return None
         only_entries = not (unit.request or unit.outcome or unit.emits or unit.ancestors)
-        same = all(event is not None and _same(entry, event) for entry, event in zip(given, found, strict=True))
+        same = all(
+            event is not None and _same(entry, event, unit.origin.branch)
+            for entry, event in zip(given, found, strict=True)
+        )
         if not only_entries or not same or len(given) != len(unit.entries):
             raise EventIdConflictError(str(known[0].event_id))
         positions, versions = tuple(event.position for event in known), tuple(event.version for event in known)
@@ -259,8 +280,8 @@ class Decider:
                 return decided.row
         return None
 
-    def _first_match(self, condition: AppendCondition) -> Position | None:
-        wanted = Compiled(condition.fail_if_events_match)
+    def _first_match(self, condition: AppendCondition, branch: str) -> Position | None:
+        wanted = Compiled(condition.fail_if_events_match, self._shelves.sight(branch))
         after = condition.after or 0
         cursor = Cursor(wanted, after=after, until=self.visible)
         while not cursor.at_end:
@@ -268,8 +289,8 @@ class Decider:
             if page:
                 return page[0].position
         rows = (decided.row for decided in self.pending if decided.row is not None)
-        events = (event for row in rows for event in events_of(row))
-        return next((event.position for event in events if event.position > after and wanted.matches(event)), None)
+        events = wanted.chosen([event for row in rows for event in events_of(row) if event.position > after])
+        return events[0].position if events else None
 
     # ── the end of a unit ────────────────────────────────────────────────────────────────────────────────────────────
     def acknowledged(self, decided: Decided) -> None:
@@ -320,9 +341,10 @@ def check_version(stream: str, expected: ExpectedVersion, actual: int) -> None:
     raise WrongExpectedVersionError(stream, expected=wanted, actual=actual)
 
 
-def _same(entry: Entry, event: RecordedEvent) -> bool:
+def _same(entry: Entry, event: RecordedEvent, branch: str) -> bool:
     return (
-        entry.stream == event.stream
+        branch == event.branch
+        and entry.stream == event.stream
         and entry.name == event.name
         and entry.data == event.raw
         and entry.kind == event.kind

@@ -37,14 +37,16 @@ from ksi.core.threads import settle
 from ksi.core.views import View, ViewReader
 from ksi.store.acks import Acks
 from ksi.store.bell import Bell
+from ksi.store.branching import BranchedLog
 from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decided, Decider, IdIndex, move
 from ksi.store.parked import ParkedEvents
 from ksi.store.projections import LogProjections
 from ksi.store.query import Compiled, Wanted
-from ksi.store.reading import PAGE_MAX, LogReads, only_main
+from ksi.store.reading import PAGE_MAX
 from ksi.store.row import REQUESTS, events_of, outcome_of, requests_of
+from ksi.store.sight import marked
 from ksi.store.subscribe import LogSubscription
 from ksi.store.tail import RowSource
 from ksi.store.views import BESIDE, KeptView, KeptViewReader, Place, Shelf, ViewBook
@@ -66,13 +68,14 @@ class Batch(list[Decided]):
         self.at = at
 
 
-class LoopLog(LogReads):
+class LoopLog(BranchedLog):
     """The common part of the backends. All calls from one event loop."""
 
     durable: Durable
     ids: IdIndex
 
     def __init__(self, clock: Clock) -> None:
+        super().__init__()
         self._clock = clock
         self._views = ViewBook()
         self._decider = Decider(self, self._views)
@@ -200,17 +203,17 @@ class LoopLog(LogReads):
         checkpoint: tuple[str, Position] | None = None,
         branch: str = MAIN,
     ) -> Appended:
-        only_main(branch)
+        self.sight(branch)
         entries = [_entry(append.stream, event) for append in appends for event in append.events]
         if not entries and checkpoint is None:
             return Appended((), (), deduplicated=False, durable=self.durable)
         committed = await self._written(
             Unit(
-                origin=EventEnvelope(name="", principal="", source=""),
+                origin=EventEnvelope(name="", principal="", source="", branch=branch),
                 entries=entries,
                 expected={append.stream: append.expected_version for append in appends if append.events},
                 condition=condition,
-                checkpoint=checkpoint,
+                checkpoint=None if checkpoint is None else (marked(checkpoint[0], branch), checkpoint[1]),
             )
         )
         return _appended(committed, self.durable)
@@ -314,12 +317,11 @@ class LoopLog(LogReads):
         self._views.add(new)
 
     def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
-        only_main(branch)
         kept = self._views.kept.get(view.name)
         # By name and version: a generation of a plugin that drains asks for the same view with a class of its own.
         if kept is None or kept.view.version != view.version:
             raise NotFoundError("view", view.name)
-        return KeptViewReader(kept)
+        return KeptViewReader(kept) if branch == MAIN else self.branch_view(view, branch)
 
     # ── subscribers ──────────────────────────────────────────────────────────────────────────────────────────────────
     def subscribe(
@@ -332,8 +334,9 @@ class LoopLog(LogReads):
         overflow: Overflow = "wait",
         branch: str = MAIN,
     ) -> LogSubscription:
-        only_main(branch)
-        return LogSubscription(self, Compiled(query), self._place(after, subscriber), subscriber, buffer, overflow)
+        wanted = Compiled(query, self.sight(branch))
+        subscriber = None if subscriber is None else marked(subscriber, branch)
+        return LogSubscription(self, wanted, self._place(after, subscriber), subscriber, buffer, overflow)
 
     def _place(self, after: Start, subscriber: str | None) -> int:
         match after:
@@ -346,12 +349,13 @@ class LoopLog(LogReads):
         return after
 
     async def checkpoint(self, subscriber: str, *, branch: str = MAIN) -> Position | None:
-        only_main(branch)
-        return self._checkpoints.get(subscriber)
+        self.sight(branch)
+        return self._checkpoints.get(marked(subscriber, branch))
 
     async def reset_checkpoint(self, subscriber: str, to: Position | None, *, branch: str = MAIN) -> None:
         """Set it, also backwards; None forgets it."""
-        only_main(branch)
+        self.sight(branch)
+        subscriber = marked(subscriber, branch)
         self.acks.forget(subscriber)
         await self._checkpoint_moved(subscriber, to)
 

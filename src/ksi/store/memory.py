@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
@@ -11,18 +11,19 @@ from typing import Any, Self
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import StoreClosedError
-from ksi.core.events import MAIN, Durable, Position, RecordedEvent
+from ksi.core.events import MAIN, Backend, Durable, Position, RecordedEvent
 from ksi.core.views import View
 from ksi.store.cursor import Cursor
 from ksi.store.log import Batch, LoopLog
-from ksi.store.reading import only_main
+from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.tail import Tail
-from ksi.store.views import KeptView, Key, Place, Shelf, Span
+from ksi.store.views import KeptView, Place, Shelf
 
 
 class InMemoryEventStore(LoopLog):
     """A complete log that lives as long as the process. A batch is acknowledged in the loop turn after its own."""
 
+    backend: Backend = "memory"
     durable: Durable = "memory"
 
     def __init__(self, *, clock: Clock | None = None) -> None:
@@ -78,12 +79,15 @@ class InMemoryEventStore(LoopLog):
         return self._tail.start_of(stream, version)
 
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
-        only_main(branch)
+        self.sight(branch)
         place = bisect_right(self._commits, (microseconds(when), self.visible_head()))
         return Position(self._commits[place - 1][1]) if place else None
 
     async def verify(self) -> Sequence[str]:
         return []
+
+    async def bytes_on_disk(self) -> int:
+        return 0
 
     async def close(self) -> None:
         await self.projections.stop()
@@ -124,60 +128,3 @@ class MemoryIds:
     def forget_after(self, position: int) -> None:
         self._positions = {raw: place for raw, place in self._positions.items() if place <= position}
         self._closings = {raw: place for raw, place in self._closings.items() if place <= position}
-
-
-class MemoryShelf:
-    """A view's records in a dict, and their order by each index that was scanned."""
-
-    is_behind = False
-
-    def __init__(self, place_of: Place) -> None:
-        self._place_of = place_of
-        self._records: dict[Key, Any] = {}
-        self._orders: dict[str | None, SortedPlaces] = {}
-
-    def get(self, key: Key) -> Any | None:
-        return self._records.get(key)
-
-    def put(self, key: Key, record: Any | None) -> None:
-        old = self._records.pop(key, None)
-        for index, order in self._orders.items():
-            if old is not None:
-                order.discard(self._place_of(index, old))
-            if record is not None:
-                order.add(self._place_of(index, record), record)
-        if record is not None:
-            self._records[key] = record
-
-    def scan(self, span: Span, limit: int) -> list[tuple[bytes, Any]]:
-        order = self._orders.get(span.by)
-        if order is None:
-            order = SortedPlaces({self._place_of(span.by, record): record for record in self._records.values()})
-            self._orders[span.by] = order
-        return order.between(span, limit)
-
-
-class SortedPlaces:
-    """Records by their places, in order."""
-
-    def __init__(self, records: dict[bytes, Any]) -> None:
-        self._records = records
-        self._places = sorted(records)
-
-    def add(self, place: bytes, record: Any) -> None:
-        if place not in self._records:
-            insort(self._places, place)
-        self._records[place] = record
-
-    def discard(self, place: bytes) -> None:
-        if self._records.pop(place, None) is not None:
-            del self._places[bisect_left(self._places, place)]
-
-    def between(self, span: Span, limit: int) -> list[tuple[bytes, Any]]:
-        low, high = bisect_left(self._places, span.low), bisect_left(self._places, span.high)
-        chosen = (
-            self._places[max(low, high - limit) : high][::-1]
-            if span.backwards
-            else self._places[low : min(high, low + limit)]
-        )
-        return [(place, self._records[place]) for place in chosen]

@@ -13,7 +13,7 @@ from ksi.core.errors import NotFoundError, UnsupportedError
 from ksi.core.events import MAIN, Durable, Filter, Position, Query, RecordedEvent, StreamInfo
 from ksi.core.ports import Known
 from ksi.core.views import Page, View, ViewReader
-from ksi.store.memory import MemoryShelf
+from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.views import KeptView, KeptViewReader, Place
 
 R = TypeVar("R")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Durable, Position, RecordedEvent
+from ksi.core.events import MAIN, Backend, Durable, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
 from ksi.store.adopt import adopt
 from ksi.store.cursor import Cursor
 from ksi.store.idindex import RecentIds
 from ksi.store.log import Batch
-from ksi.store.memory import MemoryShelf
+from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.postgres_notify import Doorbell
 from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Session
 from ksi.store.postgres_schema import Access
@@ -25,7 +25,6 @@ from ksi.store.postgres_shared import SharedLog
 from ksi.store.postgres_shelf import PostgresShelf, drop, put_in_place
 from ksi.store.postgres_verify import verify
 from ksi.store.postgres_writer import PostgresWriter
-from ksi.store.reading import only_main
 from ksi.store.row import Row
 from ksi.store.schema import Durability
 from ksi.store.segments import Generations, Segments
@@ -41,11 +40,13 @@ HEADS_MAX = 65_536
 class PostgresEventStore(SharedLog):
     """A log in the schema ``ksi`` of a database."""
 
+    backend: Backend = "postgresql"
     ids: RecentIds
 
     def __init__(self, url: str, access: Access, clock: Clock, threads: Threads, durability: Durability) -> None:
         super().__init__(PostgresWriter(url, access, durability, clock), access, clock, threads)
         self._url = url
+        self._bytes = 0
         self._open: dict[bytes, int] = {}
         self._readers: list[Session] = []
         self._shelves: dict[str, PostgresShelf] = {}
@@ -189,9 +190,16 @@ class PostgresEventStore(SharedLog):
         return self.stored_source().start_of(stream, version)
 
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
-        only_main(branch)
+        self.sight(branch)
         last = await self._in_reader(lambda session: session.value(_LAST_AT, (microseconds(when),)))
         return None if last is None else Position(min(last, self.visible_head()))
+
+    async def bytes_on_disk(self) -> int:
+        """As it was when the server last answered."""
+        with suppress(UnavailableError):
+            if not self._failed:
+                self._bytes = await self._in_reader(lambda session: session.value(_BYTES))
+        return self._bytes
 
     async def verify(self) -> Sequence[str]:
         """Digests, links, versions without a gap, ids, open requests, checkpoints."""
@@ -285,4 +293,8 @@ def _nothing() -> None:
     """The jobs of the writer's lane in front of this one have ended, and so have their ends on the loop."""
 
 
+_BYTES = """
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE relnamespace = 'ksi'::regnamespace AND relkind = 'r'
+"""
 _LAST_AT = "SELECT last FROM ksi.commits WHERE at <= %s ORDER BY at DESC LIMIT 1"

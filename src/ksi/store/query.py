@@ -15,9 +15,10 @@ from typing import Protocol
 from ksi.core import ids
 from ksi.core.clock import microseconds
 from ksi.core.envelope import EventEnvelope
-from ksi.core.events import FAILED, ROOT, Filter, Kind, Query, RecordedEvent
+from ksi.core.events import FAILED, MAIN, ROOT, Filter, Kind, Query, RecordedEvent
 from ksi.core.patterns import any_matches, expand, matcher
 from ksi.store.row import REQUESTS, Line, Row
+from ksi.store.sight import MAIN_ONLY, Sight, marked_key
 
 INDEX = 2
 """Number of the set of keys that rows have; raise it when :func:`keys_of` changes: the keys are then written anew."""
@@ -41,7 +42,8 @@ class Wanted(Protocol):
 class Compiled:
     """A whole query."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, sight: Sight = MAIN_ONLY) -> None:
+        self._sight = sight
         self.filters = tuple(query) or (ALL_FACTS,)
         self.kinds = frozenset(kind for one in self.filters for kind in one.kinds)
         self.lines_only = self.kinds <= {"fact", "chunk"}
@@ -51,7 +53,7 @@ class Compiled:
         self.matches = predicates[0] if len(predicates) == 1 else _any(predicates)
 
     def chosen(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
-        kinds = self.kinds
+        kinds, events = self.kinds, self._sight.chosen(events)
         if len(kinds) < len(KINDS):
             events = [event for event in events if event.kind in kinds]
         if self._kinds_only:
@@ -66,11 +68,11 @@ class Compiled:
     def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
         found: list[str] = []
         for one in self.filters:
-            keys = _keys_of(one, names)
+            keys = _keys_of(one, lambda: self._sight.names(names()))
             if keys is None:
                 return None
             found += keys
-        return list(dict.fromkeys(found))
+        return self._sight.keys(list(dict.fromkeys(found)))
 
 
 def _any(predicates: Sequence[Predicate]) -> Predicate:
@@ -82,7 +84,8 @@ class StreamRange:
 
     lines_only = True
 
-    def __init__(self, stream: str, low: int, high: int | None) -> None:
+    def __init__(self, stream: str, low: int, high: int | None, sight: Sight = MAIN_ONLY) -> None:
+        self._sight = sight
         self._stream = stream
         self._low = low
         self._high = high
@@ -90,10 +93,11 @@ class StreamRange:
     def chosen(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
         stream, low = self._stream, self._low
         high = sys.maxsize if self._high is None else self._high
-        return [event for event in events if event.stream == stream and low <= event.version <= high]
+        found = [event for event in events if event.stream == stream and low <= event.version <= high]
+        return self._sight.chosen(found)
 
     def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
-        return ["s:" + self._stream]
+        return self._sight.keys(["s:" + self._stream])
 
 
 def _predicate(one: Filter) -> Predicate:
@@ -201,6 +205,8 @@ def keys_of(row: Row) -> list[str]:
             found += ["t:" + tag for tag in line.tags]
         if line.kind != "chunk" and not (own and _follows(line, origin)):
             found += _links(line.correlation_id, line.cause)
+    if origin.branch != MAIN:
+        found = [marked_key(key, origin.branch) for key in found]
     return list(dict.fromkeys(found))
 
 

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ksi.core.clock import utc
-from ksi.core.errors import NotFoundError
-from ksi.core.events import MAIN, BranchInfo, Filter, Position, Query, RecordedEvent, StreamInfo
+from ksi.core.events import MAIN, Filter, Position, Query, RecordedEvent, StreamInfo
 from ksi.core.patterns import matches
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decider
 from ksi.store.query import Compiled, StreamRange, Wanted
 from ksi.store.row import REQUESTS, events_of
+from ksi.store.sight import Sight
 
 PAGE_MIN, PAGE_MAX = 64, 1024
 """Events that are read at once: few at first, for many readers want no more; then more, for each page is a job."""
@@ -30,6 +30,10 @@ class LogReads(ABC):
     @abstractmethod
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
         """``cursor.page`` where this log is read."""
+
+    @abstractmethod
+    def sight(self, branch: str) -> Sight:
+        """What is seen from ``branch``. Raises NotFoundError."""
 
     @abstractmethod
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None: ...
@@ -50,12 +54,13 @@ class LogReads(ABC):
         limit: int | None = None,
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
-        only_main(branch)
+        sight = self.sight(branch)
         if stream == REQUESTS:  # versions are positions
-            pages = self._pages(Compiled(_REQUESTS), from_version - 1, to_version, backwards, limit)
+            pages = self._pages(Compiled(_REQUESTS, sight), from_version - 1, to_version, backwards, limit)
         else:
-            after = self._start_of(stream, from_version) if from_version > 1 else 0
-            pages = self._pages(StreamRange(stream, from_version, to_version), after, None, backwards, limit)
+            after = self._start_of(stream, from_version) if from_version > 1 and branch == MAIN else 0
+            wanted = StreamRange(stream, from_version, to_version, sight)
+            pages = self._pages(wanted, after, None, backwards, limit)
         async for page in pages:
             for event in page:
                 yield event
@@ -72,9 +77,9 @@ class LogReads(ABC):
         limit: int | None = None,
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
-        only_main(branch)
+        wanted = Compiled(query, self.sight(branch))
         low, high = await self._within(query, after or 0, until)
-        async for page in self._pages(Compiled(query), low, high, backwards, limit):
+        async for page in self._pages(wanted, low, high, backwards, limit):
             for event in page:
                 yield event
 
@@ -102,39 +107,29 @@ class LogReads(ABC):
             yield page
 
     async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
-        only_main(branch)
-        for name in sorted(name for name in self._stream_names() if matches(pattern, name)):
-            async for event in self.read_stream(name, backwards=True, limit=1):
+        names = self.sight(branch).names(self._stream_names())
+        for name in sorted(name for name in names if matches(pattern, name)):
+            async for event in self.read_stream(name, backwards=True, limit=1, branch=branch):
                 yield StreamInfo(name, event.version, event.position)
 
     async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
-        only_main(branch)
         event = self._decider.event(event_id.bytes)
-        return event if event is not None and event.position <= self._decider.visible else None
+        found = [] if event is None or event.position > self._decider.visible else [event]
+        return next(iter(self.sight(branch).chosen(found)), None)
 
     async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
-        only_main(branch)
         row = self._decider.row_at(position) if position <= self._decider.visible else None
-        events = () if row is None else events_of(row)
+        events = [] if row is None else self.sight(branch).chosen(events_of(row))
         return next((event for event in events if event.position == position), None)
 
     async def head(self, *, branch: str = MAIN) -> Position | None:
-        only_main(branch)
+        self.sight(branch)
         return Position(self._decider.visible) if self._decider.visible else None
 
     async def version(self, stream: str, *, branch: str = MAIN) -> int:
         if not self._decider.pending and stream != REQUESTS:
-            only_main(branch)
-            return self._decider.version(stream)
+            self.sight(branch)
+            return self._decider.version(stream, branch)
         async for event in self.read_stream(stream, backwards=True, limit=1, branch=branch):
             return event.version
         return 0
-
-    async def branches(self) -> Sequence[BranchInfo]:
-        return [BranchInfo(MAIN, None, None, await self.head())]
-
-
-def only_main(branch: str) -> None:
-    """This log has one branch."""
-    if branch != MAIN:
-        raise NotFoundError("branch", branch)

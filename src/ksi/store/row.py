@@ -144,6 +144,7 @@ def request_event(row: Row, request: EventEnvelope, position: int) -> RecordedEv
         subject=request.subject,
         occurred_us=request.time_us or None,
         recorded_us=row.at,
+        branch=request.branch,
         metadata=metadata_of(request),
     )
 
@@ -164,6 +165,7 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
         cause=origin.event_id,
         subject=origin.subject,
         recorded_us=row.at,
+        branch=origin.branch,
         metadata={**metadata_of(origin), **(closing.metadata or {})},
     )
 

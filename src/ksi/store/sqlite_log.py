@@ -13,7 +13,7 @@ import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Durable, Position, RecordedEvent
+from ksi.core.events import MAIN, Backend, Durable, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
 from ksi.store.cursor import Cursor
@@ -23,7 +23,6 @@ from ksi.store.lock import LockFile, lock_of
 from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
-from ksi.store.reading import only_main
 from ksi.store.row import row_of
 from ksi.store.schema import Durability, connect_reader
 from ksi.store.segments import Generations, Segments
@@ -45,6 +44,7 @@ PROBE_PAUSE = 1.0
 class SqliteEventStore(LoopLog):
     """A log in one file. Beside it lie ``-wal`` and ``-shm`` (SQLite's), ``-head`` (the witness) and ``-lock``."""
 
+    backend: Backend = "sqlite"
     ids: SqliteIds
 
     def __init__(self, path: Path, clock: Clock, threads: Threads, durability: Durability, vfs: str | None) -> None:
@@ -254,9 +254,12 @@ class SqliteEventStore(LoopLog):
         return self.stored_source().start_of(stream, version)
 
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
-        only_main(branch)
+        self.sight(branch)
         last = self._point.execute(_LAST_AT, (microseconds(when),)).get
         return None if last is None else Position(min(last, self.visible_head()))
+
+    async def bytes_on_disk(self) -> int:
+        return sum(file.stat().st_size for file in self._path.parent.glob(f"{self._path.name}*") if file.is_file())
 
     async def verify(self) -> Sequence[str]:
         """Digests, links, versions without a gap, ids, open requests, keys, views, checkpoints and the witness."""

@@ -13,8 +13,10 @@ from threading import Lock
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from ksi.core.events import MAIN
 from ksi.store.query import keys_of, own_of
 from ksi.store.row import Lines, Row, row_of
+from ksi.store.sight import marked
 
 R = TypeVar("R", Row, Lines)
 ROWS_MAX = 16_384
@@ -77,8 +79,9 @@ class Tail:
         self._bodies.append(body)
         self._bytes += len(body)
         self._lasts.append(row.last)
+        branch = row.origin.branch
         for line in row.lines:
-            self.heads[line.stream] = line.version
+            self.heads[line.stream if branch == MAIN else marked(line.stream, branch)] = line.version
 
     @property
     def is_full(self) -> bool:

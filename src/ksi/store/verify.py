@@ -10,6 +10,7 @@ import msgspec
 
 from ksi.core import ids
 from ksi.core.errors import LogDamagedError
+from ksi.core.events import MAIN
 from ksi.store.chain import GENESIS, Link
 from ksi.store.idindex import SqliteIdTable
 from ksi.store.keys import Table, number_of, unpack_positions
@@ -17,6 +18,7 @@ from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoi
 from ksi.store.query import keys_of
 from ksi.store.row import Row, requests_of
 from ksi.store.shelf import is_whole, quoted, sealed_shape
+from ksi.store.sight import marked
 
 
 def verify(connection: apsw.Connection, seen: Link) -> list[str]:
@@ -94,10 +96,13 @@ class Indexes:
 
     def _versions(self, row: Row) -> Iterator[str]:
         for line in row.lines:
-            expected = self._heads.get(line.stream, 0) + 1
-            if line.version != expected:
-                yield f"{line.stream} has version {line.version} @{row.last} where {expected} comes next"
-            self._heads[line.stream] = line.version
+            name = marked(line.stream, line.branch)
+            known = self._heads.get(
+                name, 0 if line.branch == MAIN else line.version - 1
+            )  # a branch goes on from its cut
+            if line.version != known + 1:
+                yield f"{line.stream} has version {line.version} @{row.last} where {known + 1} comes next"
+            self._heads[name] = line.version
 
     def _ids(self, row: Row) -> Iterator[str]:
         for position, request in requests_of(row):
