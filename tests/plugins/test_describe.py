@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from ksi.codegen.catalogue import read
-from ksi.codegen.descriptions import MEDIA, Descriptions, Format, description
+from ksi.codegen.descriptions import WRITERS, Descriptions, Format, description
 from ksi.plugins.describe import Describe
 from ksi.plugins.plugin import PluginControl
 from ksi.plugins.state import State
@@ -23,28 +24,32 @@ async def daemon() -> AsyncIterator[Daemon]:
         yield started
 
 
-@pytest.mark.parametrize("form", MEDIA)
+def as_text(made: Any) -> str:
+    return made if isinstance(made, str) else msgspec.json.encode(made).decode()
+
+
+@pytest.mark.parametrize("form", WRITERS)
 async def test_each_format_describes_the_events_that_are_registered(daemon: Daemon, form: Format) -> None:
-    made = await daemon.ask(f"describe:{form}")
-    assert (made["format"], made["media_type"]) == (form, MEDIA[form])
+    text = as_text(await daemon.ask(f"describe:{form}"))
     for name in daemon.kernel.registry.events:
-        assert name in made["text"]
+        assert name in text
 
 
-@pytest.mark.parametrize("form", MEDIA)
-async def test_a_saved_registry_gives_the_same_text_without_the_daemon(daemon: Daemon, form: Format) -> None:
-    saved = read((await daemon.ask("describe:registry"))["text"].encode())
+@pytest.mark.parametrize("form", WRITERS)
+async def test_a_saved_registry_gives_the_same_without_the_daemon(daemon: Daemon, form: Format) -> None:
+    saved = read(msgspec.json.encode(await daemon.ask("describe:registry")))
     made = await daemon.ask(f"describe:{form}")
-    assert msgspec.to_builtins(description(saved, form, status_of)) == made
+    assert description(saved, form, status_of) == (
+        made if isinstance(made, str) else msgspec.json.encode(made).decode()
+    )
 
 
 async def test_what_is_unloaded_is_not_described_any_more_and_the_hash_says_so(daemon: Daemon) -> None:
     before = await daemon.ask("describe:openapi")
     await daemon.ask("plugin:unload", name="painting")
     after = await daemon.ask("describe:openapi")
-    assert "painting:paint" in before["text"]
-    assert "painting:paint" not in after["text"]
-    assert before["hash"] != after["hash"]
+    assert before["paths"].keys() - after["paths"].keys() > {"/v1/events/painting:paint"}
+    assert before["info"]["x-ksi-hash"] != after["info"]["x-ksi-hash"]
 
 
 async def test_a_description_is_made_once_for_each_state_of_the_registry(daemon: Daemon) -> None:

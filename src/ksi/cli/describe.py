@@ -10,11 +10,11 @@ import msgspec
 
 from ksi.cli.failure import EXIT_EVENT_ERROR
 from ksi.cli.invocation import Invocation, command
-from ksi.cli.output import Record, show_records
+from ksi.cli.output import Record, json_line, show_records
 from ksi.cli.reach import ask
 from ksi.codegen.catalogue import Catalogue, read
 from ksi.codegen.compatibility import changes
-from ksi.codegen.descriptions import JSON, MEDIA, Description, Format, description
+from ksi.codegen.descriptions import JSON_FORMATS, WRITERS, Format, description
 from ksi.transport.http.problems import status_of
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -23,7 +23,7 @@ SAVED = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 @command()
 @click.argument(
-    "form", metavar="[openapi|asyncapi|typescript|python|registry]", type=click.Choice([*MEDIA]), required=False
+    "form", metavar="[openapi|asyncapi|typescript|python|registry]", type=click.Choice([*WRITERS]), required=False
 )
 @click.option("--output", "-o", type=FILE, metavar="FILE", help="Write it there.")
 @click.option("--from", "saved", type=SAVED, metavar="FILE", help="Of what `registry` saved there; no daemon is asked.")
@@ -42,14 +42,17 @@ def describe(
     return 0
 
 
-def _described(invocation: Invocation, form: Format, saved: Path | None) -> Description:
-    if saved is not None:
-        return description(read(saved.read_bytes()), form, status_of)
-    return msgspec.convert(ask(invocation, f"describe:{form}"), Description)
+def _described(invocation: Invocation, form: Format, saved: Path | None) -> str:
+    """The text, JSON indented."""
+    if saved is None:
+        made = ask(invocation, f"describe:{form}")
+        text = made if isinstance(made, str) else json_line(made)
+    else:
+        text = description(read(saved.read_bytes()), form, status_of)
+    return msgspec.json.format(text, indent=2) + "\n" if form in JSON_FORMATS else text
 
 
-def _write(made: Description, output: Path | None) -> None:
-    text = made.text if made.media_type != JSON else msgspec.json.format(made.text, indent=2) + "\n"
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)
     else:
@@ -57,7 +60,7 @@ def _write(made: Description, output: Path | None) -> None:
 
 
 def _check(invocation: Invocation, old: Catalogue, saved: Path | None) -> int:
-    new = read(_described(invocation, "registry", saved).text.encode())
+    new = read(_described(invocation, "registry", saved).encode())
     found = changes(old, new)
     show_records(invocation, [msgspec.to_builtins(change) for change in found], _line)
     broken = sum(change.breaking for change in found)

@@ -15,16 +15,9 @@ from ksi.kernel.registry import EventRegistry
 from ksi.kernel.spec import EventSpec
 
 Format = Literal["openapi", "asyncapi", "typescript", "python", "registry"]
+JSON_FORMATS: tuple[Format, ...] = ("openapi", "asyncapi", "registry")
 
-JSON = "application/json"
-MEDIA: Mapping[Format, str] = {
-    "openapi": JSON,
-    "asyncapi": JSON,
-    "typescript": "text/typescript",
-    "python": "text/x-python",
-    "registry": JSON,
-}
-_WRITERS: Mapping[Format, Callable[[Catalogue, StatusOf], str]] = {
+WRITERS: Mapping[Format, Callable[[Catalogue, StatusOf], str]] = {
     "openapi": lambda catalogue, status_of: _json(openapi.document(catalogue, status_of)),
     "asyncapi": lambda catalogue, _: _json(asyncapi.document(catalogue)),
     "typescript": lambda catalogue, _: typescript.module(catalogue),
@@ -33,18 +26,9 @@ _WRITERS: Mapping[Format, Callable[[Catalogue, StatusOf], str]] = {
 }
 
 
-class Description(msgspec.Struct, frozen=True):
-    """A description as text, JSON without white space. Equal hashes: the events are the same, to the last word."""
-
-    format: str
-    media_type: str
-    hash: str
-    text: str
-
-
-def description(catalogue: Catalogue, form: Format, status_of: StatusOf) -> Description:
-    """``catalogue`` in the format ``form``; ``status_of`` says how HTTP answers an error."""
-    return Description(form, MEDIA[form], catalogue.hash, _WRITERS[form](catalogue, status_of))
+def description(catalogue: Catalogue, form: Format, status_of: StatusOf) -> str:
+    """``catalogue`` in the format ``form``, JSON without white space; ``status_of``: how HTTP answers an error."""
+    return WRITERS[form](catalogue, status_of)
 
 
 class Descriptions:
@@ -55,9 +39,9 @@ class Descriptions:
         self._status_of = status_of
         self._specs: list[EventSpec] = []
         self._catalogue: Catalogue | None = None
-        self._made: dict[Format, Description] = {}
+        self._made: dict[Format, str] = {}
 
-    def get(self, form: Format) -> Description:
+    def get(self, form: Format) -> str:
         """The description of the events that there are now."""
         catalogue = self._current()
         found = self._made.get(form)

@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from ksi.codegen.descriptions import Description, Descriptions
+import msgspec
+from msgspec import Meta
+
+from ksi.codegen.descriptions import Descriptions
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventRegistry
 from ksi.transport.http.problems import status_of
+
+# The parts of documents go through as they were written, fields in the order of their declarations.
+Object = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+Array = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "array"})]
+
+
+class OpenApi(msgspec.Struct, frozen=True):
+    """A document of OpenAPI 3.1; ``info`` has the ``x-ksi-hash`` of all that is described."""
+
+    openapi: str
+    info: Object
+    servers: Array
+    security: Array
+    tags: Array
+    paths: Object
+    components: Object
+
+
+class AsyncApi(msgspec.Struct, frozen=True, rename={"content_type": "defaultContentType"}):
+    """A document of AsyncAPI 3.0; ``info`` has the ``x-ksi-hash`` of all that is described."""
+
+    asyncapi: str
+    info: Object
+    content_type: str
+    servers: Object
+    channels: Object
+    operations: Object
+    components: Object
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """Events as ``system:describe`` has them. Equal hashes: they are the same, to the last word."""
+
+    ksi: str
+    hash: str
+    events: Array
 
 
 class Describe(AsyncPlugin):
@@ -25,26 +64,26 @@ class Describe(AsyncPlugin):
         return {Descriptions: self._descriptions}
 
     @query("describe:openapi", inline=True, examples=[{}])
-    def openapi(self) -> Description:
+    def openapi(self) -> OpenApi:
         """Describe the events as OpenAPI 3.1: what HTTP takes and answers."""
-        return self._descriptions.get("openapi")
+        return msgspec.json.decode(self._descriptions.get("openapi"), type=OpenApi)
 
     @query("describe:asyncapi", inline=True, examples=[{}])
-    def asyncapi(self) -> Description:
+    def asyncapi(self) -> AsyncApi:
         """Describe the events as AsyncAPI 3.0: frames of the WebSocket, and server-sent events."""
-        return self._descriptions.get("asyncapi")
+        return msgspec.json.decode(self._descriptions.get("asyncapi"), type=AsyncApi)
 
     @query("describe:typescript", inline=True, examples=[{}])
-    def typescript(self) -> Description:
-        """Describe the events as types of TypeScript."""
+    def typescript(self) -> str:
+        """Describe the events as a module of TypeScript's types."""
         return self._descriptions.get("typescript")
 
     @query("describe:python", inline=True, examples=[{}])
-    def python(self) -> Description:
+    def python(self) -> str:
         """Describe the events as a typed Python module."""
         return self._descriptions.get("python")
 
     @query("describe:registry", inline=True, examples=[{}])
-    def registry(self) -> Description:
+    def registry(self) -> Registry:
         """Describe the events so that all the other descriptions can be made of it, and compared with later ones."""
-        return self._descriptions.get("registry")
+        return msgspec.json.decode(self._descriptions.get("registry"), type=Registry)
