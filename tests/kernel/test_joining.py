@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ksi.core import ids
 from ksi.core.errors import CancelledError, DeadlineExceededError, EventTimeoutError, StreamStalledError
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, stream
 from ksi.testing.harness import EventTestHarness
+from ksi.testing.loop import run
 from tests.kernel.running import plugin, recorded, turns
 from tests.kernel.test_execution import Answers
 from tests.kernel.test_streams import Reader
 
 pytestmark = [pytest.mark.virtual, pytest.mark.leakcheck]
-given = 0
+said = 0
 
 
 @stream("p:slow")
 async def slow_stream(self: Any) -> AsyncIterator[int | End[str]]:
-    global given
-    given = 0
+    global said
+    said = 0
     try:
         for number in range(5):
-            given += 1
+            said += 1
             yield number
             await asyncio.sleep(1)
     except asyncio.CancelledError:
-        yield End(f"cut after {given}")
+        yield End(f"cut after {said}")
         return
     yield End("done")
 
@@ -82,10 +86,10 @@ async def test_the_last_who_leaves_ends_the_stream(leave: Callable[[Any], None])
         opener.call.disconnected()
         leave(one.call)
         await asyncio.sleep(1.5)
-        assert (given, len(other.chunks)) == (2, 2)
+        assert (said, len(other.chunks)) == (2, 2)
         leave(other.call)
         await asyncio.sleep(10)
-        assert given == 2
+        assert said == 2
         (outcome,) = [event for event in await recorded(ksi) if event.kind == "outcome"]
         assert outcome.data["error"]["details"]["partial"] == "cut after 2"
 
@@ -110,12 +114,12 @@ async def test_without_its_opener_a_stream_keeps_the_pace_of_its_fastest_reader_
         await turns()
         opener.call.disconnected()
         await asyncio.sleep(10)
-        assert given == 2
+        assert said == 2
         fast.call.grant(1)
         await asyncio.sleep(10)
-        assert (given, len(fast.chunks), len(slow.chunks)) == (3, 3, 1)
+        assert (said, len(fast.chunks), len(slow.chunks)) == (3, 3, 1)
         await asyncio.sleep(100)
-        assert given == 3
+        assert said == 3
         for reader in (slow, fast):
             ((_, error),) = reader.ends
             assert isinstance(error, StreamStalledError)
@@ -128,6 +132,28 @@ async def test_an_opener_that_stalls_leaves_the_stream_to_a_reader_that_does_not
         await joiner.ended.wait()
         assert opener.code == "stream_stalled"
         assert (len(joiner.chunks), joiner.code) == (5, "ok")
+
+
+async def test_when_all_stall_the_opener_goes_first_and_the_stream_ends_with_the_last() -> None:
+    async with EventTestHarness(plugin(slow_stream)) as ksi:
+        event_id = ids.new_id()
+        opener, joiner = (Reader(ksi, 1, "p:slow", id=event_id) for _ in range(2))
+        await opener.ended.wait()
+        assert (opener.code, joiner.ends) == ("stream_stalled", [])
+        await joiner.ended.wait()
+        assert joiner.code == "stream_stalled"
+        await asyncio.sleep(1)
+        assert not ksi.kernel.router.under_way
+
+
+async def test_one_who_is_behind_when_the_stream_has_ended_can_still_leave() -> None:
+    async with EventTestHarness(plugin(slow_stream)) as ksi:
+        event_id = ids.new_id()
+        opener, joiner = (Reader(ksi, credit, "p:slow", id=event_id) for credit in (10, 1))
+        await opener.ended.wait()
+        assert joiner.ends == []
+        joiner.call.cancel()
+        assert (joiner.code, joiner.chunks) == ("cancelled", [b"0"])
 
 
 async def test_who_joins_before_the_stream_is_on_disk_reads_it_all() -> None:
@@ -219,3 +245,75 @@ async def test_one_who_leaves_twice_leaves_nobody_else() -> None:
             call.cancel()
         await asyncio.sleep(5)
         assert answers.codes == ["cancelled", "cancelled", "ok"]
+
+
+# ── any number of readers, whatever they do ──────────────────────────────────────────────────────────────────────────
+class Guest(NamedTuple):
+    """One who opens the stream in second ``comes``, and leaves ``stays`` seconds later, if ever."""
+
+    comes: int
+    stays: int | None
+    politely: bool
+
+    @property
+    def arrival(self) -> float:
+        return self.comes + 0.25
+
+    @property
+    def departure(self) -> float:
+        return math.inf if self.stays is None else self.comes + self.stays + 0.75
+
+
+guests = st.builds(Guest, comes=st.integers(0, 4), stays=st.none() | st.integers(0, 5), politely=st.booleans())
+
+
+@settings(max_examples=100, deadline=None)
+@given(opener=guests, others=st.lists(guests, min_size=1, max_size=5), seed=st.integers(0, 1_000))
+def test_a_stream_lives_as_long_as_somebody_reads_it_and_each_sees_it_from_its_beginning(
+    opener: Guest, others: list[Guest], seed: int
+) -> None:
+    everybody = [opener._replace(comes=0), *others]
+    end = _end_of_stream(everybody)
+    readers, outcome = run(_visited(everybody), seed=seed)
+    chunks = [b"%d" % number for number in range(5) if number + 0.25 < end]
+    assert outcome == ("ok" if end == NATURAL_END else "cancelled")
+    for guest, reader in zip(everybody, readers, strict=True):
+        assert reader.chunks == chunks[: len(reader.chunks)]
+        assert len(reader.ends) <= 1
+        if guest.departure > NATURAL_END:
+            assert (reader.chunks, reader.code) == (chunks, outcome)
+        elif guest.politely:
+            assert reader.code in (("cancelled",) if guest.departure <= end else ("cancelled", outcome))
+
+
+NATURAL_END = 5.25
+"""Seconds at which the stream has said everything; it begins with the arrival of its opener."""
+
+
+def _end_of_stream(everybody: list[Guest]) -> float:
+    """When nobody reads it any more, or when it is whole."""
+    end = everybody[0].departure
+    for guest in sorted(everybody, key=lambda guest: guest.arrival):
+        if guest.arrival < end:
+            end = max(end, guest.departure)
+    return min(end, NATURAL_END)
+
+
+async def _visited(everybody: list[Guest]) -> tuple[list[Reader], str]:
+    event_id, readers = ids.new_id(), []
+
+    async def visit(guest: Guest) -> Reader:
+        await asyncio.sleep(guest.arrival)
+        reader = Reader(ksi, 100, "p:slow", id=event_id)
+        if guest.departure < math.inf:
+            await asyncio.sleep(guest.departure - guest.arrival)
+            reader.call.cancel() if guest.politely else reader.call.disconnected()
+        await asyncio.sleep(20)
+        return reader
+
+    async with EventTestHarness(plugin(slow_stream)) as ksi:
+        readers = await asyncio.gather(*map(visit, everybody))
+        (outcome,) = [event for event in await recorded(ksi) if event.kind == "outcome"]
+        assert not ksi.kernel.router.under_way
+        assert not ksi.kernel.router.readers
+        return readers, "ok" if outcome.data["ok"] else outcome.data["error"]["code"]
