@@ -44,6 +44,7 @@ async def test_a_crash_leaves_a_completion_interrupted_with_its_tokens() -> None
     assert ksi.recovered.closed == 1
     assert status["completions"][0]["status"] == "interrupted"
     assert status["completions"][0]["text"] == "Once upon a time"
+    assert status["completions"][0]["usage"] == {"input_tokens": 1, "output_tokens": 4, "estimated": True}
 
 
 async def test_a_resume_goes_on_behind_the_last_token() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 from ksi.core import canonical
 from ksi.core.config import Config
@@ -31,6 +32,8 @@ from ksi.plugins.completion.shapes import (
     Tokens,
 )
 from ksi.plugins.completion.view import CATEGORY, CompletionRecord, CompletionsView
+from ksi.plugins.usage import used
+from ksi.providers.base import Usage
 from ksi.providers.configured import desk_of
 from ksi.providers.desk import Desk, Ticket
 
@@ -198,19 +201,25 @@ class Completion(PushedResults, AsyncPlugin):
 
     async def _shown(self, past: Past, record: CompletionRecord, **more: Any) -> ShownCompletion:
         ticket = self.desk.tickets.get(record.completion)
+        status = await past.status(record.completion) if ticket is None else ticket.status
         return ShownCompletion(
             completion=record.completion,
             run=record.run,
-            status=await past.status(record.completion) if ticket is None else ticket.status,
+            status=status,
             provider=record.provider,
             model=record.model,
             conversation=record.conversation,
             resumes=record.resumes,
             finish_reason=record.finish_reason,
-            usage=record.usage,
+            usage=await self._counted(record) if status == "interrupted" else record.usage,
             duration_ms=record.duration_ms,
             **more,
         )
+
+    async def _counted(self, record: CompletionRecord) -> Usage:
+        """Of one that a crash cut off nobody else could say what it has used."""
+        services = self.host.services
+        return await used(UUID(record.completion), services.get(Router), services.get(EventLog))
 
     @query("completion:models")
     async def models(self) -> OfferedModels:
