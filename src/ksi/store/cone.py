@@ -36,9 +36,10 @@ class Touched(msgspec.Struct, frozen=True):
 
 
 class Write(msgspec.Struct, frozen=True):
-    """What a fact changed: its stream, and records of views."""
+    """What a fact changed: its stream, and records of views. Its ``writer`` had read before it wrote."""
 
     position: Position
+    writer: bytes | None
     stream: str
     records: Sequence[Touched]
 
@@ -122,13 +123,15 @@ class _Cone:
         while self._writes:
             write = self._writes.popleft()
             for outcome, reads in self._readers:
-                if (
-                    outcome.cause not in self._members
-                    and outcome.position > write.position
-                    and self._meets(reads, write)
-                ):
+                if self._is_outside(outcome, write) and self._meets(reads, write):
                     self._join(outcome, write)
         return Cone(frozenset(self._positions), list(self._members.values()))
+
+    def _is_outside(self, outcome: RecordedEvent, write: Write) -> bool:
+        """Whether it ended behind the write and is not known to depend on it."""
+        return (
+            outcome.position > write.position and outcome.cause != write.writer and outcome.cause not in self._members
+        )
 
     def _join(self, outcome: RecordedEvent, write: Write) -> None:
         """The request that ``outcome`` ended, with all that it did."""
@@ -145,7 +148,7 @@ class _Cone:
                 continue
             self._positions.add(each.position)
             if each.kind == "fact":
-                self._writes.append(Write(each.position, each.stream, self._touched.get(each.position, ())))
+                self._writes.append(Write(each.position, each.cause, each.stream, self._touched.get(each.position, ())))
             elif each.kind == "request" and each.stream == "$requests":
                 self._members.setdefault(each.id, Member(each.id, each.name, "caused", each.position))
             waiting += reversed(self._below[each.id])

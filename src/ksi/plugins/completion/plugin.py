@@ -149,16 +149,22 @@ class Completion(PushedResults, AsyncPlugin):
     @event("completion:cancel", errors=("not_found", "ambiguous", "conflict"), examples=({"run": "last"},))
     async def cancel(self, run: RunName, context: EventContext) -> Stopped:
         """Stop a completion, in the queue or in the middle; answers with what it had written."""
-        ticket = self._under_way(run)
-        if ticket is None:
-            record = await self._past(context).find(run)
-            if record is None:
-                raise NotFoundError("completion", run)
-            raise ConflictError(f"completion {record.completion} has ended already", completion=record.completion)
-        ticket.cancel()
-        raw, error = await ticket.ended
-        partial = canonical.decode(raw) if raw is not None else getattr(error, "partial", None)
-        return _stopped(ticket, partial or {}, error)
+
+        async def stop() -> Stopped:
+            ticket = self._under_way(run)
+            if ticket is None:
+                record = await self._past(context).find(run)
+                if record is None:
+                    raise NotFoundError("completion", run)
+                raise ConflictError(f"completion {record.completion} has ended already", completion=record.completion)
+            ticket.cancel()
+            raw, error = await ticket.ended
+            partial = canonical.decode(raw) if raw is not None else getattr(error, "partial", None)
+            return _stopped(ticket, partial or {}, error)
+
+        # What is under way here is nowhere in the log, so what came of it is recorded; no commit comes before the stop.
+        stopped: Stopped = await context.observe("completion:stop", {"run": run}, stop, result=Stopped)
+        return stopped
 
     def _under_way(self, run: str) -> Ticket | None:
         """The ticket that a client means. Raises AmbiguousError."""

@@ -9,16 +9,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ksi.core import ids
 from ksi.core.config import Config
 from ksi.core.ports import EventLog
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
 from ksi.kernel.router import Router
-from ksi.plugins.references import find_run
+from ksi.plugins.references import find_event, find_run
 from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
 from ksi.plugins.timetravel.child import repeat
 from ksi.plugins.timetravel.orders import Orders, settings_of
+from ksi.store.cone import cone_of
 from ksi.store.debugger import Change, TimeTravelDebugger
 from ksi.store.piped import LogServer
 from ksi.store.structure import MISSING, Difference, differences, parse_path
@@ -58,6 +60,22 @@ class Bisected(msgspec.Struct, frozen=True):
     event: ShownEvent | None
     asked: int
     differences: list[Difference]
+
+
+class ConeMember(msgspec.Struct, frozen=True):
+    """A request that would have been different. ``through`` is the position of its cause, or of what it had read."""
+
+    event_id: str
+    name: str
+    why: Literal["caused", "read"]
+    through: int
+
+
+class ShownCone(msgspec.Struct, frozen=True):
+    """``events`` counts all of the cone; ``requests`` are those in it, as they joined."""
+
+    events: int
+    requests: list[ConeMember]
 
 
 class States(msgspec.Struct, frozen=True):
@@ -162,6 +180,16 @@ class TimeTravel(AsyncPlugin):
         run, predicate = await find_run(self._log, run), compile_where(where)
         change = await self._debugger().bisect(run, predicate, method="bisect" if monotone else "scan")
         return _bisected(run, change)
+
+    @query("timetravel:cone", errors=["not_found", "ambiguous", "overloaded"], examples=[{"event_id": "@1234"}])
+    async def cone(
+        self, event_id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")]
+    ) -> ShownCone:
+        """Say what would have been different without an event: what it caused, and who had read what came of it."""
+        event = await find_event(self._log, event_id)
+        cone = await cone_of(self._log, event, self.host.services.get(Plugins).views())
+        members = [ConeMember(ids.text(one.request), one.name, one.why, one.through) for one in cone.members]
+        return ShownCone(len(cone.positions), members)
 
     @query("timetravel:state", examples=[{"at": "@100", "pattern": "conversation/*"}])
     async def state(
