@@ -26,7 +26,9 @@ WRITE, OWNER, SCHEMA = 1, 2, 3
 LOCK_TIMEOUT = 10
 STATEMENT_TIMEOUT = 60
 IDLE_TIMEOUT = 10
-"""Seconds: for a turn to write; for one statement; for a client that sleeps in a transaction."""
+TAKE_TIMEOUT = 1
+"""Seconds: for a turn to write; for one statement; for a client that sleeps in a transaction; for the log to be given
+back by somebody who has gone just now."""
 CHANNEL = "ksi"
 
 TABLES = """
@@ -177,10 +179,13 @@ def take(connection: Connection, url: str, access: Access) -> None:
     """
     if access == "read":
         return
-    function = "pg_try_advisory_lock" if access == "own" else "pg_try_advisory_lock_shared"
-    query = f"SELECT {function}(%s, %s)"
-    if connection.execute(query, (LOCKS, OWNER)).fetchone() != (True,):
-        raise LogLockedError(place_of(url), _holder(connection))
+    function = "pg_advisory_lock" if access == "own" else "pg_advisory_lock_shared"
+    try:
+        with connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout = '{TAKE_TIMEOUT}s'")
+            connection.execute(f"SELECT {function}(%s, %s)", (LOCKS, OWNER))
+    except psycopg.errors.LockNotAvailable:
+        raise LogLockedError(place_of(url), _holder(connection)) from None
 
 
 def _holder(connection: Connection) -> str:

@@ -1,0 +1,279 @@
+"""The log on PostgreSQL when its connection, its server or its ownership goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from ksi.core import ids
+from ksi.core.errors import CheckpointConflictError, LogDamagedError, LogLockedError, UnavailableError
+from ksi.core.events import Appended, Position, StreamAppend
+from ksi.core.ports import Entry, Outcome, Unit
+from ksi.store import postgres_shared, postgres_writer
+from ksi.store.postgres_log import PostgresEventStore
+from ksi.testing.contracts import COUNTER, CounterView, added, command, listed, request, submitted
+from ksi.testing.postgres import PostgresServer, postgres_server
+from tests.store.severing import severing
+
+KILL_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'ksi %'"
+
+
+async def totals(store: PostgresEventStore) -> list[int]:
+    return [event.data["amount"] for event in await listed(store.read_all())]
+
+
+# ── who has it ───────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_second_owner_is_refused_with_the_name_of_the_first(url: str) -> None:
+    async with PostgresEventStore.open(url):
+        with pytest.raises(LogLockedError) as caught:
+            async with PostgresEventStore.open(url):
+                pass
+        assert f"pid {os.getpid()}" in caught.value.holder
+        assert "postgres@" not in caught.value.path
+    async with PostgresEventStore.open(url):
+        pass
+
+
+async def test_an_owner_and_one_that_shares_exclude_each_other(url: str) -> None:
+    async with PostgresEventStore.open(url):
+        with pytest.raises(LogLockedError):
+            async with PostgresEventStore.open(url, access="share"):
+                pass
+    async with PostgresEventStore.open(url, access="share"), PostgresEventStore.open(url, access="share"):
+        with pytest.raises(LogLockedError):
+            async with PostgresEventStore.open(url):
+                pass
+
+
+async def test_a_reader_follows_an_owner_and_can_not_write(url: str) -> None:
+    async with PostgresEventStore.open(url) as owner, PostgresEventStore.open(url, access="read") as reader:
+        async with reader.subscribe(after="start") as events:
+            coming = asyncio.ensure_future(anext(aiter(events)))
+            await owner.append("counter/a", [added(7)])
+            assert (await coming).data == {"amount": 7}
+        with pytest.raises(UnavailableError):
+            await reader.append("counter/a", [added()])
+        assert reader.is_read_only
+
+
+async def test_a_database_without_a_log_can_not_be_read(url: str) -> None:
+    with pytest.raises(UnavailableError):
+        async with PostgresEventStore.open(url, access="read"):
+            pass
+
+
+async def test_an_owner_that_was_cut_off_and_replaced_writes_no_more(postgres: PostgresServer, url: str) -> None:
+    async with PostgresEventStore.open(url) as first:
+        await first.append("counter/a", [added(1)])
+        postgres.execute(KILL_ALL)
+        async with PostgresEventStore.open(url) as second:
+            await second.append("counter/a", [added(2)])
+        with pytest.raises(LogLockedError):
+            await first.append("counter/a", [added(3)])
+        assert first.is_read_only
+    async with PostgresEventStore.open(url) as third:
+        assert await totals(third) == [1, 2]
+
+
+# ── several that write ───────────────────────────────────────────────────────────────────────────────────────────────
+async def test_what_another_wrote_is_no_false_conflict(url: str) -> None:
+    async with (
+        PostgresEventStore.open(url, access="share") as one,
+        PostgresEventStore.open(url, access="share") as other,
+    ):
+        for number in range(1, 9):
+            writer = one if number % 2 else other
+            appended = await writer.append("counter/a", [added(number)], expected_version=number - 1)
+            assert appended.versions == (number,)
+        await one.catch_up()
+        assert await totals(one) == list(range(1, 9))
+
+
+async def test_an_id_that_another_wrote_is_known(url: str) -> None:
+    event = added(5, event_id=UUID(bytes=ids.new_id()))
+    async with (
+        PostgresEventStore.open(url, access="share") as one,
+        PostgresEventStore.open(url, access="share") as other,
+    ):
+        first, again = await asyncio.gather(one.append("counter/a", [event]), other.append("counter/a", [event]))
+        assert first.positions == again.positions
+        assert {first.deduplicated, again.deduplicated} == {False, True}
+
+
+async def test_requests_of_others_are_open_and_can_be_closed(url: str) -> None:
+    async with (
+        PostgresEventStore.open(url, access="share") as one,
+        PostgresEventStore.open(url, access="share") as other,
+    ):
+        origin = request()
+        fact = Entry(stream="counter/a", name=COUNTER, data=b'{"amount":1}')
+        await submitted(one, Unit(origin=origin, request=True))
+        await submitted(other, Unit(origin=origin, entries=[fact], outcome=Outcome(True, b"{}")))
+        await one.catch_up()
+        assert await listed(one.open_requests()) == []
+        assert await totals(one) == [1]
+
+
+async def test_views_of_all_show_what_all_wrote(url: str) -> None:
+    async with (
+        PostgresEventStore.open(url, access="share") as one,
+        PostgresEventStore.open(url, access="share") as other,
+    ):
+        for store in (one, other):
+            store.register(CounterView)
+        await asyncio.gather(*[(one, other)[n % 2].append("counter/a", [added(1)]) for n in range(20)])
+        for store in (one, other):
+            await store.catch_up()
+            assert (await store.view(CounterView).get("a")).total == 20  # type: ignore[union-attr]  # it is there
+
+
+async def test_a_checkpoint_that_another_moved_is_a_conflict(url: str) -> None:
+    async with (
+        PostgresEventStore.open(url, access="share") as one,
+        PostgresEventStore.open(url, access="share") as other,
+    ):
+        first = Position((await one.append("note/1", [added(), added()])).positions[0])
+        ends = await asyncio.gather(
+            *[
+                store.append_all([StreamAppend("counter/a", [added()])], checkpoint=("s", first))
+                for store in (one, other)
+            ],
+            return_exceptions=True,
+        )
+        assert {type(end) for end in ends} == {Appended, CheckpointConflictError}
+        await other.reset_checkpoint("s", None)
+        await one.reset_checkpoint("s", Position(2))
+        await other.catch_up()
+        assert await other.checkpoint("s") == 2
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """One with a name that is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+# ── the connection, the server ───────────────────────────────────────────────────────────────────────────────────────
+async def test_a_commit_whose_answer_is_lost_is_stored_once(
+    postgres: PostgresServer, url: str, directory: Path
+) -> None:
+    with severing(postgres.directory, directory) as socket:
+        async with PostgresEventStore.open(f"postgresql://postgres@/postgres?host={directory}") as store:
+            for number in range(3):
+                socket.wanted = b"lost:once"
+                appended = await store.append(f"lost:once/{number}", [added(number)], expected_version=0)
+                assert not appended.deduplicated
+            assert socket.severed == 3
+            assert await totals(store) == [0, 1, 2]
+            assert await store.verify() == []
+
+
+async def test_connections_that_are_cut_off_are_made_again(postgres: PostgresServer, url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        for number in range(5):
+            postgres.execute(KILL_ALL)
+            await store.append("counter/a", [added(number)], expected_version=number)
+        assert await totals(store) == list(range(5))
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """One that may be stopped."""
+    with postgres_server() as server:
+        yield server
+
+
+async def test_a_server_that_is_restarted_in_the_middle_loses_and_doubles_nothing(server: PostgresServer) -> None:
+    async with PostgresEventStore.open(server.url("postgres")) as store:
+        acknowledged: list[int] = []
+        is_back = asyncio.Event()
+
+        async def append() -> None:
+            while not is_back.is_set():
+                number = len(acknowledged) + 1
+                appended = await store.append("counter/a", [added(number)], expected_version=number)
+                acknowledged.extend(appended.positions)
+
+        await store.append("counter/a", [added(0)])
+        appending = asyncio.ensure_future(append())
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        is_back.set()
+        await appending
+        assert acknowledged
+        assert await totals(store) == list(range(len(acknowledged) + 1))
+        assert await store.verify() == []
+
+
+async def test_while_there_is_no_server_writing_is_refused_and_then_goes_on(
+    postgres: PostgresServer, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_writer, "RETRY_FOR", 0.1)
+    monkeypatch.setattr(postgres_shared, "PROBE_PAUSE", 0.0)
+    async with PostgresEventStore.open(server.url("postgres")) as store:
+        store.register(CounterView)
+        await store.append("counter/a", [added(1)])
+        server.stop()
+        with pytest.raises(UnavailableError):
+            await store.append("counter/a", [added(2)])
+        assert store.read_only_reason is not None
+        assert (await store.view(CounterView).get("a")).total == 1  # type: ignore[union-attr]  # it is in memory
+        server.start()
+        async with asyncio.timeout(10):
+            while store.is_read_only:  # to ask for it is to have it looked at
+                await store.bell.wait()
+        await store.append("counter/a", [added(3)])
+        assert await totals(store) == [1, 3]
+    async with PostgresEventStore.open(server.url("postgres")) as store:
+        store.register(CounterView)
+        assert (await store.view(CounterView).get("a")).total == 4  # type: ignore[union-attr]  # it is there
+
+
+# ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_acknowledged_commits_that_are_gone_stop_the_writer(postgres: PostgresServer, url: str) -> None:
+    """As after a failover to a server that had not got them yet."""
+    async with PostgresEventStore.open(url) as store:
+        await store.append("counter/a", [added(1)])
+        await store.append("counter/a", [added(2)])
+        postgres.execute("DELETE FROM ksi.commits WHERE last = 2; DELETE FROM ksi.log WHERE last = 2")
+        with pytest.raises(LogDamagedError):
+            await store.append("counter/a", [added(3)])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE ksi.log SET body = set_byte(body, 10, get_byte(body, 10) # 1) WHERE last = 3",
+        "DELETE FROM ksi.log WHERE last = 3",
+        "UPDATE ksi.commits SET hash = hash || 'x' WHERE last = 3",
+        "DELETE FROM ksi.keys WHERE last = 3",
+        "DELETE FROM ksi.streams WHERE last = 3",
+        "UPDATE ksi.ids SET pos = 9 WHERE pos = 1",
+        "INSERT INTO ksi.open VALUES ('0123456789abcdef', 1)",
+        "INSERT INTO ksi.checkpoints VALUES ('s1', 1000)",
+    ],
+)
+async def test_verify_finds_what_is_wrong(postgres: PostgresServer, url: str, damage: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        for number in range(5):
+            await submitted(store, command(amount=number))
+        assert await store.verify() == []
+        postgres.execute(damage)
+        assert len(await store.verify()) == 1
+
+
+# ── other programs ───────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_records_of_views_are_tables_that_others_can_read(postgres: PostgresServer, url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        store.register(CounterView)
+        await store.append("counter/a", [added(3)])
+        await store.append("counter/b", [added(4)])
+    rows = postgres.execute("""SELECT data->>'id', (data->>'total')::int FROM ksi."view:counters" ORDER BY place""")
+    assert rows == [("a", 3), ("b", 4)]
