@@ -54,7 +54,7 @@ class Counts(msgspec.Struct):
 @click.option("--keep", is_flag=True, help="Keep the demo's home, and its daemon running.")
 @click.pass_obj
 def demo(invocation: Invocation, keep: bool) -> None:
-    """Show the main job on the real model, in a home of its own: stream, kill, agents, log.
+    """Show the main job on the real model, in a home of its own: stream, kill, agents, log, replay, blame.
 
     Every claim is checked against the log; where one does not hold the exit code is 1.
     """
@@ -69,8 +69,10 @@ def demo(invocation: Invocation, keep: bool) -> None:
         first = _stream(stage, counts)
         second = _kill(stage, counts)
         stage.claim(first.text != second.text, "different prompts give different texts")
-        conversation, then = _agents(stage, counts)
+        conversation, then, turn = _agents(stage, counts)
         _log(stage, conversation, then)
+        _replay(stage, turn)
+        _blame(stage, conversation)
         (health,) = stage.ask("status")
         _end(stage, counts, events=health["head"], seconds=monotonic() - began)
         if keep:
@@ -136,8 +138,8 @@ def _kill_daemon(stage: Stage) -> None:
 
 
 # ── 3. AGENTS ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _agents(stage: Stage, counts: Counts) -> tuple[str, int]:
-    """The first agent's conversation, and the position after its first turn."""
+def _agents(stage: Stage, counts: Counts) -> tuple[str, int, Told]:
+    """The first agent's conversation, the position after its first turn, and the last turn."""
     stage.beat(3, "AGENTS", "two agents write a story by turns; one turn is cancelled")
     for name in AGENTS:
         stage.run("send", "agent:spawn", f"agent={name}", f"system={SYSTEM}")
@@ -145,8 +147,8 @@ def _agents(stage: Stage, counts: Counts) -> tuple[str, int]:
     then = int(stage.ask("status")[0]["head"])
     second = _turn(stage, counts, AGENTS[1], first.text)
     third = _cancelled_turn(stage, counts, AGENTS[0], second.text)
-    _turn(stage, counts, AGENTS[1], third.text)
-    return f"conversation/{first.end['conversation']}", then
+    fourth = _turn(stage, counts, AGENTS[1], third.text)
+    return f"conversation/{first.end['conversation']}", then, fourth
 
 
 def _turn(stage: Stage, counts: Counts, agent: str, text: str) -> Told:
@@ -175,12 +177,17 @@ def _message(agent: str, text: str, max_tokens: int) -> tuple[str, ...]:
 
 
 def _is_soon_idle(stage: Stage) -> bool:
-    pid = next(model["pid"] for model in stage.ask("model", "list") if model["provider"] == PROVIDER)
+    pid = _model_pid(stage)
     until = monotonic() + IDLE_WITHIN
     while monotonic() < until:
         if _busy_share(pid) < IDLE_SHARE:
             return True
     return False
+
+
+def _model_pid(stage: Stage) -> int:
+    """Of the model's process, which runs."""
+    return next(int(model["pid"]) for model in stage.ask("model", "list") if model["provider"] == PROVIDER)
 
 
 def _busy_share(pid: int) -> float:
@@ -203,6 +210,27 @@ def _log(stage: Stage, conversation: str, then: int) -> None:
     (now,) = stage.ask("show", conversation)
     messages, more = (len(shown["state"]["messages"]) for shown in (was, now))
     stage.claim(0 < messages < more, f"{conversation} had {messages} messages at @{then}; now it has {more}")
+
+
+# ── 5. REPLAY ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _replay(stage: Stage, turn: Told) -> None:
+    stage.beat(5, "REPLAY", "a turn once more, out of the log; the model's process is stopped")
+    pid = _model_pid(stage)
+    stage.run("model", "stop")
+    (found,) = stage.run("replay", turn.end["run"])
+    stage.claim(found["calls"] == 0 and not Path(f"/proc/{pid}").exists(), "the model was called 0 times, and not started")
+    said = f"{found['requests']} requests, {found['facts']} facts and {found['chunks']} tokens came out the same"
+    stage.claim(found["chunks"] == 2 * len(turn.chunks), said)
+
+
+# ── 6. BLAME ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _blame(stage: Stage, conversation: str) -> None:
+    stage.beat(6, "BLAME", "which event wrote a message, and what was behind it")
+    value = "messages[-1].text"
+    stage.show("blame", conversation, value)
+    (found,) = stage.ask("blame", conversation, value)
+    causes = [event["name"] for event in found["chain"] if event["kind"] == "request"]
+    stage.claim(causes[0] == "agent:send_message", f"it goes back to {causes[0]}, through {', '.join(causes[1:])}")
 
 
 def _recorded(stage: Stage, stream: str) -> list[Chunk]:
