@@ -555,6 +555,31 @@ async def test_what_was_committed_in_the_middle_is_not_said_twice() -> None:
         assert sorted(names) == ["p:later", "p:one", "p:three", "p:two"]
 
 
+async def test_what_several_handlers_have_committed_is_not_mixed_up_when_they_run_in_another_order() -> None:
+    gate, waits = Gate(), {"one": 1, "two": 10}
+
+    def handling(name: str) -> Any:
+        @event("p:do", shared=True, answers="all", timeout=None)
+        async def do(self: Any, context: EventContext) -> str:
+            await asyncio.sleep(waits[name])
+            context.append(f"p/{name}", happened(name))
+            await context.commit()
+            await gate.pass_through()
+            return name
+
+        return plugin(do, name=name)
+
+    async with EventTestHarness(handling("one"), handling("two")) as ksi:
+        event_id = new_id()
+        request = asyncio.ensure_future(ksi.request("p:do", event_id=event_id))
+        await gate.crash(ksi, request)
+        assert [fact.name for fact in await ksi.facts("p:*")] == ["p:one"]
+        waits |= {"one": 10, "two": 1}
+        gate.opened.set()
+        assert await ksi.request("p:do", event_id=event_id) == ["one", "two"]
+        assert [fact.name for fact in await ksi.facts("p:*")] == ["p:one", "p:two"]
+
+
 # ── the start after a crash ──────────────────────────────────────────────────────────────────────────────────────────
 async def test_emits_that_were_not_started_run_after_the_crash_once() -> None:
     @event("p:do")

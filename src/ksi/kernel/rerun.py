@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -33,12 +33,12 @@ class Said(NamedTuple):
 class History(msgspec.Struct):
     """What is recorded in the name of an open request.
 
-    ``facts`` are counted down and ``chunks`` taken out as it says them again.
+    ``facts`` (by stream and name) are counted down and ``chunks`` taken out as it says them again.
     ``attempts`` counts its reruns after crashes, ``has_acted`` is whether it did anything that others may have seen.
     """
 
     attempts: int = 0
-    facts: int = 0
+    facts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
     chunks: deque[Said] = msgspec.field(default_factory=deque)
     has_acted: bool = False
     is_parked: bool = False
@@ -67,7 +67,7 @@ class History(msgspec.Struct):
                 self.recorded.requested.add(event.event_id.bytes)
                 self.has_acted = True
             case "fact":
-                self.facts += 1
+                self.facts[event.stream, event.name] += 1
                 self.has_acted = True
 
 
