@@ -1,0 +1,18 @@
+"""A subscription over fifty restarts: nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.following import followed
+
+pytestmark = pytest.mark.soak
+
+
+async def test_a_subscription_loses_and_doubles_nothing_over_fifty_restarts(tmp_path: Path) -> None:
+    numbers = await followed(tmp_path / "home", restarts=50, seed=2)
+    assert numbers.read == list(range(len(numbers.read)))
+    assert numbers.positions == sorted(set(numbers.positions))
+    assert len(numbers.read) > 2_000
