@@ -81,7 +81,8 @@ class Keys:
         if holder.above is not None and (cycle := _Search(self._keys, self._below, holder).way(holder, name)):
             raise PartitionDeadlockError(name, cycle)
         self._wait(name, holder)
-        heapq.heappush(key.queue, (next(self._order) - holder.rank * AGING, next(self._order), holder, begin))
+        order = next(self._order)
+        heapq.heappush(key.queue, (order - holder.rank * AGING, order, holder, begin))
 
     def release(self, name: str, holder: Holder) -> None:
         """Give the key back; the next in the queue begins."""
