@@ -13,7 +13,9 @@ import pytest
 from ksi.codegen import asyncapi, typescript
 from tests.codegen.built_in import built_in, catalogue_from
 from tests.codegen.painting import Painting
+from tests.docs.pages import ROOT, only
 
+HOW_TO = ROOT / "docs" / "how-to"
 INSTALLED = Path(sys.prefix) / "node"
 PARSE = Path(__file__).parent / "node" / "parse.mjs"
 USES = """
@@ -79,6 +81,7 @@ def test_strict_typescript_takes_right_calls_and_refuses_wrong_ones(tmp_path: Pa
     (tmp_path / "types.ts").write_text(typescript.module(built_in()))
     (tmp_path / "painting.ts").write_text(typescript.module(catalogue_from(Painting)))
     (tmp_path / "uses.ts").write_text(USES)
+    (tmp_path / "page.ts").write_text(only(HOW_TO / "describe-the-api.md", "typescript", "KsiClient"))
     wrong = {number for number, line in enumerate(USES.splitlines(), 1) if "// " in line}
     assert {line.partition(",")[0] for line in compiled(tmp_path)} == {f"uses.ts({number}" for number in wrong}
 

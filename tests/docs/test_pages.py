@@ -71,6 +71,16 @@ async def test_the_programs_of_clients_run(tmp_path: Path) -> None:
     assert '"ok":true' in lines
 
 
+async def test_the_typed_program_runs_with_the_module_that_is_described(tmp_path: Path) -> None:
+    rehearsed = {"providers.default": "script", "providers.script": "There was a lighthouse"}
+    async with DaemonProcess(tmp_path / "home", settings=rehearsed) as daemon:
+        described = ("-m", "ksi.cli", "describe", "python", "-o", "ksi_events.py")
+        assert await output_of(*described, cwd=tmp_path, home=daemon.home.path) == ""
+        (tmp_path / "program.py").write_text(only(HOW_TO / "describe-the-api.md", "python", "typed("))
+        said = await output_of("program.py", cwd=tmp_path, home=daemon.home.path)
+    assert said.splitlines() == ["colour 1", "There was a lighthousestop"]
+
+
 def test_the_page_of_codes_has_each_code_once() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `(\w+)`", (HOW_TO / "error-codes.md").read_text(), re.MULTILINE)
     known = [

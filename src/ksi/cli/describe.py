@@ -18,7 +18,6 @@ from ksi.codegen.descriptions import JSON_FORMATS, WRITERS, Format, description
 from ksi.transport.http.problems import status_of
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-SAVED = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @command()
@@ -26,8 +25,8 @@ SAVED = click.Path(path_type=Path, dir_okay=False, exists=True)
     "form", metavar="[openapi|asyncapi|typescript|python|registry]", type=click.Choice([*WRITERS]), required=False
 )
 @click.option("--output", "-o", type=FILE, metavar="FILE", help="Write it there.")
-@click.option("--from", "saved", type=SAVED, metavar="FILE", help="Of what `registry` saved there; no daemon is asked.")
-@click.option("--check", "old", type=SAVED, metavar="OLD.json", help="What changed since; 1 where it breaks clients.")
+@click.option("--from", "saved", type=FILE, metavar="FILE", help="Of what `registry` saved there; no daemon is asked.")
+@click.option("--check", "old", type=FILE, metavar="OLD.json", help="What changed since; 1 where it breaks clients.")
 @click.pass_obj
 def describe(
     invocation: Invocation, form: Format | None, output: Path | None, saved: Path | None, old: Path | None
@@ -36,7 +35,7 @@ def describe(
     if (form is None) == (old is None):
         raise click.UsageError("say one format, or --check OLD.json")
     if old is not None:
-        return _check(invocation, read(old.read_bytes()), saved)
+        return _check(invocation, _read(old), saved)
     assert form is not None
     _write(_described(invocation, form, saved), output)
     return 0
@@ -48,8 +47,15 @@ def _described(invocation: Invocation, form: Format, saved: Path | None) -> str:
         made = ask(invocation, f"describe:{form}")
         text = made if isinstance(made, str) else json_line(made)
     else:
-        text = description(read(saved.read_bytes()), form, status_of)
+        text = description(_read(saved), form, status_of)
     return msgspec.json.format(text, indent=2) + "\n" if form in JSON_FORMATS else text
+
+
+def _read(saved: Path) -> Catalogue:
+    try:
+        return read(saved.read_bytes())
+    except OSError as error:
+        raise click.UsageError(f"{saved} can not be read: {error.strerror}") from None
 
 
 def _write(text: str, output: Path | None) -> None:
