@@ -75,17 +75,17 @@ class SocketHearer(SocketClient):
 
     def __init__(self, target: Target, path: str, hearers: Hearers, *frames: bytes) -> None:
         super().__init__(target, path, len(frames), iter(frames).__next__, asyncio.Event())
-        self._hearers = hearers
+        self.hearers = hearers
 
     def data_received(self, data: bytes) -> None:
         self._rest += data
         was_open = self._is_open
         count = self.answers()
         if was_open:
-            self._hearers.heard(count)
+            self.hearers.heard(count)
         else:
             self.ask(count)
-            self._hearers.is_ready()
+            self.hearers.is_ready()
 
 
 class StreamHearer(Client):
@@ -148,7 +148,7 @@ def _head(at: Target) -> str:
     connection.request("GET", "/v1/events/system:health", headers={"Authorization": f"Bearer {at.token}"})
     head = msgspec.json.decode(connection.getresponse().read())["head"]
     connection.close()
-    return f"@{head}"
+    return f"@{head}" if head else "start"
 
 
 def _speaker(at: Target) -> SocketHearer:
@@ -170,6 +170,7 @@ async def _heard(
         opened: tuple[asyncio.Transport, Client] = await loop.create_connection(lambda: client, "127.0.0.1", at.port)  # noqa: B023  # called here
         transports.append(opened[0])
     await hearers.ready.wait()
+    await speaker.hearers.ready.wait()
     began = time.perf_counter()
     for number in range(0, len(said), IN_FLIGHT):
         transports[-1].write(b"".join(said[number : number + IN_FLIGHT]))
