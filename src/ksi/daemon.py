@@ -53,6 +53,7 @@ BUILT_IN = (
     "ksi.plugins.entity:Entity",
     "ksi.plugins.timetravel:TimeTravel",
     "ksi.plugins.projection:Projection",
+    "ksi.plugins.branch:Branch",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",

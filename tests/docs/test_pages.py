@@ -56,7 +56,7 @@ async def test_the_tests_of_the_counter_pass(tmp_path: Path) -> None:
 
 async def test_the_programs_of_clients_run(tmp_path: Path) -> None:
     programs = [
-        block for name in ("use-the-client.md", "wire-protocol.md") for block in blocks(HOW_TO / name, "python")
+        block for name in ("use-the-client.md", "wire-protocol.md", "branches.md") for block in blocks(HOW_TO / name, "python")
     ]
     rehearsed = {"providers.default": "script", "providers.script": "There was a lighthouse"}
     async with DaemonProcess(tmp_path / "home", settings=rehearsed) as daemon:
@@ -64,11 +64,12 @@ async def test_the_programs_of_clients_run(tmp_path: Path) -> None:
         for program in programs:
             (tmp_path / "program.py").write_text(program)
             said.append(await output_of("program.py", cwd=tmp_path, home=daemon.home.path))
-    requests, streamed, subscribed, _, lines = said
+    requests, streamed, subscribed, _, lines, forked = said
     assert "unknown_event" in requests
     assert re.match(r"completion/[\w-]+@2 ", streamed)
     assert "state:value_was_set" in subscribed
     assert '"ok":true' in lines
+    assert forked.startswith("red\n[{'entity': 'state/default'")
 
 
 async def test_the_typed_program_runs_with_the_module_that_is_described(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ksi.core.events import MAIN
 from ksi.core.home import Home
 
 
@@ -21,6 +22,7 @@ class Invocation:
     json_given: bool | None = None
     start: bool = False
     quiet: bool = False
+    branch: str = MAIN
 
     @property
     def home(self) -> Home:
@@ -53,6 +55,7 @@ def shared_options(*, hidden: bool = False) -> list[click.Parameter]:
             help="A line of JSON for each record, or lines for people.  [JSON where stdout is no terminal]",
         ),
         _option("--start", into="start", hidden=hidden, is_flag=True, help="Start the daemon where it does not run."),
+        _option("--branch", into="branch", hidden=hidden, metavar="NAME", help="Work on this branch of the log."),
         _option("--quiet", "-q", into="quiet", hidden=hidden, is_flag=True, help="Nothing but answers and errors."),
     ]
 

@@ -142,7 +142,7 @@ async def _client(invocation: Invocation, *, may_start: bool) -> AsyncIterator[E
     is_new = may_start and wants_start and not is_answering(invocation.home.socket)
     if is_new:
         start_here(invocation)
-    async with EventClient(home=invocation.home.path, name="ksi") as client:
+    async with EventClient(home=invocation.home.path, name="ksi", branch=invocation.branch) as client:
         if is_new:
             remember_events(invocation, (await client.request("system:describe"))["events"])
         yield client

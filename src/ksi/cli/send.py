@@ -22,7 +22,6 @@ from ksi.client.client import Options
 @click.option("--end", "end_only", is_flag=True, help="Print the end value only, without chunks.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait for the answer.")
 @click.option("--event-id", metavar="UUID", help="Send it again under the same id: it is done once.")
-@click.option("--branch", metavar="NAME", help="On this branch of the log.")
 @click.pass_obj
 def send(
     invocation: Invocation,

@@ -32,6 +32,7 @@ from ksi.client.streams import EventStream, SubscriptionStream
 from ksi.core import canonical
 from ksi.core.clock import SystemClock
 from ksi.core.errors import KSIError, KSITimeoutError
+from ksi.core.events import MAIN
 from ksi.core.home import Home
 from ksi.core.result import Failure, Result, Success
 from ksi.wire.frames import Request
@@ -97,6 +98,7 @@ class EventClient:
         start: bool = False,
         name: str | None = None,
         token: str | None = None,
+        branch: str = MAIN,
         reconnect_timeout: float = 10.0,
     ) -> None:
         """What the daemon is told, and whether it is started.
@@ -104,10 +106,12 @@ class EventClient:
         Args:
             start: Start the daemon of the home where none answers.
             name: Becomes the source of the requests.
+            branch: Of the log, where a request's options say none.
             token: Makes the client its principal; default ``KSI_TOKEN``, else it is the user of the process.
         """
         self._home = Home.choose(home, os.environ)
         self._may_start = start and path is None
+        self._branch = branch
         self._exchange = Exchange(
             self._home.socket if path is None else Path(path),
             name=name,
@@ -151,7 +155,7 @@ class EventClient:
         When the task that waits is cancelled, the daemon cancels the request.
         """
         options = options or DEFAULT
-        return canonical.decode(await self._answer(request_of(event, data, fields, options, _CLOCK)))
+        return canonical.decode(await self._answer(request_of(event, data, fields, options, _CLOCK, self._branch)))
 
     async def try_request(
         self, event: str, data: Payload = None, /, *, options: Options | None = None, **fields: Any
@@ -166,7 +170,7 @@ class EventClient:
         self, event: str, data: Payload = None, /, *, options: Options | None = None, **fields: Any
     ) -> Receipt:
         """Have it done, whatever becomes of this client; returns when the request is on disk."""
-        request = request_of(event, data, fields, options or DEFAULT, _CLOCK)
+        request = request_of(event, data, fields, options or DEFAULT, _CLOCK, self._branch)
         request.reply = False
         return msgspec.json.decode(await self._answer(request), type=Receipt)
 
@@ -191,7 +195,7 @@ class EventClient:
     ) -> EventStream:
         """The answer in chunks; the request leaves with the first step of the loop, or with ``async with``."""
         options = options or DEFAULT
-        request = request_of(event, data, fields, options, _CLOCK)
+        request = request_of(event, data, fields, options, _CLOCK, self._branch)
         request.stream = True
         return EventStream(self._exchange, request, buffer_size=options.buffer_size)
 
@@ -209,7 +213,9 @@ class EventClient:
         Each chunk's data is an event as an object, with its ``position``. ``fields`` go to ``event:subscribe``.
         """
         options = options or DEFAULT
-        request = request_of("event:subscribe", {"pattern": pattern, "after": after, **fields}, {}, options, _CLOCK)
+        request = request_of(
+            "event:subscribe", {"pattern": pattern, "after": after, **fields}, {}, options, _CLOCK, self._branch
+        )
         request.stream = True
         return SubscriptionStream(self._exchange, request, buffer_size=options.buffer_size)
 

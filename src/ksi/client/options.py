@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ksi.core.events import MAIN
-
 BUFFER_SIZE = 16
 """Chunks of a stream that may be under way to a reader who does not take them."""
 
@@ -13,7 +11,8 @@ BUFFER_SIZE = 16
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How one request is made; ``timeout`` in seconds, ids as text.
 
-    ``idempotent`` False sends it without an event id: then it is never sent again when the connection is lost.
+    ``branch`` None is that of the event which is being handled, or else the client's. ``idempotent`` False sends it
+    without an event id: then it is never sent again when the connection is lost.
     """
 
     timeout: float | None = None
@@ -21,7 +20,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
-    branch: str = MAIN
+    branch: str | None = None
     buffer_size: int = BUFFER_SIZE
     idempotent: bool = True
 

@@ -12,7 +12,9 @@ from ksi.client.options import Options
 from ksi.core import canonical, ids
 from ksi.core.clock import Clock
 from ksi.core.context import event_context
+from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import DeadlineExceededError, KSIError, PayloadTooLargeError
+from ksi.core.events import MAIN
 from ksi.wire.answers import FRAME_OVERHEAD, Answer
 from ksi.wire.frames import Request
 from ksi.wire.splitter import FRAME_BYTES_MAX
@@ -21,8 +23,12 @@ PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - FRAME_OVERHEAD
 Payload = Mapping[str, Any] | msgspec.Struct | None
 
 
-def request_of(event: str, data: Payload, fields: Mapping[str, Any], options: Options, clock: Clock) -> Request:
-    """The frame that asks for ``event``. Run, cause, trace and deadline come from the event that is being handled.
+def request_of(
+    event: str, data: Payload, fields: Mapping[str, Any], options: Options, clock: Clock, branch: str = MAIN
+) -> Request:
+    """The frame that asks for ``event``, on ``branch`` where nothing else says one.
+
+    Run, cause, trace, branch and deadline come from the event that is being handled.
 
     Raises:
         ValidationError: The payload has no JSON form.
@@ -35,11 +41,14 @@ def request_of(event: str, data: Payload, fields: Mapping[str, Any], options: Op
         event_id=options.event_id or (ids.text(ids.new_id()) if options.idempotent else None),
         correlation_id=options.correlation_id,
         causation_id=options.causation_id,
-        branch=options.branch,
+        branch=options.branch or branch,
         priority=options.priority,
         timeout=options.timeout,
     )
-    _inherit(request, clock)
+    parent = event_context()
+    if parent is not None:
+        _inherit(request, parent, clock)
+        request.branch = options.branch or parent.branch
     return request
 
 
@@ -53,10 +62,7 @@ def _encoded(data: Payload, fields: Mapping[str, Any]) -> bytes:
     return raw
 
 
-def _inherit(request: Request, clock: Clock) -> None:
-    parent = event_context()
-    if parent is None:
-        return
+def _inherit(request: Request, parent: EventEnvelope, clock: Clock) -> None:
     request.correlation_id = request.correlation_id or parent.correlation_id
     request.causation_id = request.causation_id or ids.text(parent.event_id)
     request.traceparent = parent.traceparent

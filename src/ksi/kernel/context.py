@@ -66,6 +66,11 @@ class EventContext:
         return self._execution.envelope.correlation_id
 
     @property
+    def branch(self) -> str:
+        """The branch of the log on which all of this happens."""
+        return self._execution.envelope.branch
+
+    @property
     def principal(self) -> str:
         """Whose rights count here; ``uid:1000`` for a user of this machine."""
         return self._execution.envelope.principal

@@ -213,7 +213,7 @@ class Router:
             payload = row.payload(envelope)
         except ENDS as raised:  # the router's door: checks and validators are plugins' code
             raise row.explain(raised) from None
-        return Admitted(payload, row.locks(payload), parked)
+        return Admitted(payload, row.locks(payload, envelope.branch), parked)
 
     def _execution(
         self, row: Row, envelope: EventEnvelope, session: Session, admitted: Admitted, done: Done, token: Any,

@@ -27,6 +27,7 @@ from ksi.core.errors import (
     NoHandlerError,
     ValidationError,
 )
+from ksi.core.events import MAIN
 from ksi.core.hints import is_struct
 from ksi.kernel.context import EventContext
 from ksi.kernel.deciding import compile_deciding
@@ -122,14 +123,15 @@ class Row:
             return NoAnswerError(self.name)
         return InvalidResponseError(self.name, str(refused))
 
-    def locks(self, payload: Any) -> Sequence[tuple[str, int]]:
+    def locks(self, payload: Any, branch: str) -> Sequence[tuple[str, int]]:
         """Key and slot that a request needs, with their capacities. Raises InternalError where the key does."""
         if not self.has_locks:
             return ()
         locks = []
         if self.declaration.key is not None:
             try:
-                locks.append((self.declaration.key(payload), 1))
+                key = self.declaration.key(payload)
+                locks.append((key if branch == MAIN else f"{key} on {branch}", 1))
             except ENDS as error:  # the router's door: the key function is the plugin's
                 raise self.explain(error) from None
         if self.declaration.concurrent is not None:

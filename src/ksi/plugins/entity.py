@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.ports import EventLog
+from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
@@ -40,9 +41,10 @@ class Entity(AsyncPlugin):
     async def show(
         self,
         entity: Annotated[str, Meta(description="name of its stream, as in conversation/c1")],
+        context: EventContext,
         at: Annotated[Place | None, Meta(description="as it was at this position; now where nothing is said")] = None,
     ) -> ShownEntity:
         """Show an entity: the fold of its facts, now or as it was at a position."""
-        debugger = TimeTravelDebugger(self._log, self.host.services.get(Plugins).fold_of)
+        debugger = TimeTravelDebugger(self._log, self.host.services.get(Plugins).fold_of, branch=context.branch)
         found = await debugger.entity_at(entity, optional_position(at))
         return ShownEntity(entity, found.event.position, found.event.version, found.state)

@@ -11,6 +11,7 @@ from msgspec import Meta
 from ksi.core.errors import ValidationError
 from ksi.core.events import Filter, Kind, Position
 from ksi.core.ports import EventLog, Overflow, Start
+from ksi.kernel.context import EventContext
 from ksi.kernel.declare import Addressed, Gap, Opened, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.references import find_run
@@ -42,7 +43,9 @@ class Event(AsyncPlugin):
         errors=["subscription_dropped", "not_found"],
         examples=[{"pattern": "agent:"}, {"after": "start", "kinds": ["fact", "request", "outcome"]}],
     )
-    async def subscribe(self, request: Subscribe) -> AsyncIterator[ShownEvent | Addressed | Gap | Opened]:
+    async def subscribe(
+        self, request: Subscribe, context: EventContext
+    ) -> AsyncIterator[ShownEvent | Addressed | Gap | Opened]:
         """Follow the log: what is there after a place, then what comes, without gap or double.
 
         Each event has its address (``@position``): whoever was disconnected subscribes again after the last one.
@@ -57,7 +60,7 @@ class Event(AsyncPlugin):
         if request.after == "end":
             yield Opened(f"@{start}")
         subscription = self._log.subscribe(
-            (wanted,), after=start, subscriber=request.subscriber, overflow=request.overflow
+            (wanted,), after=start, subscriber=request.subscriber, overflow=request.overflow, branch=context.branch
         )
         dropped = 0
         async with subscription as events:

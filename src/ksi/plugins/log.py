@@ -12,6 +12,7 @@ from ksi.core.clock import utc
 from ksi.core.errors import ValidationError
 from ksi.core.events import Filter, Kind, Position
 from ksi.core.ports import EventLog
+from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.references import find_event, find_run
@@ -81,7 +82,7 @@ class Log(AsyncPlugin):
         errors=["ambiguous", "not_found"],
         examples=[{"limit": 20, "backwards": True}, {"pattern": "agent:", "kinds": ["fact", "request", "outcome"]}],
     )
-    async def read(self, request: ReadLog) -> LogPage:
+    async def read(self, request: ReadLog, context: EventContext) -> LogPage:
         """Read events of the log, a page at a time."""
         run = request.correlation_id
         wanted = Filter(
@@ -97,6 +98,7 @@ class Log(AsyncPlugin):
             until=optional_position(request.until),
             backwards=request.backwards,
             limit=request.limit,
+            branch=context.branch,
         )
         events = [shown(event) async for event in page]
         return LogPage(events, _next(events, request))
@@ -120,12 +122,13 @@ class Log(AsyncPlugin):
     @query("log:streams", examples=[{}, {"pattern": "conversation/"}])
     async def streams(
         self,
+        context: EventContext,
         pattern: Annotated[str, Meta(description="names of streams, as in conversation/*")] = "*",
         limit: Limit = 100,
     ) -> Streams:
         """List the streams of the log by name."""
         found: list[ShownStream] = []
-        async for stream in self._log.streams(pattern):
+        async for stream in self._log.streams(pattern, branch=context.branch):
             found.append(ShownStream(stream.name, stream.version, stream.position))
             if len(found) == limit:
                 break
