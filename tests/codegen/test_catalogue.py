@@ -142,6 +142,11 @@ def test_a_stream_without_an_end_value_ends_with_null() -> None:
     assert catalogue_from(Painting).schemas["PaintingSmellAnswer"] == {"type": "null"}
 
 
+def test_a_request_says_that_unknown_fields_are_refused_also_where_a_model_does_not() -> None:
+    assert catalogue_from(Painting).schemas["PaintingMixRequest"]["additionalProperties"] is False
+    assert "additionalProperties" not in catalogue_from(Painting).schemas["PaintingMixAnswer"]
+
+
 def test_an_event_that_gives_all_answers_gives_a_list_of_them() -> None:
     class Votes(AsyncPlugin):
         name = "votes"

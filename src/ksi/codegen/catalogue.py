@@ -118,7 +118,14 @@ class _Definition(msgspec.Struct, frozen=True):
     content: str
     namespace: str
     schema: Schema
-    definitions: Mapping[str, Schema]
+
+
+class _Root(msgspec.Struct, frozen=True):
+    """What an event takes or gives, and all that it refers to."""
+
+    name: str
+    schema: Schema
+    definitions: list[_Definition]
 
 
 class _Components:
@@ -129,22 +136,19 @@ class _Components:
     """
 
     def __init__(self, events: Iterable[Event]) -> None:
-        self._roots = {name: (event, schema) for event in events for name, schema in _roots_of(event)}
+        self._roots = {root.name: root for event in events for root in _roots_of(event)}
         self._taken: dict[str, str] = {name: name for name in self._roots}
         self._contents: dict[str, set[str]] = defaultdict(set)
-        for event, schema in self._roots.values():
-            for definition in _definitions_of(event, schema):
+        for root in self._roots.values():
+            for definition in root.definitions:
                 self._contents[definition.name].add(definition.content)
 
     def schemas(self) -> dict[str, Schema]:
         found: dict[str, Schema] = {}
-        for name, (event, schema) in self._roots.items():
-            names = {}
-            definitions = list(_definitions_of(event, schema))
-            for definition in definitions:
-                names[definition.name] = self._name(definition)
-            found[name] = _renamed(root_of(schema), names) or ANYTHING
-            for definition in definitions:
+        for root in self._roots.values():
+            names = {definition.name: self._name(definition) for definition in root.definitions}
+            found[root.name] = _renamed(root.schema, names) or ANYTHING
+            for definition in root.definitions:
                 found[names[definition.name]] = _renamed(definition.schema, names)
         return dict(sorted(found.items()))
 
@@ -158,19 +162,27 @@ class _Components:
         raise ValidationError(f"two schemas have the name {qualified!r}")  # two contents with one digest
 
 
-def _roots_of(event: Event) -> Iterator[tuple[str, Schema]]:
-    yield event.request, event.described.request
-    yield event.answer, event.described.answer
-    if event.described.chunk is not None:
-        yield event.chunk, event.described.chunk
+def _roots_of(event: Event) -> Iterator[_Root]:
+    described = event.described
+    yield _root(event, event.request, described.request, is_closed=True)
+    yield _root(event, event.answer, described.answer)
+    if described.chunk is not None:
+        yield _root(event, event.chunk, described.chunk)
 
 
-def _definitions_of(event: Event, schema: Schema) -> Iterator[_Definition]:
+def _root(event: Event, name: str, schema: Schema, *, is_closed: bool = False) -> _Root:
+    """``is_closed``: unknown fields are refused, which the schema of a pydantic model does not say."""
+    root = root_of(schema)
     definitions: Mapping[str, Schema] = schema.get("$defs", {})
-    for name in sorted(reachable(root_of(schema), definitions)):
-        needed = reachable(definitions[name], definitions) | {name}
-        content = msgspec.json.encode({each: definitions[each] for each in needed} | {"": name}, order="sorted")
-        yield _Definition(name, content.decode(), event.name.partition(":")[0], definitions[name], definitions)
+    needed = sorted(reachable(root, definitions))
+    namespace = event.name.partition(":")[0]
+    parts = [_Definition(each, _content(each, definitions), namespace, definitions[each]) for each in needed]
+    return _Root(name, {**root, "additionalProperties": False} if is_closed else root, parts)
+
+
+def _content(name: str, definitions: Mapping[str, Schema]) -> str:
+    needed = reachable(definitions[name], definitions) | {name}
+    return msgspec.json.encode([name, {each: definitions[each] for each in needed}], order="sorted").decode()
 
 
 def _renamed(schema: Schema, names: Mapping[str, str]) -> dict[str, Any]:

@@ -31,31 +31,34 @@ def description(catalogue: Catalogue, form: Format, status_of: StatusOf) -> str:
     return WRITERS[form](catalogue, status_of)
 
 
+class _Edition(msgspec.Struct):
+    """What was made of the events of one moment."""
+
+    specs: list[EventSpec]
+    catalogue: Catalogue
+    texts: dict[Format, str] = {}
+
+
 class Descriptions:
-    """Those of a registry, kept until it changes."""
+    """Those of a registry, kept until it changes. Made in whatever thread asks: the first one takes a while."""
 
     def __init__(self, registry: EventRegistry, status_of: StatusOf) -> None:
         self._registry = registry
         self._status_of = status_of
-        self._specs: list[EventSpec] = []
-        self._catalogue: Catalogue | None = None
-        self._made: dict[Format, str] = {}
+        self._edition: _Edition | None = None
 
     def get(self, form: Format) -> str:
         """The description of the events that there are now."""
-        catalogue = self._current()
-        found = self._made.get(form)
-        if found is None:
-            found = self._made[form] = description(catalogue, form, self._status_of)
-        return found
+        edition = self._current()
+        if form not in edition.texts:
+            edition.texts[form] = description(edition.catalogue, form, self._status_of)
+        return edition.texts[form]
 
-    def _current(self) -> Catalogue:
-        specs = list(self._registry.events.values())
-        if self._catalogue is None or specs != self._specs:  # they compare by identity: a reload makes new ones
-            self._specs = specs
-            self._made = {}
-            self._catalogue = catalogue_of(map(described, specs))
-        return self._catalogue
+    def _current(self) -> _Edition:
+        edition, specs = self._edition, list(self._registry.events.values())
+        if edition is None or edition.specs != specs:  # they compare by identity: a reload makes new ones
+            edition = self._edition = _Edition(specs, catalogue_of(map(described, specs)))
+        return edition
 
 
 def _json(document: Mapping[str, Any]) -> str:

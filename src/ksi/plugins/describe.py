@@ -63,27 +63,27 @@ class Describe(AsyncPlugin):
     def services(self) -> Mapping[type, Any]:
         return {Descriptions: self._descriptions}
 
-    @query("describe:openapi", inline=True, examples=[{}])
+    @query("describe:openapi", blocking=True, examples=[{}])
     def openapi(self) -> OpenApi:
         """Describe the events as OpenAPI 3.1: what HTTP takes and answers."""
         return msgspec.json.decode(self._descriptions.get("openapi"), type=OpenApi)
 
-    @query("describe:asyncapi", inline=True, examples=[{}])
+    @query("describe:asyncapi", blocking=True, examples=[{}])
     def asyncapi(self) -> AsyncApi:
         """Describe the events as AsyncAPI 3.0: frames of the WebSocket, and server-sent events."""
         return msgspec.json.decode(self._descriptions.get("asyncapi"), type=AsyncApi)
 
-    @query("describe:typescript", inline=True, examples=[{}])
+    @query("describe:typescript", blocking=True, examples=[{}])
     def typescript(self) -> str:
         """Describe the events as a module of TypeScript's types."""
         return self._descriptions.get("typescript")
 
-    @query("describe:python", inline=True, examples=[{}])
+    @query("describe:python", blocking=True, examples=[{}])
     def python(self) -> str:
         """Describe the events as a typed Python module."""
         return self._descriptions.get("python")
 
-    @query("describe:registry", inline=True, examples=[{}])
+    @query("describe:registry", blocking=True, examples=[{}])
     def registry(self) -> Registry:
         """Describe the events so that all the other descriptions can be made of it, and compared with later ones."""
         return msgspec.json.decode(self._descriptions.get("registry"), type=Registry)
