@@ -88,7 +88,7 @@ async def test_health_says_that_the_daemon_is_well_and_what_it_holds(daemon: Dae
     await daemon.ask("state:set", key="a", value=1)
     health = await daemon.ask("system:health")
     assert (health["status"], health["head"], health["failed"]) == ("healthy", 3, [])
-    assert health["log"] == {"durable": "memory", "read_only": False, "reason": None, "bytes": 0}
+    assert health["log"] == {"backend": "memory", "durable": "memory", "read_only": False, "reason": None, "bytes": 0}
     assert {"system", "state", "painting"} <= set(health["plugins"])
 
 
