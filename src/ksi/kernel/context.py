@@ -193,9 +193,10 @@ class EventContext:
     async def observe(
         self, name: str, request: Any, call: Callable[[], Awaitable[Any]], *, result: type[T] | Any = Any
     ) -> Any:
-        """Look at the outside world without changing it: what was seen is recorded, so that a rerun sees the same.
+        """Look at what the log does not know, as a provider's models: what was seen is recorded, a rerun sees the same.
 
-        It has no commit of its own and goes to disk with the next one. Arguments as for :meth:`effect`.
+        It has no commit of its own and goes to disk with the next one, so what must not happen twice is an effect.
+        Arguments as for :meth:`effect`.
         """
         self.check_open()
         if self._execution.is_query:  # recorded whole, where one is asked in a recorded chain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ksi.core.errors import NotFoundError
+from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.providers.desk import Desk, RunsHere
@@ -56,15 +57,19 @@ class Model(AsyncPlugin):
         )
 
     @event("model:stop", errors=("not_found",), examples=({"provider": "local"},))
-    async def stop(self, provider: str = "local") -> StoppedModel:
+    async def stop(self, context: EventContext, provider: str = "local") -> StoppedModel:
         """Stop a model's process; answers under way are cut off and can be resumed. Its next use starts it again."""
-        desk = self.host.services.get(Desk)
-        model = desk.provider(provider)
-        if not isinstance(model, RunsHere):
-            raise NotFoundError("model process of provider", provider)
-        was_running = model.pid is not None
-        await model.aclose()
-        return StoppedModel(provider, was_running)
+
+        async def stop() -> StoppedModel:
+            model = self.host.services.get(Desk).provider(provider)
+            if not isinstance(model, RunsHere):
+                raise NotFoundError("model process of provider", provider)
+            was_running = model.pid is not None
+            await model.aclose()
+            return StoppedModel(provider, was_running)
+
+        stopped: StoppedModel = await context.observe("model:stop", provider, stop, result=StoppedModel)
+        return stopped
 
 
 def _pid(desk: Desk, provider: str) -> int | None:

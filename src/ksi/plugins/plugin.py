@@ -6,7 +6,7 @@ their facts say who changed what the daemon runs, and when.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -80,14 +80,14 @@ class PluginControl(AsyncPlugin):
     )
     async def load(self, target: Target, context: EventContext) -> PluginList:
         """Load a plugin. Where something is wrong with it, nothing changes."""
-        loaded = await self._plugins.load(target)
+        loaded = await _seen(context, "plugin:load", target, lambda: self._plugins.load(target))
         _append(context, PluginLoaded, loaded)
         return PluginList(loaded)
 
     @event("plugin:unload", key=lambda request: KEY, errors=["not_found", "conflict"], examples=[{"name": "hello"}])
     async def unload(self, name: Name, context: EventContext) -> Unloaded:
         """Take a plugin out: it takes nothing new, and what it has begun ends."""
-        await self._plugins.unload(name)
+        await context.observe("plugin:unload", name, lambda: self._plugins.unload(name))
         context.append(f"plugin/{name}", PluginUnloaded(name))
         return Unloaded(name)
 
@@ -99,13 +99,21 @@ class PluginControl(AsyncPlugin):
     )
     async def reload(self, name: Name, context: EventContext) -> PluginList:
         """Load a plugin's code afresh; those that need it follow. What has begun ends in the old code."""
-        loaded = await self._plugins.reload(name)
+        loaded = await _seen(context, "plugin:reload", name, lambda: self._plugins.reload(name))
         _append(context, PluginReloaded, loaded)
         return PluginList(loaded)
 
     @property
     def _plugins(self) -> Plugins:
         return self.host.services.get(Plugins)
+
+
+async def _seen(
+    context: EventContext, name: str, what: str, change: Callable[[], Awaitable[list[PluginInfo]]]
+) -> list[PluginInfo]:
+    """What ``change`` made of this process, recorded: the process of a replay has plugins of its own."""
+    plugins: list[PluginInfo] = await context.observe(name, what, change, result=list[PluginInfo])
+    return plugins
 
 
 def _append(context: EventContext, kind: type[PluginLoaded | PluginReloaded], plugins: Sequence[PluginInfo]) -> None:

@@ -39,22 +39,23 @@ class Machine(msgspec.Struct, frozen=True):
     seccomp: int
     clone: int
     tgkill: int
+    sendto: int
     openings: Mapping[int, int]
     unseen: Sequence[int]
     refused: Sequence[int]
 
 
 CLONE3, OPENAT2 = 435, 437
-# In this order on both: connect bind listen accept accept4 sendto sendmsg sendmmsg · execve execveat · ptrace
+# In this order on both: connect bind listen accept accept4 sendmsg sendmmsg · execve execveat · ptrace
 # process_vm_writev kill tkill rt_sigqueueinfo rt_tgsigqueueinfo · truncate ftruncate · renameat renameat2 mkdirat
 # linkat unlinkat symlinkat mknodat · fchmod fchmodat fchown fchownat utimensat · set and remove (l, f) xattr · mount
 # umount2 chroot unshare setns bpf mq_open msgget shmget
 _X86_64 = (
-    42, 49, 50, 43, 288, 44, 46, 307, 59, 322, 101, 311, 62, 200, 129, 297, 76, 77, 264, 316, 258, 265, 263, 266, 259,
+    42, 49, 50, 43, 288, 46, 307, 59, 322, 101, 311, 62, 200, 129, 297, 76, 77, 264, 316, 258, 265, 263, 266, 259,
     91, 268, 93, 260, 280, 188, 189, 190, 197, 198, 199, 165, 166, 161, 272, 308, 321, 240, 68, 29,
 )  # fmt: skip
 _AARCH64 = (
-    203, 200, 201, 202, 242, 206, 211, 269, 221, 281, 117, 271, 129, 130, 138, 240, 45, 46, 38, 276, 34, 37, 35, 36, 33,
+    203, 200, 201, 202, 242, 211, 269, 221, 281, 117, 271, 129, 130, 138, 240, 45, 46, 38, 276, 34, 37, 35, 36, 33,
     52, 53, 55, 54, 88, 5, 6, 7, 14, 15, 16, 40, 39, 51, 97, 268, 280, 180, 186, 194,
 )  # fmt: skip
 # Only x86_64 has these: fork vfork creat rename mkdir rmdir link unlink symlink chmod chown lchown mknod utime utimes
@@ -63,8 +64,8 @@ _OLD_X86_64 = (57, 58, 85, 82, 83, 84, 86, 87, 88, 90, 92, 94, 133, 132, 235, 26
 # The same everywhere: pidfd_send_signal, io_uring_setup, pidfd_getfd, fchmodat2
 _NEW = (424, 425, 438, 452)
 MACHINES = {
-    "x86_64": Machine(0xC000003E, 317, 56, 234, {2: 1, 257: 2}, (CLONE3, OPENAT2), _X86_64 + _OLD_X86_64 + _NEW),
-    "aarch64": Machine(0xC00000B7, 277, 220, 131, {56: 2}, (CLONE3, OPENAT2), _AARCH64 + _NEW),
+    "x86_64": Machine(0xC000003E, 317, 56, 234, 44, {2: 1, 257: 2}, (CLONE3, OPENAT2), _X86_64 + _OLD_X86_64 + _NEW),
+    "aarch64": Machine(0xC00000B7, 277, 220, 131, 206, {56: 2}, (CLONE3, OPENAT2), _AARCH64 + _NEW),
 }
 
 Instruction = tuple[int, int, int, int]
@@ -102,6 +103,18 @@ def filter_of(machine: Machine, pid: int) -> list[Instruction]:
         (JUMP_AT_LEAST, 0, 1, X32),
         _answer(TRAP),
         *_where(machine.clone, [_argument(0), (JUMP_ANY_BIT, 1, 0, CLONE_THREAD), _answer(TRAP), _answer(ALLOW)]),
+        # Without an address it goes to where the socket leads already: a loop wakes itself so.
+        *_where(
+            machine.sendto,
+            [
+                _argument(4),
+                (JUMP_EQUAL, 0, 3, 0),
+                _upper(4),
+                (JUMP_EQUAL, 0, 1, 0),
+                _answer(ALLOW),
+                _answer(TRAP),
+            ],
+        ),
         *_where(machine.tgkill, [_argument(0), (JUMP_EQUAL, 1, 0, pid), _answer(TRAP), _answer(ALLOW)]),
     ]
     for number, place in machine.openings.items():
@@ -119,8 +132,12 @@ def _where(number: int, steps: Sequence[Instruction]) -> list[Instruction]:
 
 
 def _argument(place: int) -> Instruction:
-    """Load the lower half of an argument: all that is looked at are ints."""
+    """Load the lower half of an argument: most that are looked at are ints."""
     return LOAD, 0, 0, ARGUMENT_AT + 8 * place
+
+
+def _upper(place: int) -> Instruction:
+    return LOAD, 0, 0, ARGUMENT_AT + 8 * place + 4
 
 
 def _answer(answer: int) -> Instruction:
