@@ -219,3 +219,25 @@ async def test_models_say_what_they_can_do_and_who_answers_by_default() -> None:
     assert found["default"] == "script"
     assert [(model["id"], model["provider"]) for model in found["models"]] == [("script", "script")]
     assert found["models"][0]["capabilities"]["continues"]
+
+
+async def test_completions_are_listed_a_page_at_a_time_and_found_by_a_beginning() -> None:
+    async with harness(script()) as ksi:
+        made = [
+            (
+                await ksi.request(
+                    "completion:create", {"prompt": "a"}, event_id=f"0{n}a00000-0000-7000-8000-000000000001"
+                )
+            )
+            for n in range(1, 6)
+        ]
+        shown, after = [], None
+        for _ in range(3):
+            page = await ksi.request("completion:status", {"limit": 2, "after": after})
+            shown += [completion["completion"] for completion in reversed(page["completions"])]
+            after = page["next"]
+        assert (shown, after) == ([end["completion"] for end in reversed(made)], None)
+        (one,) = (await ksi.request("completion:status", {"run": "03a0"}))["completions"]
+        assert one["completion"] == made[2]["completion"]
+        with pytest.raises(AmbiguousError):
+            await ksi.request("completion:status", {"run": "0"})

@@ -12,14 +12,15 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import AmbiguousError, ConflictError, KSIError, NotFoundError
 from ksi.core.events import Filter
 from ksi.core.ports import EventLog, Known
+from ksi.core.views import Page
 from ksi.kernel.context import EventContext
 from ksi.kernel.router import Router
 from ksi.plugins.completion.shapes import CreateCompletion, Status
 from ksi.plugins.completion.view import CompletionRecord, CompletionsView, stream_of
 from ksi.providers.base import CompletionRequest
 
-RECENT_MAX = 1000
-"""Completions among which the beginning of an id is looked for, the newest first."""
+ALIKE_MAX = 100
+"""Completions that are looked at where ids begin alike; a beginning that fits more is too short to mean one."""
 EFFECT = "llm:stream"
 
 
@@ -58,20 +59,25 @@ class Past:
             AmbiguousError: Several runs begin so.
         """
         if reference == "last":
-            return next(iter(await self.newest(1)), None)
+            return next(iter((await self.newest(1)).records), None)
         if (record := await self._view.get(reference)) is not None:
             return record
         of_run = (await self._view.scan("by_run", reference, backwards=True)).records
-        if not of_run:
-            recent = await self.newest(RECENT_MAX)
-            of_run = [record for record in recent if _begins(record, reference)]
-            if len({record.run for record in of_run}) > 1:
-                raise AmbiguousError("run", reference, sorted({record.run for record in of_run}))
+        of_run = of_run or await self._beginning(reference)
         return next((record for record in of_run if record.status != "done"), of_run[0] if of_run else None)
 
-    async def newest(self, limit: int) -> list[CompletionRecord]:
-        """The newest first."""
-        return list((await self._view.scan("by_start", backwards=True, limit=limit)).records)
+    async def _beginning(self, reference: str) -> list[CompletionRecord]:
+        """Those whose id, or that of their run, begins so, the newest first. Raises AmbiguousError."""
+        by_run = await self._view.scan("by_run", begins=reference, limit=ALIKE_MAX)
+        by_id = await self._view.scan(begins=reference, limit=ALIKE_MAX)
+        found = {record.completion: record for record in (*by_run.records, *by_id.records)}
+        if len(runs := {record.run for record in found.values()}) > 1:
+            raise AmbiguousError("run", reference, sorted(runs))
+        return sorted(found.values(), key=lambda record: record.started, reverse=True)
+
+    async def newest(self, limit: int, after: str | None = None) -> Page[CompletionRecord]:
+        """The newest first, a page at a time."""
+        return await self._view.scan("by_start", backwards=True, limit=limit, after=after)
 
     async def root_of(self, reference: str) -> str:
         """The ``completion:create`` that all the resumes of this one go back to. Raises NotFoundError."""
@@ -150,10 +156,6 @@ class Past:
 
     async def _known(self, completion: str) -> Known:
         return await self._router.known_request(ids.parse(completion))
-
-
-def _begins(record: CompletionRecord, beginning: str) -> bool:
-    return record.run.startswith(beginning) or record.completion.startswith(beginning)
 
 
 def _status_of(code: str) -> Status:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from typing import Any
 from uuid import UUID
 
@@ -178,21 +178,24 @@ class Completion(PushedResults, AsyncPlugin):
 
     # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
     @query("completion:status", errors=("not_found", "ambiguous"))
-    async def status(self, context: EventContext, run: RunName | None = None, limit: int = 20) -> CompletionStatus:
+    async def status(
+        self, context: EventContext, run: RunName | None = None, limit: int = 20, after: str | None = None
+    ) -> CompletionStatus:
         """Completions that wait, run and ended; of one ``run``, or the ``limit`` newest. One comes with its text."""
         past = self._past(context)
         tickets = list(self.desk.tickets.values())
-        return CompletionStatus(
-            running=sum(ticket.status == "running" for ticket in tickets),
-            queued=sum(ticket.status == "queued" for ticket in tickets),
-            completions=await self._newest(past, min(limit, 1000)) if run is None else [await self._one(past, run)],
-        )
+        running = sum(ticket.status == "running" for ticket in tickets)
+        queued = sum(ticket.status == "queued" for ticket in tickets)
+        if run is not None:
+            return CompletionStatus(running=running, queued=queued, completions=[await self._one(past, run)])
+        page = await past.newest(min(limit, 1000), after)
+        shown = [await self._shown(past, record) for record in reversed(page.records)]
+        waiting = [] if after else self._waiting({record.completion for record in page.records})
+        return CompletionStatus(running=running, queued=queued, completions=[*shown, *waiting], next=page.next)
 
-    async def _newest(self, past: Past, limit: int) -> list[ShownCompletion]:
-        records = await past.newest(limit)
-        known = {record.completion for record in records}
-        waiting = [_waiting(ticket) for ticket in self.desk.tickets.values() if ticket.completion not in known]
-        return [*[await self._shown(past, record) for record in reversed(records)], *waiting]
+    def _waiting(self, known: Set[str]) -> list[ShownCompletion]:
+        """Those that are not in the log yet."""
+        return [_waiting(ticket) for ticket in self.desk.tickets.values() if ticket.completion not in known]
 
     async def _one(self, past: Past, run: str) -> ShownCompletion:
         record = await past.find(run)

@@ -110,11 +110,12 @@ class ShownCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """``completions``: the newest last."""
+    """``completions``: the newest last; ``next`` goes into ``after``, for those before them."""
 
     running: int
     queued: int
     completions: list[ShownCompletion]
+    next: str | None = None
 
 
 class OfferedModel(msgspec.Struct, frozen=True, kw_only=True):
