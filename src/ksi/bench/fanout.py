@@ -13,7 +13,7 @@ import msgspec
 import uvloop
 
 from ksi.bench.http import sampled, servers
-from ksi.bench.http_load import Client, SocketClient, Target, message
+from ksi.bench.http_load import Client, SocketClient, Target, message, messages
 from ksi.bench.measure import Contestant, Row
 from ksi.bench.plugin import item
 
@@ -21,6 +21,8 @@ SUBSCRIBERS = (100, 1_000)
 IN_FLIGHT = 16
 CREDIT = 65_536
 TARGET = 0.5
+HELLO = message(b'{"hello":1}')
+DATA = b"\ndata: "
 FACT = "bench:item_was_put"
 
 
@@ -71,21 +73,23 @@ class Hearers:
 
 
 class SocketHearer(SocketClient):
-    """A subscriber over WebSocket."""
+    """A subscriber over WebSocket; the first message that it gets says that it is heard of."""
 
     def __init__(self, target: Target, path: str, hearers: Hearers, *frames: bytes) -> None:
         super().__init__(target, path, len(frames), iter(frames).__next__, asyncio.Event())
         self.hearers = hearers
+        self._is_ready = False
 
     def data_received(self, data: bytes) -> None:
         self._rest += data
-        was_open = self._is_open
-        count = self.answers()
-        if was_open:
-            self.hearers.heard(count)
-        else:
-            self.ask(count)
+        if not self._is_open:
+            self.ask(self.answers())
+        count, self._rest = messages(self._rest)
+        if count and not self._is_ready:
+            self._is_ready = True
             self.hearers.is_ready()
+            count -= 1
+        self.hearers.heard(count)
 
 
 class StreamHearer(Client):
@@ -101,7 +105,9 @@ class StreamHearer(Client):
         if not self._is_ready:
             self._is_ready = True
             self._hearers.is_ready()
-        self._hearers.heard(data.count(b"\ndata: "))
+        heard = self._rest + data
+        self._rest = heard[1 - len(DATA) :]  # the next mark may begin here
+        self._hearers.heard(heard.count(DATA))
 
 
 def broadcast(at: Target, subscribers: int, events: int) -> float:
@@ -124,7 +130,7 @@ def subscribed(at: Target, subscribers: int, events: int) -> float:
     async def run() -> float:
         hearers = Hearers(subscribers, events)
         subscribe = message(msgspec.json.encode(frame))
-        clients = [SocketHearer(at, "/v1/ws", hearers, subscribe) for _ in range(subscribers)]
+        clients = [SocketHearer(at, "/v1/ws", hearers, HELLO, subscribe) for _ in range(subscribers)]
         return await _heard(at, clients, hearers, _speaker(at), _puts(events))
 
     return uvloop.run(run())
@@ -152,7 +158,7 @@ def _head(at: Target) -> str:
 
 
 def _speaker(at: Target) -> SocketHearer:
-    return SocketHearer(at, "/v1/ws", Hearers(1, 1 << 60))
+    return SocketHearer(at, "/v1/ws", Hearers(1, 1 << 60), HELLO)
 
 
 def _puts(events: int) -> list[bytes]:

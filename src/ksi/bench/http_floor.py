@@ -67,6 +67,7 @@ async def serve_broadcast(port_file: Path) -> None:
 
     async def hear(connection: ServerConnection) -> None:
         hearers.add(connection)
+        await connection.send("hello")
         try:
             async for message in connection:
                 broadcast(hearers - {connection}, message)
