@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,10 +12,12 @@ import pytest
 
 from ksi.core.errors import KSIError, NotFoundError, ReplayDivergenceError
 from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.threads import SystemThreads
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
+from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.replaying import newest_run, replayed
 
@@ -55,6 +58,11 @@ class Shop(AsyncPlugin):
         before = await context.view(StockView).get(what)
         context.append(f"shop/{what}", Sold(what, price + ("price" in self.change)))
         return 1 if before is None else before.sold + 1
+
+    @event("shop:peek")
+    async def peek(self, what: str, context: EventContext) -> int:
+        found = await context.view(StockView).get(what)
+        return found.sold if found else 0
 
     @event("shop:order", durability="before")
     async def order(self, what: str, context: EventContext) -> dict[str, Any]:
@@ -258,3 +266,23 @@ async def test_many_commands_at_once_are_repeated_in_what_they_read_under_their_
     runs = {event.correlation_id for event in await ksi.facts("shop:sold")}
     for run in runs:
         assert (await replayed(ksi.log, Shop, run=run)).facts == 1
+
+
+async def test_what_was_read_while_others_wrote_is_read_again_as_it_was(tmp_path: Path) -> None:
+    """Without a key: what is seen depends on which commits were acknowledged, not on which ones were under way."""
+    threads = SystemThreads()
+    async with (
+        SqliteEventStore.open(tmp_path / "events.db", threads=threads) as log,
+        EventTestHarness(Shop, log=log) as ksi,
+    ):
+        asked = []
+        for number in range(60):
+            asked += [asyncio.ensure_future(ksi.request(name, {"what": "pear"})) for name in ("shop:sell", "shop:peek")]
+            await asyncio.sleep(0.001 * (number % 3))
+        await asyncio.gather(*asked)
+        runs = [
+            event.correlation_id async for event in log.read_all((Filter(names=("shop:peek",), kinds=("request",)),))
+        ]
+        for run in runs:
+            assert (await replayed(log, Shop, run=run)).requests == 1
+    threads.close()

@@ -6,7 +6,7 @@ read what it has itself brought about since, and ask its nested requests for som
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,14 +24,18 @@ STREAM = "$stream"
 
 
 class Reads:
-    """The read set of one request: at most :data:`READS_MAX` entries, then only their number."""
+    """The read set of one request: at most :data:`READS_MAX` entries, then only their number.
 
-    __slots__ = ("_left_out", "_unsaved", "entries", "recorded", "with_values")
+    Where it holds no values, ``at`` says what they were read from: the head when the first of what is unsaved was read.
+    """
+
+    __slots__ = ("_left_out", "_unsaved", "at", "entries", "recorded", "with_values")
 
     def __init__(self, *, with_values: bool, recorded: Recorded | None) -> None:
         self.with_values = with_values
         self.recorded = recorded
         self.entries: list[Any] = []
+        self.at: int | None = None
         self._unsaved: list[tuple[list[Any], Any, KSIError | None]] = []
         self._left_out = 0
 
@@ -63,8 +67,12 @@ class Reads:
     def as_metadata(self) -> Mapping[str, Any] | None:
         if not self.entries:
             return None
-        left_out = {"reads_left_out": self._left_out} if self._left_out else {}
-        return {"reads": msgspec.json.encode(self.entries).decode(), **left_out}
+        metadata: dict[str, Any] = {"reads": msgspec.json.encode(self.entries).decode()}
+        if self.at is not None:
+            metadata["reads_at"] = self.at
+        if self._left_out:
+            metadata["reads_left_out"] = self._left_out
+        return metadata
 
     def take_unsaved(self) -> bytes | None:
         """What was read since the last time, as the data of an entry of the log; None where that is nothing."""
@@ -72,6 +80,7 @@ class Reads:
             return None
         reads = [_saved(what, value, error) for what, value, error in self._unsaved]
         self._unsaved.clear()
+        self.at = None
         return canonical.encode({"reads": reads})
 
     def again(self, *what: Any) -> Any:
@@ -133,12 +142,15 @@ def served(saved: Mapping[str, Any]) -> Any:
 
 
 class RecordingReader:
-    """A view's reader that notes what is read through it."""
+    """A view's reader that notes what is read through it, and of which ``head`` of the log."""
 
-    __slots__ = ("_name", "_reader", "_reads", "_record")
+    __slots__ = ("_head", "_name", "_reader", "_reads", "_record")
 
-    def __init__(self, reader: ViewReader[Any], name: str, record: type, reads: Reads) -> None:
+    def __init__(
+        self, reader: ViewReader[Any], name: str, record: type, reads: Reads, head: Callable[[], Awaitable[int | None]]
+    ) -> None:
         self._reader = reader
+        self._head = head
         self._name = name
         self._record = record
         self._reads = reads
@@ -148,6 +160,7 @@ class RecordingReader:
         try:
             record = _typed(self._reads.again("view", self._name, how), self._record | None)
         except LookupError:
+            await self._note_head()
             record = await self._reader.get(*key)
             self._reads.view(self._name, how, record)
         else:
@@ -169,11 +182,16 @@ class RecordingReader:
         try:
             page: Page[Any] = _typed(self._reads.again("view", self._name, how), Page[self._record])  # type: ignore[name-defined]  # a value
         except LookupError:
+            await self._note_head()
             page = await self._reader.scan(index, *prefix, begins=begins, after=after, limit=limit, backwards=backwards)
             self._reads.view(self._name, how, page)
         else:
             self._reads.view(self._name, how, page, again=True)
         return page
+
+    async def _note_head(self) -> None:
+        if self._reads.at is None and not self._reads.with_values:
+            self._reads.at = await self._head() or 0
 
 
 def _typed(saved: Any, kind: Any) -> Any:

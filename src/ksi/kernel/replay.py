@@ -120,6 +120,8 @@ class Replay:
         """Up to where it could read: what was in the log before the commit that ended it."""
         if attempt.outcome is None:
             return _EVERYTHING
+        if (read_at := attempt.outcome.metadata.get("reads_at")) is not None:
+            return Position(read_at)
         found = await self._past.position_at(attempt.outcome.recorded_at - _MOMENT)
         return found or Position(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ksi.core import ids
@@ -126,9 +127,12 @@ class Request:
 
     def view(self, view: type[View[Any]]) -> Any:
         """Its reader, which notes what is read where that is recorded."""
-        reader = self.router.journal.view(view, branch=self.envelope.branch)
+        journal, branch = self.router.journal, self.envelope.branch
+        reader = journal.view(view, branch=branch)
         recorder = self.read_recorder()
-        return reader if recorder is None else RecordingReader(reader, view.name, view.record, recorder)
+        if recorder is None:
+            return reader
+        return RecordingReader(reader, view.name, view.record, recorder, partial(journal.head, branch=branch))
 
     def read_recorder(self) -> Reads | None:
         """Where reads are noted: a recorded request's own list, or for a query the list of its own that ends there."""
