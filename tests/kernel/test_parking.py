@@ -103,6 +103,32 @@ async def test_a_parked_request_is_on_disk_holds_no_key_and_is_answered_when_it_
         assert runs == ["do"]
 
 
+@pytest.mark.parametrize("while_parked", [False, True])
+async def test_the_deadlines_of_all_who_wait_for_it_stand_still(while_parked: bool) -> None:
+    async with EventTestHarness(asked_plugin()) as ksi:
+        event_id = new_id()
+        first = asyncio.ensure_future(ksi.request("ask:do", event_id=event_id, timeout=3.0))
+        await asyncio.sleep(1 if while_parked else 0)
+        second = asyncio.ensure_future(ksi.request("ask:do", event_id=event_id, timeout=2.0))
+        await asyncio.sleep(100)
+        assert not first.done()
+        assert not second.done()
+        (parked,) = await parked_ids(ksi)
+        await ksi.kernel.router.resume_parked(parked)
+        assert (await first, await second) == ("done", "done")
+
+
+async def test_a_stream_that_is_parked_is_read_by_those_who_joined_when_it_runs() -> None:
+    async with EventTestHarness(asked_plugin()) as ksi:
+        event_id = new_id()
+        streams = [ksi.stream("ask:count", event_id=event_id) for _ in range(2)]
+        await asyncio.sleep(100)
+        (parked,) = await parked_ids(ksi)
+        await ksi.kernel.router.resume_parked(parked)
+        assert [[chunk async for chunk in stream] for stream in streams] == [[1], [1]]
+        assert [stream.answer for stream in streams] == ["counted", "counted"]
+
+
 async def test_two_words_at_once_run_it_once() -> None:
     async with EventTestHarness(asked_plugin()) as ksi:
         asked = asyncio.ensure_future(ksi.request("ask:do"))
