@@ -68,8 +68,15 @@ class Running(msgspec.Struct, eq=False):
 class Connection(asyncio.Protocol):
     """A client on the Unix socket."""
 
-    def __init__(self, common: Common, principal_of: Callable[[asyncio.Transport], str]) -> None:
-        """``principal_of`` raises UnauthorizedError where the peer has no rights until it says hello with a token."""
+    def __init__(
+        self, common: Common, principal_of: Callable[[asyncio.Transport], str], token: str | None = None
+    ) -> None:
+        """A connection without a transport yet.
+
+        Args:
+            principal_of: Raises UnauthorizedError where the peer has no rights until it says hello with a token.
+            token: With which it came; it has to leave when that counts no more.
+        """
         self._common = common
         self._door = common.door
         self._frames = common.door.frames
@@ -86,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._intake = Intake(common.limits, common.budget, self._take, self._served)
         self._session = Session(principal="", source="unix", reply_channel=self._outbox)
         self._flat = FlatLane(common.door, self._session, self._send, budget=common.budget, clock=common.clock)
-        self._token: str | None = None
+        self._token = token
         self._locked = ""  #: why nothing but a hello is served
         self._transport: asyncio.Transport | None = None
 

@@ -75,6 +75,20 @@ async def test_who_does_not_say_hello_with_a_token_is_refused(site: Site, first:
         assert (await socket.closed())[0] == 1008
 
 
+@pytest.mark.parametrize("is_in_header", [True, False])
+async def test_whose_token_is_revoked_has_to_leave(site: Site, is_in_header: bool) -> None:
+    async with opened(site, token=site.token if is_in_header else None) as connection:
+        socket = Socket(connection)
+        assert (await socket.ask({"hello": 1, "token": site.token}))["principal"] == PRINCIPAL
+        site.tokens.revoke(site.tokens.verify(site.token).token_id)
+        refusals = [await socket.ask({"id": 1, "event": "system:health"}), await socket.receive()]
+        assert [(refusal["id"], refusal["error"]["code"]) for refusal in refusals] == [
+            (None, "unauthorized"),
+            (1, "unauthorized"),
+        ]
+        await socket.closed()
+
+
 async def test_who_says_nothing_is_let_go(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "HELLO_TIMEOUT", 0.05)
     async with opened(site) as connection:

@@ -17,18 +17,19 @@ from ksi.transport.budget import Budget, Limits
 from ksi.transport.connection import Common
 from ksi.transport.http.binding import WILDCARDS
 from ksi.transport.http.events import Requests
-from ksi.transport.http.guard import Guard, Tokens
+from ksi.transport.http.guard import Guard
 from ksi.transport.http.metrics import Metrics
 from ksi.transport.http.plugged import Plugged
 from ksi.transport.http.probes import Probes
 from ksi.transport.http.routes import app_of
 from ksi.transport.http.server import HttpServer
 from ksi.transport.http.websocket import WebSockets
+from ksi.transport.tokens import TokenStore
 
 
 def server_of(
     services: ServiceRegistry,
-    tokens: Tokens,
+    tokens: TokenStore,
     section: HttpSection,
     home: Home,
     *,
@@ -40,7 +41,13 @@ def server_of(
     router, log = services.get(Router), services.get(EventLog)
     guard = Guard(tokens, [name for name in (section.host, *section.hosts) if name not in WILDCARDS])
     common = Common(
-        door=router, limits=limits, budget=budget, clock=clock, server=f"ksi/{__version__}", connections=set()
+        door=router,
+        limits=limits,
+        budget=budget,
+        clock=clock,
+        server=f"ksi/{__version__}",
+        connections=set(),
+        principal_of=guard.principal_of,
     )
     state, sockets = ServerState(), WebSockets(common, guard)
     requests = Requests(router, services.get(EventRegistry), limits=limits, budget=budget, clock=clock)

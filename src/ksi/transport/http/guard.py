@@ -8,10 +8,10 @@ token is looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from ksi.core.errors import MisdirectedError, UnauthorizedError
 from ksi.kernel.door import Session
+from ksi.transport.tokens import Identity, TokenStore
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SESSIONS_MAX = 1_024
@@ -19,24 +19,10 @@ _BEARER = b"bearer "
 _NO_ORIGIN = (b"", b"same-origin", b"none")
 
 
-class Identity(Protocol):
-    """Who a token stands for."""
-
-    @property
-    def principal(self) -> str: ...
-
-
-class Tokens(Protocol):
-    """Knows the tokens."""
-
-    def verify(self, token: str) -> Identity:
-        """Who ``token`` stands for. Raises UnauthorizedError."""
-
-
 class Guard:
     """Lets requests in, each with the session of who sent it."""
 
-    def __init__(self, tokens: Tokens, hosts: Iterable[str]) -> None:
+    def __init__(self, tokens: TokenStore, hosts: Iterable[str]) -> None:
         """``hosts`` are the names that the daemon has beside the loopback ones."""
         self._tokens = tokens
         self._hosts = {name.lower() for name in (*LOOPBACK, *hosts)}
@@ -60,18 +46,24 @@ class Guard:
 
     def principal_of(self, token: str | None) -> str:
         """Who sent ``token``. Raises UnauthorizedError."""
+        return self._identity_of(token).principal
+
+    def _identity_of(self, token: str | None) -> Identity:
         if not token:
             raise UnauthorizedError("no token: send `Authorization: Bearer …` with what `ksi token` prints")
-        return self._tokens.verify(token).principal
+        return self._tokens.verify(token)
 
     def session_of(self, headers: Mapping[bytes, bytes]) -> Session:
-        """The session of who sent ``headers``; all requests of one principal share it. Raises UnauthorizedError."""
-        principal = self.principal_of(self.token_of(headers))
-        session = self._sessions.get(principal)
+        """The session of who sent ``headers``. Raises UnauthorizedError.
+
+        All requests with one token share it, for it remembers verdicts, and another token may bring another profile.
+        """
+        identity = self._identity_of(self.token_of(headers))
+        session = self._sessions.get(identity.token_id)
         if session is None:
             if len(self._sessions) >= SESSIONS_MAX:
                 self._sessions.clear()  # only what it remembers is lost
-            session = self._sessions[principal] = Session(principal=principal, source="http")
+            session = self._sessions[identity.token_id] = Session(principal=identity.principal, source="http")
         return session
 
 

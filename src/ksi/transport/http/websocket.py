@@ -49,31 +49,33 @@ class WebSockets:
         request = next((event for event in wire.events_received() if isinstance(event, Request)), None)
         if request is None:
             raise InvalidFrameError("no WebSocket handshake")
-        principal = self._admitted(request)
+        token = self._admitted(request)
         response = wire.accept(request)
         if response.status_code != 101:
             raise InvalidFrameError(f"no WebSocket handshake: {_said(response)}")
         wire.send_response(response)
         connection = WebSocketConnection(self, wire, transport)
         self.open.add(connection)
-        connection.begin(principal)
+        connection.begin(token)
         return connection
 
     def _admitted(self, request: Request) -> str | None:
-        """The principal, where the headers say it."""
+        """The token, where the headers have one."""
         if request.path.partition("?")[0].encode() != PATH:
             raise NotFoundError("page", request.path)
         headers = {name.lower().encode(): value.encode("latin-1") for name, value in request.headers.raw_items()}
         self._guard.refuse_foreign(headers)
         token = self._guard.token_of(headers)
-        return None if token is None else self._guard.principal_of(token)
+        return None if token is None else self.proved(token)
 
-    def connect(self, principal: str) -> Connection:
-        """A connection of ``principal``, without a transport yet."""
-        return Connection(self._common, lambda _: principal)
+    def connect(self, token: str) -> Connection:
+        """A connection of who has ``token``, without a transport yet."""
+        return Connection(self._common, lambda _: self._guard.principal_of(token), token)
 
-    def principal_of(self, token: str | None) -> str:
-        return self._guard.principal_of(token)
+    def proved(self, token: str | None) -> str:
+        """``token``, if it counts. Raises UnauthorizedError."""
+        self._guard.principal_of(token)
+        return token or ""
 
     def leave(self, connection: WebSocketConnection) -> None:
         self.open.discard(connection)
@@ -113,13 +115,13 @@ class WebSocketConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.is_reading = True
 
-    def begin(self, principal: str | None) -> None:
+    def begin(self, token: str | None) -> None:
         """Accept the handshake."""
         self._flush_wire()
-        if principal is None:
+        if token is None:
             self._timer = self._loop.call_later(HELLO_TIMEOUT, self._refuse, UnauthorizedError("no hello with a token"))
         else:
-            self._enter(principal)
+            self._enter(token)
 
     # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
     def data_received(self, data: bytes) -> None:
@@ -180,16 +182,16 @@ class WebSocketConnection(asyncio.Protocol):
             frame = frames.decode(lines.partition(b"\n")[0])
             if frame.kind is not Kind.HELLO:
                 raise UnauthorizedError("the first frame is hello, with the token")
-            principal = self._sockets.principal_of(frame.token)
+            token = self._sockets.proved(frame.token)
         except KSIError as error:
             self._refuse(error)
             return b""
         self._stop_timer()
-        self._enter(principal)
+        self._enter(token)
         return lines
 
-    def _enter(self, principal: str) -> None:
-        self._inner = self._sockets.connect(principal)
+    def _enter(self, token: str) -> None:
+        self._inner = self._sockets.connect(token)
         self._inner.connection_made(cast(asyncio.Transport, MessageTransport(self, self._transport)))
         self._timer = self._loop.call_later(PING_INTERVAL, self._beat)
 
