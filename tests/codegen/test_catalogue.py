@@ -109,6 +109,14 @@ def test_types_of_one_name_that_differ_are_told_apart_by_their_namespaces() -> N
     assert schemas["AXAnswer"]["properties"]["Part"] == {"$ref": f"{REFERENCE}APart"}
 
 
+def test_types_of_one_name_in_one_namespace_are_told_apart_by_a_digest_whatever_else_is_there() -> None:
+    text, number = answering("b:x", Part=TEXT), answering("b:y", Part=NUMBER)
+    schemas = catalogue_of([text, number]).schemas
+    named = {name: schema for name, schema in schemas.items() if name.startswith("BPart_")}
+    assert sorted(map(str, named.values())) == sorted(map(str, (TEXT, NUMBER)))
+    assert named.items() <= catalogue_of([answering("a:x", Part={"type": "null"}), number, text]).schemas.items()
+
+
 def test_types_that_differ_only_in_what_they_refer_to_differ() -> None:
     outer = {"type": "array", "items": {"$ref": "#/$defs/Part"}}
     catalogue = catalogue_of([answering("a:x", Parts=outer, Part=TEXT), answering("b:x", Parts=outer, Part=NUMBER)])

@@ -119,6 +119,12 @@ class _Definition(msgspec.Struct, frozen=True):
     namespace: str
     schema: Schema
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Its own, and the one with the namespace in front."""
+        own = identifier(self.name)
+        return own, f"{pascal(self.namespace)}{own}"
+
 
 class _Root(msgspec.Struct, frozen=True):
     """What an event takes or gives, and all that it refers to."""
@@ -129,19 +135,20 @@ class _Root(msgspec.Struct, frozen=True):
 
 
 class _Components:
-    """Gives each schema a name.
+    """Gives each schema a name, whatever the order of the events.
 
     What an event takes and gives is named after the event. A definition inside keeps its own name, so that a type which
-    many events share is one type; only where two of that name say different things, their namespaces tell them apart.
+    many events share is one type; only where two of that name say different things, their namespaces tell them apart,
+    and where that is not enough, a digest.
     """
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._roots = {root.name: root for event in events for root in _roots_of(event)}
-        self._taken: dict[str, str] = {name: name for name in self._roots}
-        self._contents: dict[str, set[str]] = defaultdict(set)
+        self._claims: dict[str, set[str]] = defaultdict(set, {name: {name} for name in self._roots})
         for root in self._roots.values():
             for definition in root.definitions:
-                self._contents[definition.name].add(definition.content)
+                for name in definition.names:
+                    self._claims[name].add(definition.content)
 
     def schemas(self) -> dict[str, Schema]:
         found: dict[str, Schema] = {}
@@ -153,13 +160,10 @@ class _Components:
         return dict(sorted(found.items()))
 
     def _name(self, definition: _Definition) -> str:
-        own = identifier(definition.name)
-        candidates = [own] if len(self._contents[definition.name]) == 1 and is_free(own) else []
-        qualified = f"{pascal(definition.namespace)}{own}"
-        for name in (*candidates, qualified, f"{qualified}_{digest(definition.content)}"):
-            if self._taken.setdefault(name, definition.content) == definition.content:
+        for name in definition.names:
+            if is_free(name) and self._claims[name] == {definition.content}:
                 return name
-        raise ValidationError(f"two schemas have the name {qualified!r}")  # two contents with one digest
+        return f"{definition.names[-1]}_{digest(definition.content)}"
 
 
 def _roots_of(event: Event) -> Iterator[_Root]:
