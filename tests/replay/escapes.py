@@ -1,5 +1,6 @@
 """A plugin that acts on the outside world past ``context.effect``, in every way that we could think of."""
 
+import asyncio
 import ctypes
 import os
 import socket
@@ -30,6 +31,13 @@ class Escapes(AsyncPlugin):
     async def nothing(self) -> str:
         return "done"
 
+    @event("escapes:sleep", durability="before", timeout=None)
+    async def sleep(self, path: str) -> str:
+        """For as many seconds as the file says."""
+        await asyncio.sleep(float(Path(path).read_text()))  # noqa: ASYNC240  # one line
+        async with asyncio.timeout(10):
+            return await asyncio.to_thread(lambda: "slept")
+
     def python_connects(self, port: int, path: str) -> None:
         socket.create_connection(("127.0.0.1", port)).close()
 
@@ -39,8 +47,6 @@ class Escapes(AsyncPlugin):
             ctypes.CDLL(None).connect(opened.fileno(), address, 16)
 
     def uvloop_connects(self, port: int, path: str) -> None:
-        import asyncio
-
         def connect() -> None:
             uvloop.run(asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 5))
 
@@ -49,8 +55,6 @@ class Escapes(AsyncPlugin):
         thread.join()
 
     def uvloop_spawns(self, port: int, path: str) -> None:
-        import asyncio
-
         async def spawn() -> None:
             process = await asyncio.create_subprocess_exec("touch", path)
             await asyncio.wait_for(process.wait(), 2)

@@ -80,6 +80,14 @@ def test_a_run_that_does_not_try_is_identical(client: SyncEventClient) -> None:
     assert found["seal"] == ("audit hook and system calls" if seccomp.is_here() else "audit hook")
 
 
+def test_a_handler_that_sleeps_for_a_day_is_repeated_at_once(client: SyncEventClient, tmp_path: Path) -> None:
+    seconds = tmp_path / "seconds"
+    seconds.write_text("0.01")
+    client.request("escapes:sleep", path=str(seconds))
+    seconds.write_text("86400")
+    assert client.request("timetravel:replay", run="last")["requests"] == 1
+
+
 @pytest.mark.parametrize(
     ("module", "root"),
     [
