@@ -17,7 +17,7 @@ from ksi.store.decide import Decider
 from ksi.store.idindex import AHEAD_US, SqliteIds, id_floor
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.order import sort_key
-from ksi.store.row import Row, lines_of, pack, row_of, unpack
+from ksi.store.row import Row, pack, unpack, unpack_lines
 from ksi.store.schema import TABLES
 from ksi.store.segments import Generations
 from ksi.store.shelf import SqliteShelf
@@ -54,8 +54,8 @@ def test_a_generation_that_could_not_be_written_is_whole_again() -> None:
         generations.add(row, body)
     generations.failed()
     (tail,) = generations.tails()
-    assert tail.rows(None, 0, 99, False, 99, row_of) == [row for row, _ in made]
-    assert [row.last for row in tail.rows(["s:counter/1", "s:counter/4"], 0, 99, False, 99, lines_of)] == [6, 15]
+    assert tail.rows(None, 0, 99, False, 99, unpack) == [row for row, _ in made]
+    assert [row.last for row in tail.rows(["s:counter/1", "s:counter/4"], 0, 99, False, 99, unpack_lines)] == [6, 15]
     assert generations.heads() == {f"counter/{n}": 1 for n in range(5)}
 
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from ksi.core.events import RecordedEvent
 from ksi.store.query import Wanted
-from ksi.store.row import Lines, Row, events_of, lines_of, row_of
+from ksi.store.row import Lines, Row, events_of, unpack, unpack_lines
 from ksi.store.tail import RowSource
 
 ROWS_MAX = 1024
@@ -67,10 +67,10 @@ class Cursor:
         asked = min(ROWS_MAX, max(count, 16))
         rows: Sequence[Row | Lines]
         if self._wanted.lines_only:
-            rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, lines_of)
+            rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, unpack_lines)
             found = self._chosen(list(map(_lines, rows)))
         else:
-            rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, row_of)
+            rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, unpack)
             found = self._chosen(list(map(events_of, rows)))
         self._advance(rows, asked)
         self._left = found[count:]

@@ -10,8 +10,9 @@ from itertools import accumulate, pairwise
 import apsw
 import msgspec
 
+from ksi.store.chain import DIGEST
 from ksi.store.query import INDEX
-from ksi.store.row import Row, lines_of, row_of
+from ksi.store.row import Row, lines_of, row_of, unpack_lines
 from ksi.store.tail import R, Tail, last_version, linked
 
 BLOCK = 512
@@ -110,9 +111,9 @@ class Table:
     ) -> list[Row | R]:
         upto = min(upto, self._flushed)
         if keys is None:
-            return [unpack(body) for (body,) in self._scan(after, upto, backwards, count)]
+            return [unpack(body[:-DIGEST]) for (body,) in self._scan(after, upto, backwards, count)]
         found = {last for key in keys for last in self._positions(key, after, upto, backwards, count)}
-        return [unpack(self._body(last)) for last in sorted(found, reverse=backwards)[:count]]
+        return [unpack(self._body(last)[:-DIGEST]) for last in sorted(found, reverse=backwards)[:count]]
 
     def _scan(self, after: int, upto: int, backwards: bool, count: int) -> apsw.Cursor:
         order = "DESC" if backwards else "ASC"
@@ -180,7 +181,7 @@ class Table:
         return [name for (name,) in self._connection.execute("SELECT name FROM streams")]
 
     def last_version(self, stream: str) -> int:
-        newest = self.rows(["s:" + stream], 0, self._flushed, True, 1, lines_of)
+        newest = self.rows(["s:" + stream], 0, self._flushed, True, 1, unpack_lines)
         return last_version(newest[0], stream) if newest else 0
 
     def start_of(self, stream: str, version: int) -> int:

@@ -12,7 +12,7 @@ import psycopg
 
 from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.core.events import Position
-from ksi.store.chain import GENESIS, Link
+from ksi.store.chain import DIGEST, GENESIS, Link
 from ksi.store.idindex import KnownId
 from ksi.store.keys import number_of
 from ksi.store.opening import checked_commit
@@ -91,7 +91,7 @@ class PostgresTable:
             own = [raw for key in keys if (raw := linked(key)) is not None]
             numbers = Bigints(map(key_number, keys))
             found = self._session.rows(_ordered(_KEYED, backwards), bounds | {"keys": numbers, "own": Byteas(own)})
-        return [unpack(body) for (body,) in found]
+        return [unpack(body[:-DIGEST]) for (body,) in found]
 
     def row_at(self, position: int) -> Row | None:
         stored = self._session.value(_ROW_AT, (position,))

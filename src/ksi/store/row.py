@@ -82,7 +82,7 @@ class Lines(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(Row).decode
-_unpack_lines = msgspec.msgpack.Decoder(Lines).decode
+unpack_lines = msgspec.msgpack.Decoder(Lines).decode
 
 
 def row_of(stored: bytes) -> Row:
@@ -92,7 +92,7 @@ def row_of(stored: bytes) -> Row:
 
 def lines_of(stored: bytes) -> Lines:
     """Only its facts, chunks and effects: what a default query can match."""
-    return _unpack_lines(stored[:-DIGEST])
+    return unpack_lines(stored[:-DIGEST])
 
 
 def outcome_of(row: Row) -> Outcome | None:

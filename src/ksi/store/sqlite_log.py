@@ -23,7 +23,7 @@ from ksi.store.lock import LockFile, lock_of
 from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
-from ksi.store.row import row_of
+from ksi.store.row import unpack
 from ksi.store.schema import Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
@@ -161,7 +161,7 @@ class SqliteEventStore(LoopLog):
         before = self.visible_head()
         found = recover(self._point, self._writer.witness)
         self._start(found)
-        for row in found.tail.rows(None, before, self.visible_head(), False, len(found.tail), row_of):
+        for row in found.tail.rows(None, before, self.visible_head(), False, len(found.tail), unpack):
             for change in self._views.apply(row):
                 change.kept.show(change)
         self._refused, self._failed = None, False
