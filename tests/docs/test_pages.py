@@ -47,16 +47,19 @@ async def test_each_plugin_loads_as_pasted(plugin: str, tmp_path: Path) -> None:
         assert [(info.status, info.problem) for info in ksi.kernel.plugins.list_plugins()] == [("running", None)]
 
 
-async def test_the_tests_of_the_counter_pass(tmp_path: Path) -> None:
-    page = HOW_TO / "write-a-plugin.md"
-    for name in ("counter.py", "test_counter.py"):
-        (tmp_path / name).write_text(only(page, "python", f"# {name}"))
-    assert "3 passed" in await output_of("-m", "pytest", "-q", "-o", "asyncio_mode=auto", cwd=tmp_path)
+@pytest.mark.parametrize(("page", "example", "count"), [("write-a-plugin", "counter", 3), ("projections", "shop", 2)])
+async def test_the_tests_of_an_example_pass(page: str, example: str, count: int, tmp_path: Path) -> None:
+    for name in (f"{example}.py", f"test_{example}.py"):
+        (tmp_path / name).write_text(only(HOW_TO / f"{page}.md", "python", f"# {name}"))
+    said = await output_of("-m", "pytest", "-q", "-o", "asyncio_mode=auto", cwd=tmp_path)
+    assert f"{count} passed" in said
 
 
 async def test_the_programs_of_clients_run(tmp_path: Path) -> None:
     programs = [
-        block for name in ("use-the-client.md", "wire-protocol.md", "branches.md") for block in blocks(HOW_TO / name, "python")
+        block
+        for name in ("use-the-client.md", "wire-protocol.md", "branches.md")
+        for block in blocks(HOW_TO / name, "python")
     ]
     rehearsed = {"providers.default": "script", "providers.script": "There was a lighthouse"}
     async with DaemonProcess(tmp_path / "home", settings=rehearsed) as daemon:
