@@ -218,7 +218,9 @@ def _replay(stage: Stage, turn: Told) -> None:
     pid = _model_pid(stage)
     stage.run("model", "stop")
     (found,) = stage.run("replay", turn.end["run"])
-    stage.claim(found["calls"] == 0 and not Path(f"/proc/{pid}").exists(), "the model was called 0 times, and not started")
+    stage.claim(
+        found["calls"] == 0 and not Path(f"/proc/{pid}").exists(), "the model was called 0 times, and not started"
+    )
     said = f"{found['requests']} requests, {found['facts']} facts and {found['chunks']} tokens came out the same"
     stage.claim(found["chunks"] == 2 * len(turn.chunks), said)
 
