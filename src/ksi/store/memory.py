@@ -72,7 +72,7 @@ class InMemoryEventStore(LoopLog):
     async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
         """Nothing is kept but the shelf itself."""
 
-    def _stream_names(self) -> Sequence[str]:
+    async def _stream_names(self) -> Sequence[str]:
         return self._tail.streams()
 
     def _start_of(self, stream: str, version: int) -> int:

@@ -183,7 +183,7 @@ class PostgresEventStore(SharedLog):
             else:
                 self._readers.append(session)
 
-    def _stream_names(self) -> Sequence[str]:
+    async def _stream_names(self) -> Sequence[str]:
         return self.stored_source().streams()
 
     def _start_of(self, stream: str, version: int) -> int:

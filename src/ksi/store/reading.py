@@ -39,7 +39,7 @@ class LogReads(ABC):
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None: ...
 
     @abstractmethod
-    def _stream_names(self) -> Sequence[str]: ...
+    async def _stream_names(self) -> Sequence[str]: ...
 
     @abstractmethod
     def _start_of(self, stream: str, version: int) -> int: ...
@@ -107,7 +107,7 @@ class LogReads(ABC):
             yield page
 
     async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
-        names = self.sight(branch).names(self._stream_names())
+        names = self.sight(branch).names(await self._stream_names())
         for name in sorted(name for name in names if matches(pattern, name)):
             async for event in self.read_stream(name, backwards=True, limit=1, branch=branch):
                 yield StreamInfo(name, event.version, event.position)

@@ -35,8 +35,8 @@ from ksi.store.views import KeptView, Place, Shelf
 from ksi.store.writer import Writer
 
 T = TypeVar("T")
-HEADS_MAX = 65_536
-"""Versions of streams in memory."""
+HEADS_MAX = 16_384
+"""Versions of streams in memory, when the keys of a generation have been written."""
 PROBE_PAUSE = 1.0
 """Seconds between two tries of a disk that did not take a write."""
 
@@ -247,8 +247,8 @@ class SqliteEventStore(LoopLog):
             else:
                 self._readers.append(connection)
 
-    def _stream_names(self) -> Sequence[str]:
-        return self.stored_source().streams()
+    async def _stream_names(self) -> Sequence[str]:
+        return await self._in_reader(lambda source: source.streams())
 
     def _start_of(self, stream: str, version: int) -> int:
         return self.stored_source().start_of(stream, version)
