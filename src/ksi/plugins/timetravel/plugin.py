@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,7 +12,8 @@ from msgspec import UNSET, Meta, UnsetType
 from ksi.core import ids
 from ksi.core.config import Config
 from ksi.core.ports import EventLog
-from ksi.kernel.declare import query
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import End, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
 from ksi.kernel.router import Router
@@ -20,6 +21,8 @@ from ksi.plugins.references import find_event, find_run
 from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
 from ksi.plugins.timetravel.child import repeat
 from ksi.plugins.timetravel.orders import Orders, settings_of
+from ksi.plugins.timetravel.whatif import Step, Tokens, WhatIf, changed_payload
+from ksi.store.compare import Compared, compare_branches
 from ksi.store.cone import cone_of
 from ksi.store.debugger import Change, TimeTravelDebugger
 from ksi.store.piped import LogServer
@@ -27,6 +30,7 @@ from ksi.store.structure import MISSING, Difference, differences, parse_path
 from ksi.store.where import compile_where
 
 REPLAY_TIMEOUT = 600.0
+WHATIF_TIMEOUT = 3600.0
 RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 EntityName = Annotated[str, Meta(description="name of its stream, as in conversation/c1")]
 
@@ -99,6 +103,14 @@ class Repeated(msgspec.Struct, frozen=True):
     cut_off: int
     calls: int
     seal: SealKind
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """``branch`` is where it was told again, null where nothing ran; ``entities`` those that came out otherwise."""
+
+    branch: str | None
+    tokens: Tokens
+    entities: list[Compared]
 
 
 class TimeTravel(AsyncPlugin):
@@ -190,6 +202,41 @@ class TimeTravel(AsyncPlugin):
         cone = await cone_of(self._log, event, self.host.services.get(Plugins).views())
         members = [ConeMember(ids.text(one.request), one.name, one.why, one.through) for one in cone.members]
         return ShownCone(len(cone.positions), members)
+
+    @stream(
+        "timetravel:whatif",
+        timeout=WHATIF_TIMEOUT,
+        on_disconnect="detach",
+        errors=["not_found", "conflict"],
+        examples=[{"at": "@1234", "change": {"text": "My name is Bruno."}, "live": True}],
+    )
+    async def whatif(
+        self,
+        at: Annotated[Place, Meta(description="position of a request from outside")],
+        change: Annotated[dict[str, Any], Meta(description="fields of its payload, as they should have been")],
+        context: EventContext,
+        live: Annotated[bool, Meta(description="run it; else only say what would run")] = False,
+        name: Annotated[str | None, Meta(description="the branch that is made for it")] = None,
+    ) -> AsyncIterator[Step | End[Answered]]:
+        """Change a request, and run again on a branch what depended on it, and nothing else.
+
+        Chunks say what becomes of each request from outside, in order. Without ``live`` nothing runs, and no branch is
+        made: they say what would run.
+        """
+        services = self.host.services
+        question = WhatIf(services.get(Router), services.get(Plugins).views(), context.branch)
+        plan = await question.plan(position(at))
+        changed = changed_payload(plan.root, change)
+        if not live:
+            for step in question.steps(plan):
+                yield step
+            yield End(Answered(None, await question.tokens(plan, None), []))
+            return
+        branch = name or f"whatif-{plan.root.position}-{context.event_id[-6:]}"
+        async for step in question.run(plan, changed, branch, context.principal):
+            yield step
+        compared = await compare_branches(self._log, services.get(Plugins).fold_of, context.branch, branch)
+        yield End(Answered(branch, await question.tokens(plan, branch), compared.entities))
 
     @query("timetravel:state", examples=[{"at": "@100", "pattern": "conversation/*"}])
     async def state(

@@ -1,0 +1,63 @@
+"""``ksi whatif``: change one request, and run again what depended on it, on a branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ksi.cli.arguments import FIELD, POSITION, payload
+from ksi.cli.invocation import Invocation, command
+from ksi.cli.output import Record, json_line
+from ksi.cli.past import show_differences
+from ksi.cli.reach import ask, stream
+
+MARKS = {"changed": "*", "rerun": "↻", "kept": "="}
+
+
+@command()
+@click.argument("run")
+@click.option("--at", type=POSITION, help="The request to change; the first of the run where nothing is said.")
+@click.option("--set", "fields", multiple=True, required=True, type=FIELD, help="As in text=… or size:=3; many times.")
+@click.option("--live", is_flag=True, help="Run it, models and tools included; else only say what would run.")
+@click.option("--name", help="The branch that is made.")
+@click.pass_obj
+def whatif(
+    invocation: Invocation, run: str, at: int | None, fields: tuple[str, ...], live: bool, name: str | None
+) -> None:
+    """Change a request of a run, and run again on a branch what depended on it, and nothing else."""
+    place = _first_of(invocation, run) if at is None else at
+    asked = {"at": place, "change": payload(fields), "live": live} | ({} if name is None else {"name": name})
+
+    def show(step: Record, _: str | None) -> None:
+        if invocation.json:
+            click.echo(json_line(step))
+        else:
+            error = f"  [{step['error']}]" if step["error"] else ""
+            click.echo(f"{MARKS[step['what']]} @{step['position']}  {step['name']}  {step['what']}{error}")
+
+    ending = stream(invocation, "timetravel:whatif", asked, show)
+    if invocation.json:
+        click.echo(json_line(ending.value))
+    elif ending.value is not None:
+        _show_answer(ending.value)
+    ending.exit_if_interrupted()
+
+
+def _first_of(invocation: Invocation, run: str) -> int:
+    wanted: dict[str, Any] = {"correlation_id": run, "kinds": ["request"], "limit": 1}
+    (first,) = ask(invocation, "log:read", wanted)["events"]
+    position: int = first["position"]
+    return position
+
+
+def _show_answer(answer: Record) -> None:
+    for compared in answer["entities"]:
+        click.secho(compared["entity"], bold=True)
+        show_differences(compared["differences"])
+    tokens = answer["tokens"]
+    if answer["branch"] is None:
+        at_stake = tokens["before"] - tokens["saved"]
+        click.echo(f"nothing was run; what would run had cost {at_stake} tokens, {tokens['saved']} are saved (--live)")
+    else:
+        click.echo(f"on branch {answer['branch']}: {tokens['spent']} tokens spent, {tokens['saved']} saved")

@@ -1,0 +1,210 @@
+"""What if: one request is changed, and what depended on it runs again on a branch.
+
+The branch is cut off just before the request. Whatever came from outside after it is told again in the same order: what
+stands in the request's cone runs anew, the rest is written down as it was, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from ksi.core import canonical, ids
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import KSIError, NotFoundError, UnsupportedError, ValidationError
+from ksi.core.events import MAIN, Filter, Position, RecordedEvent
+from ksi.core.ports import Entry, Journal, Outcome, Unit
+from ksi.core.threads import settle
+from ksi.core.views import View
+from ksi.kernel.door import Session
+from ksi.kernel.router import Router
+from ksi.store.cone import cone_of
+
+REQUESTS = "$requests"
+ALL = ("fact", "request", "outcome", "chunk")
+NOT_TOLD_AGAIN = ("store:", "timetravel:", "plugin:", "projection:")
+"""Requests about the log and the daemon themselves, which are no part of what happened."""
+
+
+What = Literal["changed", "rerun", "kept"]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A request that was told again. ``position`` is that on the old branch, ``error`` the code that it ended with."""
+
+    position: int
+    name: str
+    what: What
+    error: str | None = None
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Of language models: ``spent`` on the branch, ``saved`` by what was kept, ``before`` what the old way had cost."""
+
+    spent: int
+    saved: int
+    before: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What would be told again, in order: each request from outside, and whether it stands in the cone."""
+
+    root: RecordedEvent
+    requests: list[tuple[RecordedEvent, bool]]
+    inside: Collection[Position]
+
+
+class WhatIf:
+    """One such question."""
+
+    def __init__(self, router: Router, views: Mapping[str, type[View[Any]]], branch: str = MAIN) -> None:
+        self._router = router
+        self._log: Journal = router.journal
+        self._views = views
+        self._branch = branch
+
+    async def plan(self, at: Position) -> Plan:
+        """What depends on the request at ``at``.
+
+        Raises:
+            NotFoundError: There is nothing at that position.
+            ValidationError: It is no request from outside; the message names the one that is behind it.
+        """
+        root = await self._request_at(at)
+        cone = await cone_of(self._log, root, self._views, branch=self._branch)
+        touched = {await self._origin(member.request) for member in cone.members} | {root.id}
+        told = (Filter(kinds=("request",), streams=(REQUESTS,)),)
+        requests = [
+            (event, event.id in touched)
+            async for event in self._log.read_all(told, after=Position(at - 1), branch=self._branch)
+            if event.cause is None and not event.name.startswith(NOT_TOLD_AGAIN)
+        ]
+        return Plan(root, requests, cone.positions)
+
+    def steps(self, plan: Plan) -> list[Step]:
+        """What would become of each request."""
+        return [Step(event.position, event.name, _what(plan, event, inside)) for event, inside in plan.requests]
+
+    async def run(self, plan: Plan, changed: bytes, branch: str, principal: str) -> AsyncIterator[Step]:
+        """Tell it all again on ``branch``, which is made; the request itself with the payload ``changed``."""
+        await self._log.fork(Position(plan.root.position - 1), branch, parent=self._branch)
+        for event, is_inside in plan.requests:
+            what, error = _what(plan, event, is_inside), None
+            if what == "kept":
+                await self._keep(event, branch)
+            else:
+                raw = changed if what == "changed" else event.raw
+                error = await self._ask(event, raw, branch, principal)
+            yield Step(event.position, event.name, what, error)
+
+    async def tokens(self, plan: Plan, branch: str | None) -> Tokens:
+        """What models have cost behind the request; ``branch`` None: nothing was run."""
+        after = Position(plan.root.position - 1)
+        old = [(event.position, _tokens(event)) async for event in self._ends(after, self._branch)]
+        before = sum(tokens for _, tokens in old)
+        saved = sum(tokens for position, tokens in old if position not in plan.inside)
+        if branch is None:
+            return Tokens(0, saved, before)
+        everything = sum([_tokens(event) async for event in self._ends(after, branch)])
+        return Tokens(everything - saved, saved, before)
+
+    def _ends(self, after: Position, branch: str) -> AsyncIterator[RecordedEvent]:
+        ended = (Filter(names=("completion:finished", "completion:interrupted")),)
+        return self._log.read_all(ended, after=after, branch=branch)
+
+    # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _request_at(self, at: Position) -> RecordedEvent:
+        event = await self._log.at(at, branch=self._branch)
+        if event is None:
+            raise NotFoundError("event", f"@{at}")
+        if event.kind == "request" and event.stream == REQUESTS and event.cause is None:
+            return event
+        origin = await self._log.find(await self._origin(event.id if event.cause is None else event.cause))
+        behind = "" if origin is None else f": change the request behind it, @{origin.position}"
+        raise ValidationError(f"@{at} ({event.name}) is no request from outside{behind}")
+
+    async def _origin(self, request: bytes) -> bytes:
+        """The request from outside that ``request`` comes from."""
+        known = await self._log.find(request)
+        while known is not None and known.request.cause is not None:
+            request = known.request.cause
+            known = await self._log.find(request)
+        return request
+
+    async def _ask(self, event: RecordedEvent, raw: bytes, branch: str, principal: str) -> str | None:
+        """Run it on ``branch``; the code of the error that it ends with."""
+        envelope = EventEnvelope(
+            name=event.name,
+            raw=raw,
+            principal=principal,
+            source="timetravel:whatif",
+            branch=branch,
+            id=ids.derived(event.id, "branch", branch),
+        )
+        ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        session = Session(principal=principal, source=envelope.source)
+        self._router.dispatch(envelope, session, lambda _, raw, error: settle(ended, raw, error), None)
+        try:
+            await ended
+        except KSIError as error:
+            return error.code
+        return None
+
+    async def _keep(self, event: RecordedEvent, branch: str) -> None:
+        """Write down on ``branch`` what it and all that it caused had written, without running anything."""
+        known = await self._log.find(event.id)
+        assert known is not None  # it was read just now
+        origin = msgspec.structs.replace(known.request, id=ids.derived(event.id, "branch", branch), branch=branch)
+        entries = [_entry(each) async for each in self._written_below(event)]
+        outcome = known.outcome or Outcome(ok=False, data=canonical.encode(_INTERRUPTED))
+        unit = Unit(origin=origin, request=True, entries=entries, outcome=outcome)
+        kept: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._log.write(unit, lambda committed, error: settle(kept, committed, error))
+        await kept
+
+    async def _written_below(self, event: RecordedEvent) -> AsyncIterator[RecordedEvent]:
+        """Facts and chunks that it caused, itself or through others, in order."""
+        run = (Filter(kinds=("fact", "chunk"), correlation_id=event.correlation_id),)
+        async for each in self._log.read_all(run, after=event.position, branch=self._branch):
+            if each.cause is not None and await self._origin(each.cause) == event.id:
+                yield each
+
+
+_INTERRUPTED = {"code": "interrupted", "message": "it was open where the branch was cut", "details": {}}
+
+
+def _what(plan: Plan, event: RecordedEvent, is_inside: bool) -> What:
+    if event.id == plan.root.id:
+        return "changed"
+    return "rerun" if is_inside else "kept"
+
+
+def _entry(event: RecordedEvent) -> Entry:
+    return Entry(
+        stream=event.stream,
+        name=event.name,
+        data=event.raw,
+        kind=event.kind,
+        tags=event.tags,
+        schema_version=event.schema_version,
+        subject=event.subject,
+        occurred_us=event.occurred_us,
+    )
+
+
+def _tokens(event: RecordedEvent) -> int:
+    usage = event.data["usage"]
+    return int(usage["input_tokens"]) + int(usage["output_tokens"])
+
+
+def changed_payload(event: RecordedEvent, fields: Mapping[str, Any]) -> bytes:
+    """The payload of ``event`` with other ``fields``. Raises ValidationError where that changes nothing."""
+    if not isinstance(event.data, dict):
+        raise UnsupportedError(f"@{event.position}: its payload has no fields")
+    changed = canonical.encode({**event.data, **fields})
+    if changed == canonical.encode(event.data):
+        raise ValidationError("nothing is changed: give other values")
+    return changed

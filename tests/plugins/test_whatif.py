@@ -1,0 +1,133 @@
+"""What if: one request is changed, and what depended on it runs again on a branch, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ksi.core.errors import ConflictError, NotFoundError, ValidationError
+from ksi.core.events import Filter
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.plugins.agent import Agent
+from ksi.plugins.branch import Branch
+from ksi.plugins.state import State
+from ksi.plugins.timetravel import TimeTravel
+from ksi.providers.base import CompletionRequest
+from tests.plugins.scripted import asked_text, harness, script
+
+
+class Tellers(AsyncPlugin):
+    """Three agents: the second is told what the first has left in the state, the third hears of nobody."""
+
+    name = "tellers"
+
+    @event("teller:first", durability="before", on_crash="rerun")
+    async def first(self, context: EventContext, text: str) -> None:
+        turn = await context.request("agent:send_message", agent="first", text=text)
+        await context.request("state:set", key="story", value=turn["text"])
+
+    @event("teller:second", durability="before", on_crash="rerun")
+    async def second(self, context: EventContext) -> None:
+        story = await context.request("state:get", key="story")
+        await context.request("agent:send_message", agent="second", text=f"Go on: {story['value']}")
+
+    @event("teller:third", durability="before", on_crash="rerun")
+    async def third(self, context: EventContext) -> None:
+        await context.request("agent:send_message", agent="third", text="The weather?")
+
+
+class Counting:
+    """Answers with what it was asked, and counts by whom."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, request: CompletionRequest) -> str:
+        self.asked.append(asked_text(request))
+        return f"heard {asked_text(request)}"
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+async def ksi(counting: Counting) -> AsyncIterator[Any]:
+    async with harness(script(counting), more=(Agent, State, Tellers, TimeTravel, Branch)) as ksi:
+        for agent in ("first", "second", "third"):
+            await ksi.request("agent:spawn", {"agent": agent})
+        await ksi.request("teller:first", {"text": "My name is Ada."})
+        await ksi.request("teller:second")
+        await ksi.request("teller:third")
+        yield ksi
+
+
+async def request_named(ksi: Any, name: str) -> int:
+    requests = ksi.log.read_all((Filter(names=(name,), kinds=("request",)),), limit=1)
+    (position,) = [int(event.position) async for event in requests]
+    return position
+
+
+async def asked(ksi: Any, **fields: Any) -> tuple[list[tuple[str, str]], Any]:
+    stream = ksi.stream("timetravel:whatif", fields)
+    steps = [(step["name"], step["what"]) async for step in stream]
+    return steps, stream.answer
+
+
+async def test_exactly_those_run_again_that_depended_on_it(ksi: Any, counting: Counting) -> None:
+    at = await request_named(ksi, "teller:first")
+    before = list(counting.asked)
+    steps, answer = await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=True, name="bruno")
+    assert steps == [("teller:first", "changed"), ("teller:second", "rerun"), ("teller:third", "kept")]
+    assert counting.asked[len(before) :] == ["My name is Bruno.", "Go on: heard My name is Bruno."]
+    assert answer["branch"] == "bruno"
+    tokens = answer["tokens"]
+    assert tokens["saved"] > 0
+    assert tokens["spent"] > 0
+    assert tokens["before"] > tokens["saved"]
+    assert "state/default" in [each["entity"] for each in answer["entities"]]
+
+
+async def test_main_is_as_it_was(ksi: Any) -> None:
+    at = await request_named(ksi, "teller:first")
+    facts = await ksi.facts()
+    await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=True)
+    assert [event for event in await ksi.facts() if event.stream != "$branches"] == facts
+    assert (await ksi.request("state:get", {"key": "story"}))["value"] == "heard My name is Ada."
+
+
+async def test_without_live_nothing_runs_and_no_branch_is_made(ksi: Any, counting: Counting) -> None:
+    at, calls = await request_named(ksi, "teller:first"), len(counting.asked)
+    steps, answer = await asked(ksi, at=at, change={"text": "x"})
+    assert [what for _, what in steps] == ["changed", "rerun", "kept"]
+    assert (answer["branch"], answer["tokens"]["spent"], len(counting.asked)) == (None, 0, calls)
+    assert [info["name"] for info in (await ksi.request("store:branches"))["branches"]] == ["main"]
+
+
+async def test_what_is_no_request_from_outside_is_refused_and_the_one_behind_it_named(ksi: Any) -> None:
+    root, nested = await request_named(ksi, "teller:first"), await request_named(ksi, "completion:create")
+    with pytest.raises(ValidationError, match=f"@{root}"):
+        await asked(ksi, at=nested, change={"text": "x"})
+    with pytest.raises(NotFoundError):
+        await asked(ksi, at=99_999, change={"text": "x"})
+
+
+async def test_a_change_that_changes_nothing_and_a_name_that_is_taken_are_refused(ksi: Any) -> None:
+    at = await request_named(ksi, "teller:first")
+    with pytest.raises(ValidationError, match="nothing is changed"):
+        await asked(ksi, at=at, change={"text": "My name is Ada."})
+    await asked(ksi, at=at, change={"text": "x"}, live=True, name="taken")
+    with pytest.raises(ConflictError):
+        await asked(ksi, at=at, change={"text": "y"}, live=True, name="taken")
+
+
+async def test_a_change_outside_the_schema_is_the_error_of_its_step(ksi: Any) -> None:
+    at = await request_named(ksi, "teller:first")
+    stream = ksi.stream("timetravel:whatif", {"at": at, "change": {"text": 5}, "live": True})
+    steps = [step async for step in stream]
+    assert (steps[0]["what"], steps[0]["error"]) == ("changed", "validation_error")
