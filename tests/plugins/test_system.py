@@ -18,6 +18,7 @@ from ksi.kernel.loader import Source
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventHandler, EventRegistry
 from ksi.plugins.correlation import Correlation
+from ksi.plugins.discovery import Discover, discovery
 from ksi.plugins.entity import Entity
 from ksi.plugins.event import Event
 from ksi.plugins.log import Log
@@ -25,7 +26,7 @@ from ksi.plugins.monitor import Monitor
 from ksi.plugins.permission import Permission
 from ksi.plugins.plugin import PluginControl
 from ksi.plugins.state import State
-from ksi.plugins.system import System, discovery
+from ksi.plugins.system import System
 from tests.plugins.running import OWNER, Daemon, running
 
 ALL = (System, Permission, State, Log, Event, Monitor, Correlation, Entity, PluginControl)
@@ -120,12 +121,29 @@ async def test_discovery_of_one_event_or_namespace_is_only_that(daemon: Daemon) 
     assert (await daemon.ask("system:discover", namespace="nothing"))["events"] == {}
 
 
+async def test_discover_goes_page_by_page_through_all_that_fits(daemon: Daemon) -> None:
+    whole = await daemon.ask("system:discover", kind="query", detail="name")
+    pages = [await daemon.ask("system:discover", kind="query", detail="name", limit=5)]
+    while after := pages[-1].get("next"):
+        pages.append(await daemon.ask("system:discover", kind="query", detail="name", limit=5, after=after))
+    listed = [event for page in pages for events in page["events"].values() for event in events]
+    assert listed == [event for events in whole["events"].values() for event in events]
+    assert [sum(map(len, page["events"].values())) for page in pages[:-1]] == [5] * (len(pages) - 1)
+    assert "next" not in whole
+
+
+async def test_discover_says_as_much_as_is_asked_for(daemon: Daemon) -> None:
+    for detail, fields in (("name", {"event"}), ("summary", {"event", "summary"})):
+        found = await daemon.ask("system:discover", namespace="state", detail=detail)
+        assert all(event.keys() == fields for event in found["events"]["state"])
+
+
 def test_all_that_is_built_in_is_discovered_in_one_line_of_the_older_client() -> None:
     registry = EventRegistry()
     for target in BUILT_IN:
         (plugin,) = [kind() for kind in Source(target).classes(1)]
         registry.register([EventHandler(function, noted, plugin.name) for function, noted in plugin.ksi_handlers()])
-    line = msgspec.json.encode(discovery(registry.find()))
+    line = msgspec.json.encode(discovery(registry.find(), Discover()))
     assert len(line) < LINE_BYTES_MAX * 3 // 4, "leave room for plugins that are loaded"
 
 

@@ -1,11 +1,12 @@
-"""What an event takes, in the words of the original clients: Python's names of types, read out of a JSON schema."""
+"""Which events there are, in the form of the original clients: parameters with Python's names of types."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from ksi.kernel.spec import EventSpec
 
@@ -28,6 +29,65 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
     required: bool
     description: str
     default: Any = msgspec.UNSET
+
+
+class Discover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which events. All that is said must hold; nothing said means all of them."""
+
+    namespace: Annotated[str | None, Meta(description="only this namespace, as in state")] = None
+    event: Annotated[str | None, Meta(description="only this event")] = None
+    kind: Annotated[Literal["command", "query", "stream"] | None, Meta(description="only of this kind")] = None
+    detail: Annotated[
+        Literal["name", "summary", "parameters"], Meta(description="how much is said of each; parameters is all")
+    ] = "parameters"
+    after: Annotated[str | None, Meta(description="next of the page before")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+
+class Discovered(msgspec.Struct, frozen=True):
+    """One event, in the form of the original clients; less of it where less was asked for."""
+
+    event: str
+    summary: str | UnsetType = UNSET
+    parameters: dict[str, Parameter] | UnsetType = UNSET
+
+
+class Discovery(msgspec.Struct, frozen=True):
+    """Events by namespace; ``next`` goes into ``after``, and is there only where more follows."""
+
+    events: dict[str, list[Discovered]]
+    next: str | UnsetType = UNSET
+
+
+def discovery(specs: Iterable[EventSpec], request: Discover) -> Discovery:
+    """Those of ``specs``, which are in the order of their names, that fit ``request``, a page of them."""
+    fitting = [spec for spec in specs if _fits(spec, request)]
+    page = fitting if request.limit is None else fitting[: request.limit]
+    found: dict[str, list[Discovered]] = {}
+    for spec in page:
+        found.setdefault(namespace_of(spec), []).append(_discovered(spec, request.detail))
+    return Discovery(found, page[-1].name if len(page) < len(fitting) else UNSET)
+
+
+def namespace_of(spec: EventSpec) -> str:
+    return spec.name.partition(":")[0]
+
+
+def _fits(spec: EventSpec, request: Discover) -> bool:
+    return (
+        request.namespace in (None, namespace_of(spec))
+        and request.kind in (None, spec.kind)
+        and (request.after is None or spec.name > request.after)
+    )
+
+
+def _discovered(spec: EventSpec, detail: str) -> Discovered:
+    match detail:
+        case "name":
+            return Discovered(spec.name)
+        case "summary":
+            return Discovered(spec.name, spec.summary)
+    return Discovered(spec.name, spec.summary, parameters_of(spec))
 
 
 def parameters_of(spec: EventSpec) -> dict[str, Parameter]:

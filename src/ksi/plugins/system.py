@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,8 +21,14 @@ from ksi.kernel.plugins import Plugins
 from ksi.kernel.registry import EventRegistry
 from ksi.kernel.router import Router
 from ksi.kernel.spec import EventSpec
-from ksi.plugins.discovery import Parameter, parameters_of
+from ksi.plugins.discovery import Discover, Discovery, Parameter, discovery, namespace_of, parameters_of
 
+DISCOVER_EXAMPLES: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"namespace": "state"},
+    {"event": "state:set"},
+    {"kind": "query", "detail": "summary", "limit": 2, "after": "log:get"},
+)
 Name = Annotated[str, Meta(description="name of an event, as in state:set")]
 
 
@@ -52,20 +58,6 @@ class Health(msgspec.Struct, frozen=True):
     log: LogHealth
     plugins: list[str]
     failed: list[str]
-
-
-class Discovered(msgspec.Struct, frozen=True):
-    """One event, in the form of the original clients."""
-
-    event: str
-    summary: str
-    parameters: dict[str, Parameter]
-
-
-class Discovery(msgspec.Struct, frozen=True):
-    """Events by namespace."""
-
-    events: dict[str, list[Discovered]]
 
 
 class Help(msgspec.Struct, frozen=True):
@@ -130,21 +122,17 @@ class System(AsyncPlugin):
             failed=[plugin.name for plugin in plugins if plugin.status == "failed"],
         )
 
-    @query("system:discover", inline=True, examples=[{}, {"namespace": "state"}, {"event": "state:set"}])
-    def discover(
-        self,
-        namespace: Annotated[str | None, Meta(description="only this namespace, as in state")] = None,
-        event: Annotated[str | None, Meta(description="only this event")] = None,
-    ) -> Discovery:
+    @query("system:discover", inline=True, examples=DISCOVER_EXAMPLES)
+    def discover(self, request: Discover) -> Discovery:
         """List the events with their parameters, by namespace."""
-        found = self._registry.find(event or (f"{namespace}:" if namespace else "*"))
-        return discovery([spec for spec in found if namespace in (None, _namespace(spec))])
+        found = self._registry.find(request.event or (f"{request.namespace}:" if request.namespace else "*"))
+        return discovery(found, request)
 
     @query("system:help", inline=True, errors=["unknown_event"], examples=[{"event": "state:set"}])
     def help_event(self, event: Name) -> Help:
         """Explain one event: what it is for, what it takes, examples."""
         spec = self._spec(event)
-        return Help(event, _namespace(spec), spec.summary, parameters_of(spec), _examples(spec))
+        return Help(event, namespace_of(spec), spec.summary, parameters_of(spec), _examples(spec))
 
     @query("system:describe", inline=True, examples=[{}, {"pattern": "state:*"}])
     def describe(
@@ -175,18 +163,6 @@ class System(AsyncPlugin):
         if spec is None:
             raise self.host.services.get(Router).unknown(name)
         return spec
-
-
-def discovery(specs: Iterable[EventSpec]) -> Discovery:
-    """Events as the original clients discover them."""
-    found: dict[str, list[Discovered]] = {}
-    for spec in specs:
-        found.setdefault(_namespace(spec), []).append(Discovered(spec.name, spec.summary, parameters_of(spec)))
-    return Discovery(found)
-
-
-def _namespace(spec: EventSpec) -> str:
-    return spec.name.partition(":")[0]
 
 
 def _examples(spec: EventSpec) -> list[Mapping[str, Any]]:
