@@ -74,7 +74,7 @@ async def serve_broadcast(port_file: Path) -> None:
         finally:
             hearers.discard(connection)
 
-    async with serve_websockets(hear, sock=_listening(port_file), compression=None) as server:
+    async with serve_websockets(hear, sock=_listening(port_file), compression=None, backlog=1_024) as server:
         await server.serve_forever()
 
 

@@ -8,7 +8,7 @@ import socket
 from ksi.core.config import HttpSection
 from ksi.core.errors import ConfigError
 
-BACKLOG = 512
+BACKLOG = 2_048
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  # names that nobody asks for
 SEND_BUFFER_BYTES = 128 << 10
 """What the system holds for a reader that stops: at its own choice it would be megabytes, and thousands of tokens."""
@@ -50,7 +50,6 @@ def bound(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listening.bind(address)
-        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(f"{host}:{port}: {error.strerror}", where="http.port") from None

@@ -17,7 +17,7 @@ from ksi.core.errors import ConfigError
 from ksi.core.home import Home
 from ksi.transport import unix
 from ksi.transport.http.app import App
-from ksi.transport.http.binding import bound
+from ksi.transport.http.binding import BACKLOG, bound
 from ksi.transport.http.protocol import Bounds, HttpConnection
 from ksi.transport.http.websocket import WebSockets
 
@@ -65,12 +65,14 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         listening = bound(section.host, section.port)
         context = _tls(section)
-        self._listeners.append(await loop.create_server(self._connection, sock=listening, ssl=context))
+        self._listeners.append(await loop.create_server(self._connection, sock=listening, ssl=context, backlog=BACKLOG))
         host, port = listening.getsockname()[:2]
         self.url = f"{'http' if context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
         if section.socket is not None:
             path = self._home.path / section.socket
-            self._listeners.append(await loop.create_unix_server(self._connection, sock=unix.bound(path)))
+            self._listeners.append(
+                await loop.create_unix_server(self._connection, sock=unix.bound(path), backlog=BACKLOG)
+            )
         self._announce()
 
     def _connection(self) -> HttpConnection:
