@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from ksi.core.events import Filter
+from ksi.core.events import MAIN, Filter
 from ksi.core.ports import Journal
 from ksi.core.threads import InlineThreads
 from ksi.kernel.assemble import Kernel, Ports
@@ -13,7 +13,9 @@ from ksi.kernel.replay import PastJournal, Replay, Replayed
 from ksi.store.past import PastLog
 
 
-async def replayed(log: Journal, *plugins: type[AsyncPlugin] | str, run: str | None = None) -> Replayed:
+async def replayed(
+    log: Journal, *plugins: type[AsyncPlugin] | str, run: str | None = None, branch: str = MAIN
+) -> Replayed:
     """Repeat ``run``, the newest where none is named. Raises what the replay raises."""
     replay = Replay(cast(PastJournal, PastLog(log)))
     # A proxy has every method of the log that it stands for.
@@ -21,7 +23,7 @@ async def replayed(log: Journal, *plugins: type[AsyncPlugin] | str, run: str | N
     kernel = Kernel(ports)
     await kernel.start(plugins)
     try:
-        return await replay.run(kernel.router, run or await newest_run(log))
+        return await replay.run(kernel.router, run or await newest_run(log), branch=branch)
     finally:
         await kernel.stop()
 

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, NotFoundError, ReplayDivergenceError
 from ksi.core.events import Filter, RecordedEvent, fact
-from ksi.core.threads import SystemThreads
+from ksi.core.threads import SystemThreads, settle
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
+from ksi.kernel.door import Session
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
@@ -286,3 +288,17 @@ async def test_what_was_read_while_others_wrote_is_read_again_as_it_was(tmp_path
         for run in runs:
             assert (await replayed(log, Shop, run=run)).requests == 1
     threads.close()
+
+
+async def test_a_run_on_a_branch_is_repeated_with_what_stands_there(ksi: EventTestHarness) -> None:
+    await ksi.request("shop:sell", {"what": "pear"})
+    head = await ksi.log.head()
+    assert head is not None
+    await ksi.log.fork(head, "other")
+    await ksi.request("shop:sell", {"what": "pear"})
+    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    envelope = EventEnvelope.create("shop:sell", {"what": "pear"}, branch="other")
+    session = Session(principal="tester", source="test")
+    ksi.kernel.router.dispatch(envelope, session, lambda token, raw, error: settle(token, raw, error), answer)
+    assert await answer == b"2"
+    assert (await replayed(ksi.log, Shop, run=envelope.correlation_id, branch="other")).facts == 1

@@ -18,7 +18,7 @@ import msgspec
 
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, NotFoundError, OutcomeUnknownError, ReplayDivergenceError
-from ksi.core.events import Filter, Position
+from ksi.core.events import MAIN, Filter, Position
 from ksi.core.ports import Committed, Done, Journal, Known, Outcome, Unit
 from ksi.core.threads import settle
 from ksi.kernel.attempt import REQUESTS, Attempt
@@ -73,15 +73,15 @@ class Replay:
             raise AttributeError(name)
         return getattr(self._past, name)  # all of the journal that is not spoken of here
 
-    async def run(self, router: Router, run: str) -> Replayed:
-        """Repeat the requests of ``run`` (a correlation id).
+    async def run(self, router: Router, run: str, *, branch: str = MAIN) -> Replayed:
+        """Repeat the requests of ``run`` (a correlation id), as it went on ``branch``.
 
         Raises:
             ReplayDivergenceError: The first difference in the order of the log.
             NotFoundError: There is no such run.
         """
         self._router = router
-        attempts = await self._attempts(run)
+        attempts = await self._attempts(run, branch)
         for attempt in attempts:
             await self._repeat(router, attempt)
         divergences = [attempt.divergence for attempt in attempts if attempt.divergence is not None]
@@ -90,19 +90,20 @@ class Replay:
         facts, chunks, effects = (sum(each) for each in zip(*(attempt.numbers for attempt in attempts), strict=True))
         return Replayed(run, len(attempts), facts, chunks, effects, sum(attempt.is_cut_off for attempt in attempts))
 
-    async def _attempts(self, run: str) -> Sequence[Attempt]:
+    async def _attempts(self, run: str, branch: str) -> Sequence[Attempt]:
         self._past.position = _EVERYTHING
-        attempts = [attempt async for attempt in self._recorded(run)]
+        attempts = [attempt async for attempt in self._recorded(run, branch)]
         if not attempts:
             raise NotFoundError("run", run)
         return sorted(attempts, key=_end_of)
 
-    async def _recorded(self, run: str) -> AsyncIterator[Attempt]:
-        async for event in self._past.read_all((Filter(correlation_id=run, kinds=("request",)),)):
+    async def _recorded(self, run: str, branch: str) -> AsyncIterator[Attempt]:
+        requests = (Filter(correlation_id=run, kinds=("request",)),)
+        async for event in self._past.read_all(requests, branch=branch):
             known = await self._past.find(event.event_id.bytes) if event.stream == REQUESTS else None
             if known is not None:
                 caused = caused_by(known.request.event_id)
-                yield Attempt(known, [each async for each in self._past.read_all(caused)])
+                yield Attempt(known, [each async for each in self._past.read_all(caused, branch=branch)])
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def _repeat(self, router: Router, attempt: Attempt) -> None:
@@ -122,7 +123,7 @@ class Replay:
             return _EVERYTHING
         if (read_at := attempt.outcome.metadata.get("reads_at")) is not None:
             return Position(read_at)
-        found = await self._past.position_at(attempt.outcome.recorded_at - _MOMENT)
+        found = await self._past.position_at(attempt.outcome.recorded_at - _MOMENT, branch=attempt.envelope.branch)
         return found or Position(0)
 
     async def _run(self, router: Router, execution: Execution, attempt: Attempt) -> None:

@@ -65,7 +65,7 @@ class PastLog(ReadOnly):
 
     def __init__(self, source: RecordedLog) -> None:
         self._source = source
-        self._views: dict[str, PastView[Any]] = {}
+        self._views: dict[tuple[str, str], PastView[Any]] = {}
         self.projections = ReadOnly()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,20 +149,20 @@ class PastLog(ReadOnly):
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def register(self, view: type[View[Any]]) -> None:
-        self._views[view.name] = PastView(view, self)
+        self._views[view.name, MAIN] = PastView(view, self, MAIN)
 
     def unregister(self, view: type[View[Any]]) -> None:
-        self._views.pop(view.name, None)
+        self._views = {key: kept for key, kept in self._views.items() if key[0] != view.name}
 
     def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
-        found = self._views.get(view.name)
+        found = self._views.get((view.name, MAIN))
         if found is None or found.version != view.version:
             raise NotFoundError("view", view.name)
-        return found
+        return self._views.setdefault((view.name, branch), PastView(view, self, branch))
 
-    async def fold(self, kept: KeptView, after: Position) -> None:
+    async def fold(self, kept: KeptView, after: Position, branch: str) -> None:
         """Bring ``kept`` from ``after`` to :attr:`position`."""
-        async for event in self._source.read_all(kept.view.query, after=after, until=self.position):
+        async for event in self._source.read_all(kept.view.query, after=after, until=self.position, branch=branch):
             for change in kept.apply([event]):
                 kept.show(change)
 
@@ -170,8 +170,9 @@ class PastLog(ReadOnly):
 class PastView(Generic[R]):
     """Implements :class:`~ksi.core.views.ViewReader`."""
 
-    def __init__(self, view: type[View[R]], log: PastLog) -> None:
+    def __init__(self, view: type[View[R]], log: PastLog, branch: str) -> None:
         self.version = view.version
+        self._branch = branch
         self._view = view
         self._log = log
         self._position = Position(0)
@@ -187,7 +188,7 @@ class PastView(Generic[R]):
         if self._log.position < self._position:
             self._kept, self._position = self._fresh(), Position(0)
         if self._log.position > self._position:
-            await self._log.fold(self._kept, self._position)
+            await self._log.fold(self._kept, self._position, self._branch)
             self._position = self._log.position
         return KeptViewReader(self._kept)
 

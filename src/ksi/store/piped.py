@@ -27,6 +27,7 @@ class ReadStream(Question, frozen=True, tag="read_stream"):
     to_version: int | None
     backwards: bool
     limit: int | None
+    branch: str
 
 
 class ReadAll(Question, frozen=True, tag="read_all"):
@@ -35,14 +36,17 @@ class ReadAll(Question, frozen=True, tag="read_all"):
     until: int | None
     backwards: bool
     limit: int | None
+    branch: str
 
 
 class Streams(Question, frozen=True, tag="streams"):
     pattern: str
+    branch: str
 
 
 class Get(Question, frozen=True, tag="get"):
     event_id: UUID
+    branch: str
 
 
 class Find(Question, frozen=True, tag="find"):
@@ -51,10 +55,11 @@ class Find(Question, frozen=True, tag="find"):
 
 class PositionAt(Question, frozen=True, tag="position_at"):
     when: datetime
+    branch: str
 
 
 class Head(Question, frozen=True, tag="head"):
-    """The last position."""
+    branch: str
 
 
 AnyQuestion = ReadStream | ReadAll | Streams | Get | Find | PositionAt | Head
@@ -83,17 +88,17 @@ class LogServer:
                 return await self._read_stream(question)
             case ReadAll():
                 return await self._read_all(question)
-            case Streams(pattern):
-                return Answer(streams=tuple([info async for info in log.streams(pattern)]))
-            case Get(event_id):
-                event = await log.get(event_id)
+            case Streams(pattern, branch):
+                return Answer(streams=tuple([info async for info in log.streams(pattern, branch=branch)]))
+            case Get(event_id, branch):
+                event = await log.get(event_id, branch=branch)
                 return Answer(events=() if event is None else (_plain(event),))
             case Find(event_id):
                 return Answer(known=await log.find(event_id))
-            case PositionAt(when):
-                return Answer(position=await log.position_at(when))
-            case Head():
-                return Answer(position=await log.head())
+            case PositionAt(when, branch):
+                return Answer(position=await log.position_at(when, branch=branch))
+            case Head(branch):
+                return Answer(position=await log.head(branch=branch))
 
     async def _read_stream(self, wanted: ReadStream) -> Answer:
         return await _page(
@@ -103,6 +108,7 @@ class LogServer:
                 to_version=wanted.to_version,
                 backwards=wanted.backwards,
                 limit=wanted.limit,
+                branch=wanted.branch,
             )
         )
 
@@ -114,6 +120,7 @@ class LogServer:
                 until=None if wanted.until is None else Position(wanted.until),
                 backwards=wanted.backwards,
                 limit=wanted.limit,
+                branch=wanted.branch,
             )
         )
 
@@ -155,7 +162,7 @@ class PipedLog:
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
         while True:
-            page = self._ask(ReadStream(stream, from_version, to_version, backwards, limit))
+            page = self._ask(ReadStream(stream, from_version, to_version, backwards, limit, branch))
             for event in page.events:
                 yield event
             if page.is_last:
@@ -175,7 +182,7 @@ class PipedLog:
         branch: str = MAIN,
     ) -> AsyncIterator[RecordedEvent]:
         while True:
-            page = self._ask(ReadAll(tuple(query), after, until, backwards, limit))
+            page = self._ask(ReadAll(tuple(query), after, until, backwards, limit, branch))
             for event in page.events:
                 yield event
             if page.is_last:
@@ -185,20 +192,20 @@ class PipedLog:
             limit = None if limit is None else limit - len(page.events)
 
     async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
-        for info in self._ask(Streams(pattern)).streams:
+        for info in self._ask(Streams(pattern, branch)).streams:
             yield info
 
     async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
-        return next(iter(self._ask(Get(event_id)).events), None)
+        return next(iter(self._ask(Get(event_id, branch)).events), None)
 
     async def find(self, event_id: bytes) -> Known | None:
         return self._ask(Find(event_id)).known
 
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
-        return self._ask(PositionAt(when)).position
+        return self._ask(PositionAt(when, branch)).position
 
     async def head(self, *, branch: str = MAIN) -> Position | None:
-        return self._ask(Head()).position
+        return self._ask(Head(branch)).position
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
