@@ -79,7 +79,12 @@ class Correlation(AsyncPlugin):
         self._registry = self.host.services.get(EventRegistry)
 
     @query("correlation:runs", examples=[{}, {"limit": 5}, {"status": "interrupted"}])
-    async def runs(self, limit: Limit = 20, after: Place | None = None, status: Status | None = None) -> Runs:
+    async def runs(
+        self,
+        limit: Limit = 20,
+        after: Place | None = None,
+        status: Annotated[Status | None, Meta(description="only runs that are so")] = None,
+    ) -> Runs:
         """List the runs, the newest first (those that failed by their end), with their status and what they used.
 
         A page may be short, or empty, where few runs have the ``status``: go on until ``next`` is null.
