@@ -63,7 +63,7 @@ def document(catalogue: Catalogue, status_of: StatusOf) -> Json:
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
-        "tags": [{"name": namespace} for namespace in sorted({_namespace(event) for event in catalogue.events})],
+        "tags": [{"name": name} for name in sorted({"daemon", "streams", *map(_namespace, catalogue.events)})],
         "paths": dict(sorted(_paths(catalogue, problems).items())),
         "components": {
             "securitySchemes": {
@@ -80,6 +80,10 @@ def _paths(catalogue: Catalogue, problems: Problems) -> Json:
     paths: Json = {
         "/healthz": {"get": _probe("healthz", "The daemon is there.", {})},
         "/readyz": {"get": _probe("readyz", "Commands are taken.", problems.responses(())["503"])},
+        "/metrics": {"get": _text("metrics", "Prometheus metrics.", "text/plain", problems)},
+        "/types.ts": {"get": _text("types", "The events as types of TypeScript.", "text/plain", problems)},
+        "/openapi.json": {"get": _document("openapi", "This document.", problems)},
+        "/asyncapi.json": {"get": _document("asyncapi", "The events as AsyncAPI 3.0.", problems)},
         "/v1/stream/{address}": {"get": _resume(problems)},
     }
     for event in catalogue.events:
@@ -158,7 +162,21 @@ def _resume(problems: Problems) -> Json:
 def _probe(name: str, summary: str, refused: Json) -> Json:
     schema = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     answers = {"200": _json(summary, schema)} | ({"503": refused} if refused else {})
-    return {"operationId": name, "summary": summary, "tags": ["probes"], "security": [], "responses": answers}
+    return _fixed(name, summary) | {"security": [], "responses": answers}
+
+
+def _document(name: str, summary: str, problems: Problems) -> Json:
+    answer = _json(summary, {"type": "object"})
+    return _fixed(name, summary) | {"responses": {"200": answer, **problems.responses(())}}
+
+
+def _text(name: str, summary: str, media: str, problems: Problems) -> Json:
+    answer = {"description": summary, "content": {media: {"schema": {"type": "string"}}}}
+    return _fixed(name, summary) | {"responses": {"200": answer, **problems.responses(())}}
+
+
+def _fixed(name: str, summary: str) -> Json:
+    return {"operationId": name, "summary": summary, "tags": ["daemon"]}
 
 
 def _operation(event: Event, verb: str) -> Json:
