@@ -7,7 +7,7 @@ from uuid import UUID
 from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.errors import AmbiguousError, NotFoundError, ValidationError
-from ksi.core.events import FAILED, ROOT, Filter, Kind, Position, RecordedEvent
+from ksi.core.events import FAILED, MAIN, ROOT, Filter, Kind, Position, RecordedEvent
 from ksi.core.ports import EventLog
 from ksi.plugins.shapes import position
 
@@ -26,7 +26,7 @@ FAILURES = (Filter(kinds=("outcome",), tags=frozenset({FAILED})),)
 """The outcomes that are errors."""
 
 
-async def find_event(log: EventLog, reference: str) -> RecordedEvent:
+async def find_event(log: EventLog, reference: str, *, branch: str = MAIN) -> RecordedEvent:
     """The event that a client means.
 
     Raises:
@@ -35,42 +35,42 @@ async def find_event(log: EventLog, reference: str) -> RecordedEvent:
         ValidationError: It is no reference, or a beginning that is too short.
     """
     if reference.startswith("@"):
-        event = await log.at(position(reference))
+        event = await log.at(position(reference), branch=branch)
     elif len(reference) == len(str(UUID(int=0))):
-        event = await log.get(UUID(bytes=ids.parse(reference)))
+        event = await log.get(UUID(bytes=ids.parse(reference)), branch=branch)
     else:
-        event = await _find_by_beginning(log, reference)
+        event = await _find_by_beginning(log, reference, branch)
     if event is None:
         raise NotFoundError("event", reference)
     return event
 
 
-async def find_run(log: EventLog, reference: str) -> str:
+async def find_run(log: EventLog, reference: str, *, branch: str = MAIN) -> str:
     """The run (its correlation id) that a client means: also by the reference of any of its events.
 
     Raises: as :func:`find_event`.
     """
     if reference == "last":
-        return await _last_run(log)
-    async for event in log.read_all((Filter(correlation_id=reference, kinds=LINKED),), limit=1):
+        return await _last_run(log, branch)
+    async for event in log.read_all((Filter(correlation_id=reference, kinds=LINKED),), limit=1, branch=branch):
         return event.correlation_id or reference
-    event = await find_event(log, reference)
+    event = await find_event(log, reference, branch=branch)
     if event.correlation_id is None:
         raise NotFoundError("run", reference)
     return event.correlation_id
 
 
-async def _last_run(log: EventLog) -> str:
-    async for event in log.read_all(ROOTS, backwards=True, limit=1):
+async def _last_run(log: EventLog, branch: str) -> str:
+    async for event in log.read_all(ROOTS, backwards=True, limit=1, branch=branch):
         if event.correlation_id is not None:
             return event.correlation_id
     raise NotFoundError("run", "last")
 
 
-async def _find_by_beginning(log: EventLog, beginning: str) -> RecordedEvent | None:
+async def _find_by_beginning(log: EventLog, beginning: str, branch: str) -> RecordedEvent | None:
     """The one event whose id begins so, among those recorded from the time on that the id names."""
-    start = await log.position_at(utc(_time_of(beginning)))
-    recorded = log.read_all((Filter(kinds=ALL),), after=start or Position(0), limit=LOOKED_AT_MAX)
+    start = await log.position_at(utc(_time_of(beginning)), branch=branch)
+    recorded = log.read_all((Filter(kinds=ALL),), after=start or Position(0), limit=LOOKED_AT_MAX, branch=branch)
     found = [event async for event in recorded if str(event.event_id).startswith(beginning.lower())]
     if len(found) > 1:
         raise AmbiguousError("event", beginning, [str(event.event_id) for event in found])

@@ -118,7 +118,7 @@ async def _replayed(replay: Replay, seal: Seal, orders: Orders, plugins: Sequenc
     kernel.services.register(Config, config)
     await kernel.start(plugins)
     seal.attempts.clear()  # one that wants the outside world at its start does not run here; others do
-    return await replay.run(kernel.router, orders.run)
+    return await replay.run(kernel.router, orders.run, branch=orders.branch)
 
 
 def _owners(plugins: Sequence[Source]) -> Mapping[str, str]:

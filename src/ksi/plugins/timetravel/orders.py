@@ -19,6 +19,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
     parent: int
     run: str
+    branch: str
     plugins: tuple[str, ...]
     home: str
     settings: msgspec.Raw

@@ -128,7 +128,7 @@ class TimeTravel(AsyncPlugin):
         errors=["not_found", "ambiguous", "replay_divergence", "replay_escape", "replay_error"],
         examples=[{"run": "last"}],
     )
-    async def replay(self, run: RunReference) -> Repeated:
+    async def replay(self, run: RunReference, context: EventContext) -> Repeated:
         """Run the handlers of a run again, on what is recorded: identical, or the first difference is the error.
 
         Effects, reads, nested requests, tokens, times and randomness are served from the log. Nothing can happen: it is
@@ -138,7 +138,8 @@ class TimeTravel(AsyncPlugin):
         config = services.get(Config)
         orders = Orders(
             parent=os.getpid(),
-            run=await find_run(self._log, run),
+            run=await find_run(self._log, run, branch=context.branch),
+            branch=context.branch,
             plugins=tuple(dict.fromkeys(info.source for info in services.get(Plugins).list_plugins())),
             home=str(config.home.path),
             settings=settings_of(config),
@@ -154,10 +155,11 @@ class TimeTravel(AsyncPlugin):
         self,
         entity: EntityName,
         before: Place,
+        context: EventContext,
         after: Annotated[Place | None, Meta(description="now where nothing is said")] = None,
     ) -> EntityDiff:
         """Say how an entity differs between two positions."""
-        debugger = self._debugger()
+        debugger = self._debugger(context)
         await debugger.entity_at(entity)  # one that never was is not found; one that was not yet has its beginning
         return EntityDiff(entity, await debugger.diff(entity, position(before), optional_position(after)))
 
@@ -170,10 +172,11 @@ class TimeTravel(AsyncPlugin):
         self,
         entity: EntityName,
         path: Annotated[str, Meta(description="a value of its state, as in messages[-1].text")],
+        context: EventContext,
         at: Annotated[Place | None, Meta(description="as it was at this position")] = None,
     ) -> Blamed:
         """Find the event that last wrote a value of an entity, and the causes behind it."""
-        found = await self._debugger().blame(entity, parse_path(path), optional_position(at))
+        found = await self._debugger(context).blame(entity, parse_path(path), optional_position(at))
         before, after = (UNSET if value is MISSING else value for value in (found.change.before, found.change.after))
         return Blamed(shown(found.change.event), [shown(event) for event in found.chain], before, after)
 
@@ -186,20 +189,24 @@ class TimeTravel(AsyncPlugin):
         self,
         run: RunReference,
         where: Annotated[str, Meta(description='as in  messages[-1].text contains "Bruno" and not version == 3')],
+        context: EventContext,
         monotone: Annotated[bool, Meta(description="it changes once: ask less often")] = False,
     ) -> Bisected:
         """Find the event of a run that made an expression true of the entity that it wrote."""
-        run, predicate = await find_run(self._log, run), compile_where(where)
-        change = await self._debugger().bisect(run, predicate, method="bisect" if monotone else "scan")
+        predicate, run = compile_where(where), await find_run(self._log, run, branch=context.branch)
+        change = await self._debugger(context).bisect(run, predicate, method="bisect" if monotone else "scan")
         return _bisected(run, change)
 
     @query("timetravel:cone", errors=["not_found", "ambiguous", "overloaded"], examples=[{"event_id": "@1234"}])
     async def cone(
-        self, event_id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")]
+        self,
+        event_id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")],
+        context: EventContext,
     ) -> ShownCone:
         """Say what would have been different without an event: what it caused, and who had read what came of it."""
-        event = await find_event(self._log, event_id)
-        cone = await cone_of(self._log, event, self.host.services.get(Plugins).views())
+        branch, views = context.branch, self.host.services.get(Plugins).views()
+        event = await find_event(self._log, event_id, branch=branch)
+        cone = await cone_of(self._log, event, views, branch=branch)
         members = [ConeMember(ids.text(one.request), one.name, one.why, one.through) for one in cone.members]
         return ShownCone(len(cone.positions), members)
 
@@ -240,13 +247,16 @@ class TimeTravel(AsyncPlugin):
 
     @query("timetravel:state", examples=[{"at": "@100", "pattern": "conversation/*"}])
     async def state(
-        self, at: Place, pattern: Annotated[str, Meta(description="names of entities, as in agent/*")] = "*"
+        self,
+        at: Place,
+        context: EventContext,
+        pattern: Annotated[str, Meta(description="names of entities, as in agent/*")] = "*",
     ) -> States:
         """Show all entities as they were at one position: a consistent cut."""
-        return States(await self._debugger().reconstruct_state(position(at), pattern=pattern))
+        return States(await self._debugger(context).reconstruct_state(position(at), pattern=pattern))
 
-    def _debugger(self) -> TimeTravelDebugger:
-        return TimeTravelDebugger(self._log, self.host.services.get(Plugins).fold_of)
+    def _debugger(self, context: EventContext) -> TimeTravelDebugger:
+        return TimeTravelDebugger(self._log, self.host.services.get(Plugins).fold_of, branch=context.branch)
 
 
 def _bisected(run: str, change: Change[Any] | None) -> Bisected:
