@@ -10,7 +10,7 @@ import pytest
 from ksi.core.ports import Journal
 from ksi.store import idindex, shelf, sqlite_log, tail, upkeep, writer
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import EventLogContract
+from ksi.testing.contracts import Counter, CounterView, EventLogContract, added
 
 
 class TestSqliteEventStore(EventLogContract):
@@ -25,7 +25,8 @@ class TestSqliteEventStore(EventLogContract):
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds so low that keys, ids, heads and views go to disk and come back all the time."""
-    monkeypatch.setattr(tail, "ROWS_MAX", 2)
+    monkeypatch.setattr(tail, "ROWS_MAX", 4)
+    monkeypatch.setattr(tail, "NEWEST", 1)
     monkeypatch.setattr(idindex, "IDS_MAX", 4)
     monkeypatch.setattr(sqlite_log, "HEADS_MAX", 1)
     monkeypatch.setattr(upkeep, "CHANGES_MAX", 1)
@@ -41,3 +42,23 @@ class TestSqliteEventStoreWithSmallMemory(EventLogContract):
             yield store
             if not store.closed:
                 assert await store.verify() == []
+
+
+class Renewed(CounterView):
+    version = 2
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("views", [(CounterView, CounterView), (CounterView, Renewed)])
+async def test_a_view_that_is_registered_again_while_it_is_written_counts_nothing_twice(
+    tmp_path: Path, views: tuple[type[CounterView], type[CounterView]]
+) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db", durability="normal") as store:
+        store.register(CounterView)
+        for n in range(1, 60):
+            await store.append("counter/a", [added(1)])
+            view = views[n % 2]
+            store.unregister(view)
+            store.register(view)
+            assert await store.view(view).get("a") == Counter("a", n)
+        assert not store.is_read_only

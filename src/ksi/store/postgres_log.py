@@ -211,13 +211,15 @@ class PostgresEventStore(SharedLog):
         if self._access != "own":
             return MemoryShelf(place_of), 0  # each process is at a place of its own, and a table at one
         shelf = self._shelves[view.name] = PostgresShelf(self._point, view, place_of)
+        if (held := self._upkeep.being_written(view.name)) is not None:
+            shelf.take_over(held)
         return shelf, shelf.position or 0
 
     def _folded(self, kept: KeptView, position: int) -> None:
         shelf = self._shelves.get(kept.view.name)
         if shelf is not None and shelf.changes >= CHANGES_MAX:
-            shelf.begin()
-            self._writer.flush_views([shelf], position)
+            shelf.begin(position)
+            self._writer.flush_views([shelf])
             shelf.written()
 
     def view_stands(self, kept: KeptView, position: int) -> None:
@@ -256,9 +258,9 @@ class PostgresEventStore(SharedLog):
             return
         name, shelf = old.view.name, self._shelves[new.view.name]
         await self._views_idle()
-        shelf.begin()
+        shelf.begin(self.visible_head())
         try:  # on the loop: between its commit and its end no command may ask for a record
-            self._writer.within(partial(put_in_place, name, shelf, self.visible_head()))
+            self._writer.within(partial(put_in_place, name, shelf))
         except UnavailableError:
             shelf.failed()
             raise

@@ -53,15 +53,17 @@ class PostgresShelf(SqliteShelf):
         rows = self._session.rows(query, (span.low, span.high, limit + len(changed)))
         return [(place, self._decode(data)) for place, key, data in rows if key not in changed][:limit]
 
-    def write(self, writer: Connection, position: int) -> None:
+    def write(self, writer: Connection) -> None:
         """Write what :meth:`begin` took, in the caller's transaction."""
+        if self.is_replaced:
+            return
         if self._new:
             self._create(writer)
         rows = [(sort_key(key), record) for key, record in self._flushing.items()]
         with writer.cursor() as cursor:
             cursor.executemany(self._query("DELETE FROM {} WHERE place = %s"), [(place,) for place, _ in rows])
             cursor.executemany(self._insert(), list(self._columns(rows)))
-        writer.execute(_ENTER, (self.name, self.version, self.shape, position))
+        writer.execute(_ENTER, (self.name, self.version, self.shape, self._flushing_at))
 
     def _insert(self) -> str:
         marks = sql.SQL(", ").join([sql.Placeholder()] * (2 + len(self._indexes)))
@@ -91,10 +93,10 @@ def drop(view: str, connection: Connection) -> None:
     connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table_of(view)))
 
 
-def put_in_place(view: str, shelf: PostgresShelf, head: int, connection: Connection) -> None:
-    """Write what ``shelf`` has begun, and let its table be that of ``view``; at ``head`` where it is inline."""
+def put_in_place(view: str, shelf: PostgresShelf, connection: Connection) -> None:
+    """Write what ``shelf`` has begun, and let its table be that of ``view``."""
     drop(view, connection)
-    shelf.write(connection, shelf.stands_at(head))
+    shelf.write(connection)
     renamed = sql.Identifier(_short(f"view:{view}"))
     connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(table_of(shelf.name), renamed))
     connection.execute("UPDATE ksi.views SET name = %s WHERE name = %s", (view, shelf.name))

@@ -104,10 +104,10 @@ class PostgresWriter:
         self.link = found.link
         return found
 
-    def flush_views(self, shelves: Sequence[PostgresShelf], position: int) -> None:
+    def flush_views(self, shelves: Sequence[PostgresShelf]) -> None:
         def write(connection: Connection) -> None:
             for shelf in shelves:
-                shelf.write(connection, shelf.stands_at(position))
+                shelf.write(connection)
 
         self.within(write)
 

@@ -43,6 +43,7 @@ class SqliteShelf:
         self.position = self._stored_position()
         self.on_damage: Callable[[str], None] = lambda name: None
         self.is_behind = not view.inline
+        self.is_replaced = False
         self._flushing_at = 0
         self._new = self.position is None
 
@@ -134,18 +135,24 @@ class SqliteShelf:
     def is_flushing(self) -> bool:
         return bool(self._flushing)
 
-    def begin(self) -> None:
-        """What is changed now will be written."""
+    def begin(self, head: int) -> None:
+        """What is changed now will be written. It stands at ``head``; one that is behind has a position of its own."""
         assert not self._flushing
         self._flushing, self._changed = self._changed, {}
-        self._flushing_at = self.position or 0
+        self._flushing_at = (self.position or 0) if self.is_behind else head
 
-    def stands_at(self, head: int) -> int:
-        """Where the records are that :meth:`begin` took: one that is folded behind has a position of its own."""
-        return self._flushing_at if self.is_behind else head
+    def take_over(self, held: SqliteShelf) -> None:
+        """``held`` was this view's until now, and is being written: what the table holds meanwhile nobody knows."""
+        if (held.version, held.shape, held.is_replaced) == (self.version, self.shape, False):
+            self._changed, self.position = dict(held._flushing), held._flushing_at
+        else:
+            held.is_replaced = self._new = True
+            self.position = None
 
-    def write(self, writer: apsw.Connection, position: int) -> None:
+    def write(self, writer: apsw.Connection) -> None:
         """Write what :meth:`begin` took, in the caller's transaction."""
+        if self.is_replaced:
+            return
         if self._new:
             self._create(writer)
         rows = sorted(((sort_key(key), record) for key, record in self._flushing.items()), key=_place)
@@ -154,7 +161,8 @@ class SqliteShelf:
         writer.executemany(insert, self._stored_rows(rows))
         gone = [(place,) for place, record in rows if record is None]
         writer.executemany(f"DELETE FROM {self.table} WHERE place = ?", gone)  # noqa: S608  # a quoted name
-        writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (self.name, *self._entry(position)))
+        entry = self._entry(self._flushing_at)
+        writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (self.name, *entry))
 
     def _stored_rows(self, rows: Sequence[tuple[bytes, Any]]) -> Iterator[tuple[bytes, ...]]:
         for place, record in rows:

@@ -281,14 +281,16 @@ class SqliteEventStore(LoopLog):
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         shelf = self._shelves[view.name] = SqliteShelf(self._point, view, place_of)
+        if (held := self._upkeep.being_written(view.name)) is not None:
+            shelf.take_over(held)
         shelf.on_damage = self.projections.mend
         return shelf, shelf.position or 0
 
     def _folded(self, kept: KeptView, position: int) -> None:
         shelf = self._shelves[kept.view.name]
         if shelf.changes >= CHANGES_MAX and not shelf.is_flushing:
-            shelf.begin()
-            self._writer.flush_views([shelf], position)
+            shelf.begin(position)
+            self._writer.flush_views([shelf])
             shelf.written()
 
     def view_stands(self, kept: KeptView, position: int) -> None:
@@ -320,9 +322,9 @@ class SqliteEventStore(LoopLog):
     async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
         name, shelf = old.view.name, self._shelves[new.view.name]
         await self._views_idle()
-        shelf.begin()
+        shelf.begin(self.visible_head())
         try:  # on the loop: between its commit and its end no command may ask for a record
-            self._writer.within(partial(put_in_place, name, shelf, self.visible_head()))
+            self._writer.within(partial(put_in_place, name, shelf))
         except UnavailableError:
             shelf.failed()
             raise

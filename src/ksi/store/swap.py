@@ -26,9 +26,9 @@ def drop_aside(name: str, connection: apsw.Connection) -> None:
     connection.execute(f"DROP TABLE IF EXISTS {quoted(f'view:{name}{ASIDE}')}")
 
 
-def put_in_place(name: str, shelf: SqliteShelf, head: int, connection: apsw.Connection) -> None:
-    """Write what ``shelf`` has begun, and let its table be that of the view ``name``; an inline one is at ``head``."""
+def put_in_place(name: str, shelf: SqliteShelf, connection: apsw.Connection) -> None:
+    """Write what ``shelf`` has begun, and let its table be that of the view ``name``."""
     set_aside(name, connection)
-    shelf.write(connection, shelf.stands_at(head))
+    shelf.write(connection)
     connection.execute(f"ALTER TABLE {shelf.table} RENAME TO {quoted(f'view:{name}')}")
     connection.execute("UPDATE views SET name = ? WHERE name = ?", (name, shelf.name))

@@ -38,7 +38,7 @@ class Kept(KeptViews, Protocol):
 class ViewUpkeep:
     """Looks after each batch whether changed records are due. ``write`` stores them, in the writer's lane."""
 
-    def __init__(self, store: KeptViews, threads: Threads, write: Callable[[Sequence[Any], int], None]) -> None:
+    def __init__(self, store: KeptViews, threads: Threads, write: Callable[[Sequence[Any]], None]) -> None:
         self._store = store
         self._threads = threads
         self._write = write
@@ -63,6 +63,10 @@ class ViewUpkeep:
         """Whether records are being written."""
         return bool(self._views)
 
+    def being_written(self, name: str) -> SqliteShelf | None:
+        """The shelf of the view ``name`` whose records are being written."""
+        return next((shelf for shelf in self._views if shelf.name == name), None)
+
     def flush_views(self) -> None:
         """Write what is changed, and for every view that it stands at the head."""
         self.stop()
@@ -70,8 +74,8 @@ class ViewUpkeep:
             return
         self._views = self._store.shelves()
         for shelf in self._views:
-            shelf.begin()
-        job = partial(self._write, self._views, self._store.visible_head())
+            shelf.begin(self._store.visible_head())
+        job = partial(self._write, self._views)
         self._threads.submit("writer", job, self._views_written)
 
     def _views_written(self, _: None, error: BaseException | None) -> None:

@@ -135,10 +135,10 @@ class Writer:
         with self._transaction() as connection:
             write_all_keys(connection, upto)
 
-    def flush_views(self, shelves: Sequence[SqliteShelf], position: int) -> None:
+    def flush_views(self, shelves: Sequence[SqliteShelf]) -> None:
         with self._transaction() as connection:
             for shelf in shelves:
-                shelf.write(connection, shelf.stands_at(position))
+                shelf.write(connection)
 
     def within(self, job: Callable[[apsw.Connection], None]) -> None:
         """Run ``job`` in a transaction. Raises UnavailableError; nothing of it is stored then."""
