@@ -70,15 +70,17 @@ async def test_every_query_answers_by_get_as_it_is_described(site: Site) -> None
                 refuse_undeclared(await client.get(path, params=fields), methods["get"], document)
 
 
-async def test_a_stream_answers_with_chunks_and_an_end_of_the_types_that_are_described(site: Site) -> None:
+async def test_a_stream_answers_with_lines_of_the_types_that_are_described(site: Site) -> None:
     async with site.client(headers={"accept": "application/x-ndjson"}) as client:
         document = (await client.get("/openapi.json")).json()
-        operation = document["paths"]["/v1/stream/painting:watch"]["post"]
         answer = await client.post("/v1/stream/painting:watch", json={"painting": "x"})
-    described = operation["responses"]["200"]["content"][answer.headers["content-type"]]
-    _, chunk, end = map(msgspec.json.decode, answer.text.splitlines())
-    for value, mark in ((chunk, "x-ksi-chunk"), (end, "x-ksi-answer")):
-        jsonschema.validate(value["data"], {**described[mark], "components": document["components"]})
+    content = document["paths"]["/v1/stream/painting:watch"]["post"]["responses"]["200"]["content"]
+    line = {**content[answer.headers["content-type"]]["schema"], "components": document["components"]}
+    opening, chunk, end = map(msgspec.json.decode, answer.text.splitlines())
+    for each in (opening, chunk, end):
+        jsonschema.validate(each, line)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(chunk | {"data": end["data"]}, line)
 
 
 async def test_the_other_paths_answer_as_they_are_described(site: Site) -> None:

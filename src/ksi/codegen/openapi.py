@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ksi.codegen.catalogue import REFERENCE, Catalogue, Event, said
 from ksi.codegen.problems import FAILURE, PROBLEM, Json, Problems, StatusOf
-from ksi.codegen.schemas import Schema, kinds_of, name_in
+from ksi.codegen.schemas import ANYTHING, Schema, kinds_of, name_in
+from ksi.codegen.streamed import streamed
 
 INTRODUCTION = """\
 Each event is a path. `POST` asks it; a query can be asked by `GET` as well, with its fields in the query string; a
@@ -155,7 +156,10 @@ def _resume(problems: Problems) -> Json:
         "summary": "Go on with a stream after a chunk: never a second run.",
         "tags": ["streams"],
         "parameters": [address, after, _parameter("LastEventId")],
-        "responses": {"200": _streamed("The chunks after the address.", {}), **problems.responses(["not_found"])},
+        "responses": {
+            "200": streamed("The chunks after the address.", ANYTHING, ANYTHING),
+            **problems.responses(["not_found"]),
+        },
     }
 
 
@@ -249,18 +253,4 @@ def _json(description: str, schema: Schema) -> Json:
 
 def _chunks(event: Event) -> Json:
     chunk, answer = {"$ref": f"{REFERENCE}{event.chunk}"}, {"$ref": f"{REFERENCE}{event.answer}"}
-    return _streamed("Chunks, then the end.", {"chunk": chunk, "answer": answer})
-
-
-def _streamed(description: str, types: Mapping[str, Schema]) -> Json:
-    """``x-ksi-chunk`` and ``x-ksi-answer`` are the types of what the lines hold: OpenAPI 3.1 has no word for it."""
-    marks = {f"x-ksi-{name}": schema for name, schema in types.items()}
-    events = "Server-sent events: `open` (the address), chunks (`id` is the address), `gap`, last `end` or `failure`."
-    lines = "A JSON object a line: `at`, then `at` and `data` for each chunk, `gap`, last `end` with `data` or `error`."
-    return {
-        "description": description,
-        "content": {
-            "text/event-stream": {"schema": {"type": "string", "description": events}, **marks},
-            "application/x-ndjson": {"schema": {"type": "string", "description": lines}, **marks},
-        },
-    }
+    return streamed("Chunks, then the end.", chunk, answer)
