@@ -13,6 +13,7 @@ import pytest
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, NotFoundError, ReplayDivergenceError
 from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.ports import EventLog
 from ksi.core.threads import SystemThreads, settle
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
@@ -53,10 +54,12 @@ class Shop(AsyncPlugin):
     name = "shop"
     views = (StockView,)
     calls: list[str] = []  # noqa: RUF012  # shared on purpose
+    sales: list[str] = []  # noqa: RUF012  # the same
     change = ""
 
     @event("shop:sell", key=lambda request: f"shop/{request.what}")
     async def sell(self, what: str, context: EventContext, price: int = 1) -> int:
+        self.sales.append(what)
         before = await context.view(StockView).get(what)
         context.append(f"shop/{what}", Sold(what, price + ("price" in self.change)))
         return 1 if before is None else before.sold + 1
@@ -65,6 +68,22 @@ class Shop(AsyncPlugin):
     async def peek(self, what: str, context: EventContext) -> int:
         found = await context.view(StockView).get(what)
         return found.sold if found else 0
+
+    @event("shop:audit")
+    async def audit(self, context: EventContext) -> int:
+        return len([event async for event in context.services.get(EventLog).read_all()])
+
+    @stream("shop:tick")
+    async def tick(self, context: EventContext) -> AsyncIterator[int | End[int]]:
+        number = 0
+        try:
+            while True:
+                number += 1
+                yield number
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            context.append(f"shop/{context.event_id}", Sold("stopped", number + ("stop" in self.change)))
+        yield End(number)
 
     @event("shop:order", durability="before")
     async def order(self, what: str, context: EventContext) -> dict[str, Any]:
@@ -136,6 +155,7 @@ class Shop(AsyncPlugin):
 @pytest.fixture(autouse=True)
 def _same_shop() -> None:
     Shop.calls.clear()
+    Shop.sales.clear()
     Shop.change = ""
 
 
@@ -157,8 +177,10 @@ async def test_a_run_with_effects_reads_emits_and_nested_requests_is_identical_a
     run = await newest_run(ksi.log)
     await ksi.request("shop:sell", {"what": "pear"})
     assert Shop.calls == ["look", "pay"]
+    Shop.sales.clear()
     found = await replayed(ksi.log, Shop, run=run)
     assert Shop.calls == ["look", "pay"]
+    assert sorted(Shop.sales) == ["emitted pear", "pear"], "each is repeated once"
     assert (found.requests, found.facts, found.effects, found.cut_off) == (3, 2, 1, 0)
 
 
@@ -187,6 +209,22 @@ async def test_what_was_cancelled_is_cancelled_again_at_the_same_place(ksi: Even
     found = await replayed(ksi.log, Shop)
     assert found.cut_off == found.requests
     Shop.change = "chunk"
+    with pytest.raises(ReplayDivergenceError):
+        await replayed(ksi.log, Shop)
+
+
+async def test_a_stream_that_never_waits_is_cancelled_again_behind_its_last_chunk(ksi: EventTestHarness) -> None:
+    reader = ksi.stream("shop:tick")
+    chunks = aiter(reader)
+    while await anext(chunks) < 20:
+        pass
+    reader.cancel()
+    with pytest.raises(KSIError):
+        async for _ in chunks:
+            pass
+    found = await replayed(ksi.log, Shop)
+    assert (found.facts, found.cut_off) == (1, 1)
+    Shop.change = "stop"
     with pytest.raises(ReplayDivergenceError):
         await replayed(ksi.log, Shop)
 
@@ -238,6 +276,33 @@ async def test_the_first_of_several_differences_is_named(ksi: EventTestHarness) 
         await replayed(ksi.log, Shop)
     assert caught.value.requested is not None
     assert (caught.value.requested["kind"], caught.value.requested["data"]) == ("chunk", "word 0!")
+
+
+async def test_of_several_requests_that_differ_the_first_in_the_log_is_named(ksi: EventTestHarness) -> None:
+    await ksi.request("shop:order", ORDER)
+    await until_sold(ksi, 2)
+    Shop.change = "price"
+    with pytest.raises(ReplayDivergenceError) as caught:
+        await replayed(ksi.log, Shop)
+    assert caught.value.position == min(event.position for event in await ksi.facts("shop:sold"))
+
+
+async def until_sold(ksi: EventTestHarness, count: int) -> None:
+    """Until so many sales have their end, emitted ones too."""
+    ends = (Filter(names=("shop:sell",), kinds=("outcome",)),)
+    async with ksi.log.subscribe(ends, after="start") as events:
+        async for _ in events:
+            count -= 1
+            if count == 0:
+                return
+
+
+async def test_the_log_is_read_as_it_stood(ksi: EventTestHarness) -> None:
+    await ksi.request("shop:sell", {"what": "pear"})
+    await ksi.request("shop:audit")
+    run = await newest_run(ksi.log)
+    await ksi.request("shop:sell", {"what": "pear"})
+    assert (await replayed(ksi.log, Shop, run=run)).requests == 1
 
 
 async def test_what_was_read_is_served_though_it_has_changed_since(ksi: EventTestHarness) -> None:

@@ -70,6 +70,7 @@ def test_no_way_leads_out_and_who_took_it_is_named(
     with pytest.raises(ReplayEscapeError) as caught:
         client.request("timetravel:replay", run="last")
     assert caught.value.plugin == "escapes"
+    assert ("native" in caught.value.action) == how.startswith(NATIVE), "what Python does is named as it is"
     assert (came(door), path.exists()) == (0, False)
 
 
