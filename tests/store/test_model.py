@@ -244,7 +244,7 @@ class SqliteMachine(LogMachine):
     """With small bounds, so that generations, trims and flushes happen; and it is closed and opened again."""
 
     async def make(self) -> Journal:
-        tail.ROWS_MAX, idindex.IDS_MAX, upkeep.CHANGES_MAX = 5, 8, 3
+        tail.ROWS_MAX, tail.NEWEST, idindex.IDS_MAX, upkeep.CHANGES_MAX = 7, 2, 8, 3
         self.folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         return await self._opened()
 

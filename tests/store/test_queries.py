@@ -80,11 +80,12 @@ class Logs:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logs]:
-    rows_max, tail.ROWS_MAX = tail.ROWS_MAX, 7  # most of it is found by keys on disk
+    before = tail.ROWS_MAX, tail.NEWEST
+    tail.ROWS_MAX, tail.NEWEST = 17, 2  # most of it is found by keys on disk, and little is unpacked
     logs = Logs(tmp_path_factory.mktemp("queries"))
     yield logs
     logs.close()
-    tail.ROWS_MAX = rows_max
+    tail.ROWS_MAX, tail.NEWEST = before
 
 
 def some(values: Sequence[Any]) -> st.SearchStrategy[Any]:

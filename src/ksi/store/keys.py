@@ -111,16 +111,16 @@ class Table:
     ) -> list[Row | R]:
         upto = min(upto, self._flushed)
         if keys is None:
-            return [unpack(body[:-DIGEST]) for (body,) in self._scan(after, upto, backwards, count)]
+            return [unpack(body[:-DIGEST]) for (body,) in self.scan(after, upto, backwards, count)]
         found = {last for key in keys for last in self._positions(key, after, upto, backwards, count)}
-        return [unpack(self._body(last)[:-DIGEST]) for last in sorted(found, reverse=backwards)[:count]]
+        return [unpack(self.body(last)[:-DIGEST]) for last in sorted(found, reverse=backwards)[:count]]
 
-    def _scan(self, after: int, upto: int, backwards: bool, count: int) -> apsw.Cursor:
+    def scan(self, after: int, upto: int, backwards: bool, count: int) -> apsw.Cursor:
         order = "DESC" if backwards else "ASC"
         query = f"SELECT body FROM log WHERE pos > ? AND pos <= ? ORDER BY pos {order} LIMIT ?"  # noqa: S608  # no input
         return self._connection.execute(query, (after, upto, count))
 
-    def _body(self, last: int) -> bytes:
+    def body(self, last: int) -> bytes:
         body: bytes = self._connection.execute("SELECT body FROM log WHERE pos = ?", (last,)).get
         return body
 
@@ -129,7 +129,7 @@ class Table:
         number = self._number(key)
         found = [] if number is None else self._posted(number, after, upto, backwards, count)
         raw = linked(key)
-        return found if raw is None else [*found, *(last for last in self._own(raw) if after < last <= upto)]
+        return found if raw is None else [*found, *(last for last in self.own(raw) if after < last <= upto)]
 
     def _number(self, key: str) -> int | None:
         return self.stream_id(key[2:]) if key.startswith("s:") else number_of(key, {})
@@ -156,7 +156,7 @@ class Table:
         for (posting,) in self._connection.execute(query, (number, first or 0, upto)):
             yield posting
 
-    def _own(self, raw: bytes) -> Iterator[int]:
+    def own(self, raw: bytes) -> Iterator[int]:
         """The rows that recorded and closed a request."""
         for positions in self._connection.execute("SELECT pos, done FROM ids WHERE id = ?", (raw,)):
             for position in positions:
@@ -191,7 +191,7 @@ class Table:
         if start is None:
             return 0
         positions = unpack_positions(self._connection.execute(_POSTING, (number, start)).get)
-        place = bisect_left(positions, version, key=lambda last: last_version(lines_of(self._body(last)), stream))
+        place = bisect_left(positions, version, key=lambda last: last_version(lines_of(self.body(last)), stream))
         return positions[place - 1]
 
     def _block_of(self, number: int, stream: str, version: int) -> int | None:
@@ -201,7 +201,7 @@ class Table:
         while low < high:
             middle = (low + high + 1) // 2
             at = self._connection.execute(_BLOCK_BEFORE, (number, middle)).get
-            if at is not None and last_version(lines_of(self._body(at)), stream) >= version:
+            if at is not None and last_version(lines_of(self.body(at)), stream) >= version:
                 high = at - 1
             else:
                 low, found = middle, at

@@ -24,8 +24,8 @@ class Recovered(msgspec.Struct, frozen=True):
     checkpoints: dict[str, Position]
 
 
-def recover(connection: apsw.Connection, witness: Witness) -> Recovered:
-    """Check the witness, and the chain from the last commit that is known to be whole.
+def recover(connection: apsw.Connection, witness: Witness, tail: Tail) -> Recovered:
+    """Check the witness, and the chain from the last commit that is known to be whole. ``tail`` is still empty.
 
     Raises:
         LogDamagedError: What was acknowledged is not there, or not as it was written.
@@ -34,7 +34,6 @@ def recover(connection: apsw.Connection, witness: Witness) -> Recovered:
     check_witness(connection, head, witness.read())
     flushed, verified = meta(connection, "flushed") or 0, meta(connection, "verified") or 0
     start = link_at(connection, verified) if verified else GENESIS
-    tail = Tail()
     for row, stored in checked_rows(connection, start):
         if row.last > flushed:
             tail.add(row, stored)

@@ -86,7 +86,7 @@ class Generations:
     def begin(self) -> Tail:
         """The generation to be written; a new one begins."""
         assert self._old is None
-        self._old, self._newest = self._newest, Tail()
+        self._old, self._newest = self._newest, self._newest.another()
         return self._old
 
     def written(self) -> None:
@@ -100,6 +100,12 @@ class Generations:
         assert self._old is not None
         self._old.extend(self._newest)
         self._newest, self._old = self._old, None
+
+    @property
+    def unpacked_from(self) -> int:
+        """All rows behind this position are in memory as objects."""
+        before = self.flushed if self._old is None else self._old.lasts()[-1]
+        return max(before, self._newest.unpacked_from)
 
     def tails(self) -> tuple[Tail, ...]:
         return (self._newest,) if self._old is None else (self._old, self._newest)

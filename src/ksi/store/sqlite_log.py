@@ -56,7 +56,7 @@ class SqliteEventStore(LoopLog):
         self._probed = 0.0
         self._readers: list[apsw.Connection] = []
         self._shelves: dict[str, SqliteShelf] = {}
-        self._generations = Generations(0, Tail())
+        self._generations = Generations(0, Tail(self._stored_rows))
         self._lock = LockFile(lock_of(path))
         try:
             self._writer = Writer(path, durability, vfs)
@@ -64,7 +64,7 @@ class SqliteEventStore(LoopLog):
             self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
             if meta(self._point, "index") != INDEX:
                 self._writer.write_all_keys(meta(self._point, "flushed") or 0)
-            self._start(recover(self._point, self._writer.witness))
+            self._start(recover(self._point, self._writer.witness, Tail(self._stored_rows)))
         except apsw.CorruptError as error:
             self._lock.release()
             raise LogDamagedError(str(error), position=0) from None
@@ -159,7 +159,7 @@ class SqliteEventStore(LoopLog):
         ``unavailable`` then finds it by a retry under the same id.
         """
         before = self.visible_head()
-        found = recover(self._point, self._writer.witness)
+        found = recover(self._point, self._writer.witness, Tail(self._stored_rows))
         self._start(found)
         for row in found.tail.rows(None, before, self.visible_head(), False, len(found.tail), unpack):
             for change in self._views.apply(row):
@@ -218,7 +218,7 @@ class SqliteEventStore(LoopLog):
             self._decider.trim()
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
-        if cursor.low >= self._generations.flushed:
+        if cursor.low >= self._generations.unpacked_from:
             return cursor.page(self.stored_source(), count)  # all of it is in memory
         return await self._in_reader(lambda source: cursor.page(source, count))
 
@@ -248,6 +248,12 @@ class SqliteEventStore(LoopLog):
                 self._readers.append(connection)
 
     async def _stream_names(self) -> Sequence[str]:
+    @contextmanager
+    def _stored_rows(self) -> Any:
+        """The rows of a tail, for who asks in any thread."""
+        with self._reader() as connection:
+            yield Table(connection, 0)
+
         return await self._in_reader(lambda source: source.streams())
 
     def _start_of(self, stream: str, version: int) -> int:

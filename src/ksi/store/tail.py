@@ -7,7 +7,8 @@ the loop adds rows; they say up to which position they want to see.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from threading import Lock
 from typing import Protocol, TypeVar
@@ -52,13 +53,26 @@ class RowSource(Protocol):
         """All names of facts and requests."""
 
 
+class Bodies(Protocol):
+    """The rows of a tail, packed, where they lie on disk."""
+
+    def body(self, last: int) -> bytes: ...
+    def scan(self, after: int, upto: int, backwards: bool, count: int) -> Iterable[tuple[bytes]]:
+        """Those with ``after < last <= upto``, in order."""
+
+    def own(self, raw: bytes) -> Iterable[int]:
+        """The rows that recorded and closed a request."""
+
+
 class Tail:
     """Rows in order, packed but for the newest: objects by the ten thousand cost memory and the collector's time.
 
-    Only the loop adds.
+    Only the loop adds. ``stored``: where the rows are read that are not among the newest; their keys are noted before
+    they leave memory. Without it they are kept here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Callable[[], AbstractContextManager[Bodies]] | None = None) -> None:
+        self._stored = stored
         self._bodies: list[bytes] = []
         self._lasts: list[int] = []
         self._newest: dict[int, Row] = {}
@@ -75,28 +89,53 @@ class Tail:
 
     def add(self, row: Row, body: bytes) -> None:
         """``body`` is the packed, sealed row."""
-        place = len(self._lasts)
-        self._newest[place] = row
-        self._newest.pop(place - NEWEST, None)
-        self._bodies.append(body)
-        self._bytes += len(body)
+        self._newest[len(self._lasts)] = row
         self._lasts.append(row.last)
+        if self._stored is None:
+            self._bodies.append(body)
+            self._bytes += len(body)
         branch = row.origin.branch
         for line in row.lines:
             self.heads[line.stream if branch == MAIN else marked(line.stream, branch)] = line.version
+        if len(self._newest) == 2 * NEWEST:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        upto = len(self._lasts) - NEWEST
+        if self._stored is not None:
+            self._note_keys(upto)
+        for place in range(upto - NEWEST, upto):
+            del self._newest[place]
 
     @property
     def is_full(self) -> bool:
         """Its keys should be written."""
         return len(self._lasts) >= ROWS_MAX or self._bytes >= BYTES_MAX
 
+    @property
+    def unpacked_from(self) -> int:
+        """All rows behind this position are in memory as objects."""
+        oldest = next(iter(self._newest), 0)
+        return self._lasts[oldest - 1] if oldest else 0
+
+    def another(self) -> Tail:
+        """An empty one of the same kind."""
+        return Tail(self._stored)
+
     def extend(self, other: Tail) -> None:
         """Add all rows of ``other``, which are behind these."""
-        for place, body in enumerate(other._bodies):
-            self.add(other._row(place), body)
+        for place in range(len(other)):
+            row = other._row(place)
+            self.add(row, other._bodies[place] if other._bodies else b"")
 
     def _row(self, place: int) -> Row:
-        return self._newest.get(place) or row_of(self._bodies[place])
+        return self._newest.get(place) or row_of(self._body(place))
+
+    def _body(self, place: int) -> bytes:
+        if self._stored is None:
+            return self._bodies[place]
+        with self._stored() as bodies:
+            return bodies.body(self._lasts[place])
 
     def lasts(self) -> list[int]:
         """Positions of the rows, by place."""
@@ -104,22 +143,31 @@ class Tail:
 
     def postings(self) -> dict[str, list[int]]:
         """Places of rows (0 is the first) by key, as of now. The caller may read it while nobody else asks for it."""
+        self._note_keys(len(self._lasts))
+        return self._postings
+
+    def _note_keys(self, upto: int) -> None:
         with self._lock:
-            for place in range(self._indexed, len(self._lasts)):
-                row = self._row(place)
-                for key in keys_of(row):
+            for place in range(self._indexed, upto):
+                for key in keys_of(self._row(place)):
                     self._postings.setdefault(key, []).append(place)
                 self._indexed = place + 1
-            return self._postings
 
-    def _own_postings(self) -> dict[bytes, list[int]]:
-        """The same by the requests that rows record or close: only for readers, for the table has ``ids`` instead."""
+    def _own_places(self, raw: bytes) -> list[int]:
+        """Places of the rows that record or close a request."""
+        if self._stored is not None:
+            with self._stored() as bodies:
+                lasts = sorted({last for last in bodies.own(raw) if self._has(last)})
+            return [bisect_left(self._lasts, last) for last in lasts]
         with self._lock:
             for place in range(self._own_indexed, len(self._lasts)):
-                for raw in own_of(self._row(place)):
-                    self._own.setdefault(raw, []).append(place)
+                for own in own_of(self._row(place)):
+                    self._own.setdefault(own, []).append(place)
                 self._own_indexed = place + 1
-            return self._own
+            return self._own.get(raw, [])
+
+    def _has(self, last: int) -> bool:
+        return bool(self._lasts) and self._lasts[0] <= last <= self._lasts[-1]
 
     def rows(
         self,
@@ -133,15 +181,17 @@ class Tail:
         low, high = bisect_right(self._lasts, after), bisect_right(self._lasts, upto)
         places = range(low, high) if keys is None else self._places(keys, low, high)
         chosen = places[: -count - 1 : -1] if backwards else places[:count]
-        return [self._newest.get(place) or unpack(self._bodies[place][:-DIGEST]) for place in chosen]
+        if self._stored is not None and keys is None and not all(place in self._newest for place in chosen):
+            first, last = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
+            with self._stored() as bodies:
+                found = bodies.scan(self._lasts[first] - 1, self._lasts[last], backwards, len(chosen))
+                return [unpack(body[:-DIGEST]) for (body,) in found]
+        return [self._newest.get(place) or unpack(self._body(place)[:-DIGEST]) for place in chosen]
 
     def _places(self, keys: Sequence[str], low: int, high: int) -> list[int]:
         postings = self.postings()
         parts = [_between(postings.get(key, []), low, high) for key in keys]
-        requests = [raw for raw in map(linked, keys) if raw is not None]
-        if requests:
-            own = self._own_postings()
-            parts += [_between(own.get(raw, []), low, high) for raw in requests]
+        parts += [_between(self._own_places(raw), low, high) for key in keys if (raw := linked(key)) is not None]
         return parts[0] if len(parts) == 1 else sorted(set(chain.from_iterable(parts)))
 
     def row_at(self, position: int) -> Row | None:
