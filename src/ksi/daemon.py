@@ -54,6 +54,7 @@ BUILT_IN = (
     "ksi.plugins.timetravel:TimeTravel",
     "ksi.plugins.projection:Projection",
     "ksi.plugins.branch:Branch",
+    "ksi.plugins.care:Care",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",

@@ -51,9 +51,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "diff": ("branch", "Show how two branches differ."),
         "discard": ("branch", "Read and write a branch no more."),
         "verify": ("verify", "Check that the log is what was written."),
+        "backup": ("store", "Copy the log into a file, while all goes on."),
     },
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),
+        "store": ("store", "Restore a backup."),
         "projection": ("projections", "Rebuild a read model; see what it could not take."),
         "model": ("model", "Install, list and stop models."),
         "token": ("token", "Print your token; make, list and revoke others."),

@@ -203,6 +203,15 @@ class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Asked for again, and not done yet."""
 
 
+class Backup(msgspec.Struct, frozen=True):
+    """A copy of the log in one file: all events up to ``position``."""
+
+    path: str
+    position: Position
+    bytes: int
+    sha256: str
+
+
 class BranchInfo(msgspec.Struct, frozen=True):
     """A branch; ``parent`` is None for main only."""
 

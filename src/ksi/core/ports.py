@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
@@ -22,6 +23,7 @@ from ksi.core.events import (
     AppendCondition,
     Appended,
     Backend,
+    Backup,
     BranchInfo,
     Durable,
     ExpectedVersion,
@@ -288,6 +290,16 @@ class EventLog(Protocol):
 
     async def verify(self) -> Sequence[str]:
         """What is wrong with what is stored, one sentence each; empty when all is whole."""
+
+    async def backup(self, path: Path) -> Backup:
+        """Copy the log into a new file, while all goes on; it is read again and checked before it gets its name.
+
+        Raises:
+            UnsupportedError: This backend has tools of its own for that.
+            ConflictError: The file is there already.
+            LogDamagedError: The log is not whole.
+            UnavailableError: The file can not be written.
+        """
 
     async def bytes_on_disk(self) -> int:
         """What it takes there, indexes and views included."""

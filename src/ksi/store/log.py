@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from copy import copy
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -23,6 +24,8 @@ from ksi.core.events import (
     MAIN,
     AppendCondition,
     Appended,
+    Backend,
+    Backup,
     Durable,
     ExpectedVersion,
     Lag,
@@ -71,6 +74,7 @@ class Batch(list[Decided]):
 class LoopLog(BranchedLog):
     """The common part of the backends. All calls from one event loop."""
 
+    backend: Backend
     durable: Durable
     ids: IdIndex
 
@@ -322,6 +326,9 @@ class LoopLog(BranchedLog):
         if kept is None or kept.view.version != view.version:
             raise NotFoundError("view", view.name)
         return KeptViewReader(kept) if branch == MAIN else self.branch_view(view, branch)
+
+    async def backup(self, path: Path) -> Backup:
+        raise UnsupportedError(f"a log in {self.backend} has no backup of its own")
 
     # ── subscribers ──────────────────────────────────────────────────────────────────────────────────────────────────
     def subscribe(

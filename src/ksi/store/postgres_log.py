@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from ksi.core.clock import Clock, SystemClock, microseconds
-from ksi.core.errors import StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Backend, Durable, Position, RecordedEvent
+from ksi.core.errors import StoreClosedError, UnavailableError, UnsupportedError
+from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
 from ksi.store.adopt import adopt
@@ -193,6 +194,9 @@ class PostgresEventStore(SharedLog):
         self.sight(branch)
         last = await self._in_reader(lambda session: session.value(_LAST_AT, (microseconds(when),)))
         return None if last is None else Position(min(last, self.visible_head()))
+
+    async def backup(self, path: Path) -> Backup:
+        raise UnsupportedError("PostgreSQL makes the backup of a log that is in it: pg_dump --schema=ksi")
 
     async def bytes_on_disk(self) -> int:
         """As it was when the server last answered."""

@@ -51,8 +51,8 @@ def connect_writer(path: Path, durability: Durability, vfs: str | None) -> apsw.
 
 def _prepare(connection: apsw.Connection, durability: Durability) -> None:
     try:
-        application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        new = not application and not version and not _pragma(connection, "schema_version")
+        application, version = pragma(connection, "application_id"), pragma(connection, "user_version")
+        new = not application and not version and not pragma(connection, "schema_version")
         if not new and (application, version) != (APPLICATION, VERSION):
             raise LogDamagedError(f"application {application:#x}, schema {version}: not this log's", position=0)
         set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-4_096)
@@ -83,10 +83,10 @@ def set_pragmas(connection: apsw.Connection, **wanted: Any) -> None:
     """Set each and read it back: a pragma that did not take says nothing."""
     for name, value in wanted.items():
         connection.execute(f"PRAGMA {name}={value}").get  # noqa: B018  # runs the statement to its end
-        actual = _pragma(connection, name)
+        actual = pragma(connection, name)
         if actual != _SYNCHRONOUS.get(value, value):
             raise LogDamagedError(f"SQLite has {name}={actual}, not {value}", position=0)
 
 
-def _pragma(connection: apsw.Connection, name: str) -> Any:
+def pragma(connection: apsw.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").get

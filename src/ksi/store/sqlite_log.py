@@ -13,9 +13,10 @@ import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Backend, Durable, Position, RecordedEvent
+from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
+from ksi.store.backup import back_up
 from ksi.store.cursor import Cursor
 from ksi.store.idindex import SqliteIds
 from ksi.store.keys import Table
@@ -283,6 +284,12 @@ class SqliteEventStore(LoopLog):
             if view_damaged(name) in problems:
                 self.projections.mend(name)
         return problems
+
+    async def backup(self, path: Path) -> Backup:
+        try:
+            return await self._threads.run("reader", partial(back_up, self._path, self._vfs, path))
+        except (apsw.Error, OSError) as error:
+            raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:

@@ -1,0 +1,46 @@
+"""``ksi backup`` and ``ksi store``: a log that is copied, and what helps one that no daemon opens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import Cli
+
+
+@pytest.fixture
+def ksi(tmp_path: Path) -> Iterator[Cli]:
+    cli = Cli(tmp_path / "home")
+    assert cli("start", "--set", "http.enabled=false").returncode == 0
+    cli.records("send", "state:set", "key=colour", "value=red")
+    yield cli
+    cli("stop", "-q")
+
+
+def test_a_backup_says_its_position_and_becomes_a_home_again(ksi: Cli, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    (made,) = ksi.records("backup", str(copy))
+    assert made["sha256"] == hashlib.sha256(copy.read_bytes()).hexdigest()
+    (fact,) = ksi.records("log", "store:was_backed_up")
+    assert fact["data"]["position"] == made["position"]
+    ksi.records("send", "state:set", "key=colour", "value=green")
+    other = Cli(tmp_path / "other")
+    assert f"up to @{made['position']}" in other.text("store", "restore", str(copy))
+    try:
+        (found,) = other.records("send", "--start", "state:get", "key=colour")
+        assert found["value"] == "red"
+        assert other.text("verify").startswith("the log is whole")
+    finally:
+        other("stop", "-q")
+
+
+def test_a_log_that_is_there_is_not_restored_over(ksi: Cli, tmp_path: Path) -> None:
+    ksi.text("backup", str(tmp_path / "copy.db"))
+    running = ksi("store", "restore", str(tmp_path / "copy.db"))
+    assert (running.returncode, "log_locked" in running.stderr) == (1, True)
+    ksi("stop")
+    there = ksi("store", "restore", str(tmp_path / "copy.db"))
+    assert (there.returncode, "conflict" in there.stderr) == (1, True)
