@@ -248,13 +248,13 @@ class SqliteEventStore(LoopLog):
             else:
                 self._readers.append(connection)
 
-    async def _stream_names(self) -> Sequence[str]:
     @contextmanager
     def _stored_rows(self) -> Any:
         """The rows of a tail, for who asks in any thread."""
         with self._reader() as connection:
             yield Table(connection, 0)
 
+    async def _stream_names(self) -> Sequence[str]:
         return await self._in_reader(lambda source: source.streams())
 
     def _start_of(self, stream: str, version: int) -> int:
