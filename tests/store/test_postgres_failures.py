@@ -15,10 +15,11 @@ from ksi.core import ids
 from ksi.core.errors import CheckpointConflictError, LogDamagedError, LogLockedError, UnavailableError
 from ksi.core.events import Appended, Position, StreamAppend
 from ksi.core.ports import Entry, Outcome, Unit
-from ksi.store import postgres_shared, postgres_writer
+from ksi.store import postgres_notify, postgres_shared, postgres_writer
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.testing.contracts import COUNTER, CounterView, added, command, listed, request, submitted
 from ksi.testing.postgres import PostgresServer, postgres_server
+from tests.store.crowd import NOTIFY, without
 from tests.store.severing import severing
 
 KILL_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'ksi %'"
@@ -82,10 +83,19 @@ async def test_an_owner_that_was_cut_off_and_replaced_writes_no_more(postgres: P
 
 
 # ── several that write ───────────────────────────────────────────────────────────────────────────────────────────────
-async def test_what_another_wrote_is_no_false_conflict(url: str) -> None:
+@pytest.fixture
+async def deaf(postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A log whose doorbell does not ring: what others wrote is found out in time all the same."""
+    monkeypatch.setattr(postgres_notify, "POLL", 3600.0)
+    async with PostgresEventStore.open(url):
+        without(postgres, NOTIFY)
+    return url
+
+
+async def test_what_another_wrote_is_no_false_conflict(deaf: str) -> None:
     async with (
-        PostgresEventStore.open(url, access="share") as one,
-        PostgresEventStore.open(url, access="share") as other,
+        PostgresEventStore.open(deaf, access="share") as one,
+        PostgresEventStore.open(deaf, access="share") as other,
     ):
         for number in range(1, 9):
             writer = one if number % 2 else other
@@ -95,21 +105,21 @@ async def test_what_another_wrote_is_no_false_conflict(url: str) -> None:
         assert await totals(one) == list(range(1, 9))
 
 
-async def test_an_id_that_another_wrote_is_known(url: str) -> None:
+async def test_an_id_that_another_wrote_is_known(deaf: str) -> None:
     event = added(5, event_id=UUID(bytes=ids.new_id()))
     async with (
-        PostgresEventStore.open(url, access="share") as one,
-        PostgresEventStore.open(url, access="share") as other,
+        PostgresEventStore.open(deaf, access="share") as one,
+        PostgresEventStore.open(deaf, access="share") as other,
     ):
         first, again = await asyncio.gather(one.append("counter/a", [event]), other.append("counter/a", [event]))
         assert first.positions == again.positions
         assert {first.deduplicated, again.deduplicated} == {False, True}
 
 
-async def test_requests_of_others_are_open_and_can_be_closed(url: str) -> None:
+async def test_requests_of_others_are_open_and_can_be_closed(deaf: str) -> None:
     async with (
-        PostgresEventStore.open(url, access="share") as one,
-        PostgresEventStore.open(url, access="share") as other,
+        PostgresEventStore.open(deaf, access="share") as one,
+        PostgresEventStore.open(deaf, access="share") as other,
     ):
         origin = request()
         fact = Entry(stream="counter/a", name=COUNTER, data=b'{"amount":1}')
@@ -117,13 +127,16 @@ async def test_requests_of_others_are_open_and_can_be_closed(url: str) -> None:
         await submitted(other, Unit(origin=origin, entries=[fact], outcome=Outcome(True, b"{}")))
         await one.catch_up()
         assert await listed(one.open_requests()) == []
+        known = await one.find(origin.event_id)
+        assert known is not None
+        assert known.outcome == Outcome(True, b"{}")
         assert await totals(one) == [1]
 
 
-async def test_views_of_all_show_what_all_wrote(url: str) -> None:
+async def test_views_of_all_show_what_all_wrote(deaf: str) -> None:
     async with (
-        PostgresEventStore.open(url, access="share") as one,
-        PostgresEventStore.open(url, access="share") as other,
+        PostgresEventStore.open(deaf, access="share") as one,
+        PostgresEventStore.open(deaf, access="share") as other,
     ):
         for store in (one, other):
             store.register(CounterView)
@@ -133,10 +146,10 @@ async def test_views_of_all_show_what_all_wrote(url: str) -> None:
             assert (await store.view(CounterView).get("a")).total == 20  # type: ignore[union-attr]  # it is there
 
 
-async def test_a_checkpoint_that_another_moved_is_a_conflict(url: str) -> None:
+async def test_a_checkpoint_that_another_moved_is_a_conflict(deaf: str) -> None:
     async with (
-        PostgresEventStore.open(url, access="share") as one,
-        PostgresEventStore.open(url, access="share") as other,
+        PostgresEventStore.open(deaf, access="share") as one,
+        PostgresEventStore.open(deaf, access="share") as other,
     ):
         first = Position((await one.append("note/1", [added(), added()])).positions[0])
         ends = await asyncio.gather(
@@ -147,6 +160,9 @@ async def test_a_checkpoint_that_another_moved_is_a_conflict(url: str) -> None:
             return_exceptions=True,
         )
         assert {type(end) for end in ends} == {Appended, CheckpointConflictError}
+        await one.append_all((), checkpoint=("s", Position(first + 2)))
+        with pytest.raises(CheckpointConflictError):
+            await other.append_all((), checkpoint=("s", Position(first + 1)))
         await other.reset_checkpoint("s", None)
         await one.reset_checkpoint("s", Position(2))
         await other.catch_up()
@@ -167,8 +183,8 @@ async def test_a_commit_whose_answer_is_lost_is_stored_once(
     with severing(postgres.directory, directory) as socket:
         async with PostgresEventStore.open(f"postgresql://postgres@/postgres?host={directory}") as store:
             for number in range(3):
-                socket.wanted = b"lost:once"
-                appended = await store.append(f"lost:once/{number}", [added(number)], expected_version=0)
+                socket.wanted = COUNTER.encode()
+                appended = await store.append("counter/a", [added(number)], expected_version=number)
                 assert not appended.deduplicated
             assert socket.severed == 3
             assert await totals(store) == [0, 1, 2]

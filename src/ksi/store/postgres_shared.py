@@ -86,6 +86,11 @@ class SharedLog(LoopLog):
         else:
             self._kept(batch)
 
+    def _kept(self, batch: Batch) -> None:
+        super()._kept(batch)
+        if self._looks.is_due:
+            self._send()
+
     def failed(self, error: BaseException) -> None:
         """A write failed: nothing that is under way is acknowledged, and nothing is taken until a probe succeeds."""
         reason = error if isinstance(error, KSIError) else UnavailableError("the log", repr(error))
