@@ -11,7 +11,7 @@ import pytest
 from ksi.core.errors import InternalError, NotFoundError, StoreClosedError
 from ksi.core.events import StreamAppend
 from ksi.core.ports import Journal
-from ksi.store import log, upkeep
+from ksi.store import upkeep, viewed
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, submitted, written
@@ -19,7 +19,7 @@ from ksi.testing.contracts import Counter, CounterView, added, command, submitte
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "FOLD_AT_ONCE", 10)
+    monkeypatch.setattr(viewed, "FOLD_AT_ONCE", 10)
     monkeypatch.setattr(upkeep, "CHANGES_MAX", 7)
 
 
