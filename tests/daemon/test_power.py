@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ksi.store import segments, upkeep, writer
+from ksi.store import tail, upkeep, writer
 from tests.daemon.power import lost
 
 
 @pytest.fixture(autouse=True)
 def busy_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys, views and checkpoints are written every few commits, so that the power may go in the middle of them."""
-    monkeypatch.setattr(segments, "ROWS_MAX", 60)
+    monkeypatch.setattr(tail, "ROWS_MAX", 60)
+    monkeypatch.setattr(tail, "NEWEST", 10)
     monkeypatch.setattr(upkeep, "CHANGES_MAX", 10)
     monkeypatch.setattr(writer, "PAGES_MAX", 30)
 
