@@ -168,6 +168,8 @@ class Streaming(Execution):
         end: bytes | None = None
         error: KSIError | None = None
         try:
+            if self._must_wait():
+                await self._wait(chunks)
             async for chunk in chunks:
                 end = self._take(chunk, end)
                 if self.cancelled:
