@@ -15,7 +15,7 @@ import msgspec
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError, UnauthorizedError
-from ksi.kernel.door import Call, Door, Session, StreamCall, Target
+from ksi.kernel.door import Call, Door, Session, Target
 from ksi.transport.budget import Budget, Limits
 from ksi.transport.envelopes import envelope_of
 from ksi.transport.flat import FlatLane
@@ -62,7 +62,7 @@ class Running(msgspec.Struct, eq=False):
     size: int
     call: Call | None = None
     envelope: EventEnvelope | None = None
-    stream: StreamCall | None = None
+    stream: FrameSink | None = None
 
 
 class Connection(asyncio.Protocol):
@@ -136,6 +136,9 @@ class Connection(asyncio.Protocol):
         self._outbox.is_paused = False
         self._intake.resume("write")
         self._outbox.flush()
+        for running in list(self._running.values()):
+            if running.stream is not None:
+                running.stream.resume()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -372,16 +375,17 @@ class Connection(asyncio.Protocol):
         assert frame.id is not None
         self._admit(frame.id)
         credit = CREDIT_DEFAULT if frame.credit is None else frame.credit
-        sink = FrameSink(frame.id, self._send, self._ended, frame_bytes_max=self._frame_bytes_max)
+        sink = FrameSink(frame.id, self._outbox, self._ended, credit=credit, frame_bytes_max=self._frame_bytes_max)
         size = len(frame.raw)
+        credit = sink.window.next()
         if kind is Kind.RESUME:
             call = self._door.resume(frame.resume or "", self._session, sink, credit)
         else:
             envelope = envelope_of(frame.event or "", frame.data, frame, self._session, self._clock)
             call = self._door.open_stream(envelope, self._session, sink, credit)
         if not sink.is_ended:
-            sink.call = call
-            self._hold(frame.id, Running(size, call, stream=call))
+            self._hold(frame.id, Running(size, call, stream=sink))
+        sink.begin(call)
 
     def _ended(self, frame_id: FrameId) -> None:
         self._release(frame_id)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from ksi.core.config import HttpSection
 from ksi.plugins.permission import Permission, Rate
 from ksi.transport.http import protocol, streams
 from tests.transport.http.site import Site, serving
+from tests.transport.http.test_websocket import opened
 
 POST = b"POST /v1/events/probe:ask HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
@@ -244,3 +246,24 @@ async def test_a_reader_that_does_not_take_its_end_loses_its_connection(
         await site.until(lambda: len(site.server.state.tasks) == 1)
         await site.until(lambda: not site.server.state.tasks and not site.server.state.connections)
         raw.writer.transport.abort()
+
+
+async def test_sockets_that_stall_hold_little_whatever_they_granted(tmp_path: Path) -> None:
+    count, size = 50, 20_000
+    async with serving(tmp_path) as site, site.client() as http, AsyncExitStack() as stack:
+        tracemalloc.start()
+        for number in range(count):
+            connection = await stack.enter_async_context(opened(site, token=site.token, close_timeout=0.01))
+            connection.transport.pause_reading()
+            data = {"name": f"stalled {number}", "to": 1_000_000, "size": size}
+            frame = {"id": 1, "event": "probe:flood", "data": data, "stream": True, "credit": 65_536}
+            await connection.send(json.dumps(frame))
+        await site.until(lambda: len(site.probe.made) == count)
+        answer = await http.post("/v1/stream/probe:count", json={"name": "quick", "to": 500})
+        assert answer.text.count("data: ") == 502
+        await settled(site)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < count * (2 << 20)
+        for held_open in list(site.server._sockets.open):
+            held_open.abort()

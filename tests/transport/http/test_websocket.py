@@ -228,3 +228,47 @@ async def test_each_stream_gets_its_end_and_each_client_a_goodbye_when_the_daemo
             assert (await socket.closed())[0] == 1001
             assert (await Socket(silent).closed())[0] == 1001
             await closing
+
+
+# ── cancel ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def ends(socket: Socket, frame_id: int) -> list[Any]:
+    """The frames of one request until the daemon answers another one behind them."""
+    await socket.send({"id": 99, "event": "probe:ask"})
+    frames = []
+    while (frame := await socket.receive()).get("id") != 99:
+        frames.append(frame)
+    return [frame for frame in frames if frame["id"] == frame_id and frame.get("end")]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_stream_that_is_cancelled_before_its_first_chunk_has_one_end(
+    site: Site, socket: Socket, times: int
+) -> None:
+    frame = {"id": 1, "event": "probe:count", "data": {"name": "never"}, "stream": True, "credit": 0}
+    await socket.send(frame, *[{"id": 1, "cancel": True}] * times)
+    end = await socket.receive()
+    assert (end["end"], end["error"]["code"]) == (True, "cancelled")
+    assert (await ends(socket, 1), site.probe.made) == ([], {})
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_stream_that_is_cancelled_in_its_middle_has_one_end(site: Site, socket: Socket, times: int) -> None:
+    await socket.send({"id": 1, "event": "probe:held", "data": {"name": "middle"}, "stream": True})
+    assert (await socket.receive())["data"] == 1
+    await socket.send(*[{"id": 1, "cancel": True}] * times)
+    end = await socket.receive()
+    assert (end["error"]["code"], site.probe.ended) == ("cancelled", ["middle"])
+    assert await ends(socket, 1) == []
+
+
+async def test_a_cancel_after_the_end_changes_nothing(socket: Socket) -> None:
+    await socket.send({"id": 1, "event": "probe:count", "data": {"to": 1}, "stream": True})
+    assert [(await socket.receive())["data"] for _ in range(2)] == [1, "counted"]
+    await socket.send({"id": 1, "cancel": True})
+    assert await ends(socket, 1) == []
+
+
+async def test_a_reader_that_grants_much_gets_all_of_it_in_order(socket: Socket) -> None:
+    frame = {"id": 1, "event": "probe:count", "data": {"to": 3_000}, "stream": True, "credit": 65_536}
+    await socket.send(frame)
+    assert [(await socket.receive())["data"] for _ in range(3_001)] == [*range(1, 3_001), "counted"]

@@ -18,14 +18,14 @@ from ksi.core.errors import InvalidFrameError, KSIError
 from ksi.kernel.door import StreamCall
 from ksi.transport.http.events import Requests
 from ksi.transport.http.exchange import Exchange, Gone
+from ksi.transport.streams import Window
 from ksi.wire.answers import encode_json, error_json
 
 CREDIT = 16
 """Chunks that may be on their way to one reader."""
 FIRST_CREDIT = 1
 """The same before it is known how large they are."""
-BYTES_ON_THE_WAY = 512 << 10
-"""Bytes that they should not be more than; a single chunk may be larger."""
+UNLIMITED = 1 << 62
 HEARTBEAT = 15.0
 """Seconds of silence after which something is said, so that a dead peer is found and no proxy gives up."""
 RESUME_PATIENCE = 1.0
@@ -101,9 +101,9 @@ class Outlet:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._news = asyncio.Event()
-        self._credit = FIRST_CREDIT  #: chunks that may still come
+        self._window = Window(UNLIMITED, first_chunks=FIRST_CREDIT, chunks_max=CREDIT)
+        self._chunks = 0  #: among the parts
         self._cut: asyncio.TimerHandle | None = None
-        self._chunk_bytes_max = 1
         self.is_ended = False
         self.refusal: KSIError | None = None
         """The error of a stream that ended with its first word."""
@@ -113,8 +113,8 @@ class Outlet:
         self._put(self._form.opening(at))
 
     def chunk(self, at: str | None, raw: bytes) -> None:
-        self._credit -= 1
-        self._chunk_bytes_max = max(self._chunk_bytes_max, len(raw))
+        self._window.came(len(raw))
+        self._chunks += 1
         self._put(self._form.chunk(at, raw))
 
     def gap(self, info: Mapping[str, Any]) -> None:
@@ -127,6 +127,10 @@ class Outlet:
         self.refusal = None if self._parts else error
         self._put(self._form.end(raw, error))
         self._cut = self._loop.call_later(END_GRACE, self._exchange.abort)
+
+    def first_credit(self) -> int:
+        """What a stream that begins is asked for."""
+        return self._window.next()
 
     def close(self) -> None:
         """All is written, or the client is gone."""
@@ -158,11 +162,13 @@ class Outlet:
             await exchange.write(form.opening(at))
         while True:
             await self._news_or_heartbeat()
-            is_last, body = self._take()
+            is_last, body, chunks = self._take()
             await exchange.write(body, is_last=is_last)
             if is_last:
                 return
-            self._grant(call)
+            self._window.took(chunks)
+            if portion := self._window.next():
+                call.grant(portion)
 
     async def _first_news(self, patience: float | None) -> None:
         try:
@@ -180,18 +186,13 @@ class Outlet:
         finally:
             beat.cancel()
 
-    def _take(self) -> tuple[bool, bytes]:
-        parts, self._parts = self._parts, []
+    def _take(self) -> tuple[bool, bytes, int]:
+        """What there is to write, whether it is the end, and how many chunks it holds."""
+        body, chunks = b"".join(self._parts), self._chunks
+        self._parts.clear()
+        self._chunks = 0
         self._news.clear()
-        return self.is_ended, b"".join(parts)
-
-    def _grant(self, call: StreamCall) -> None:
-        """Ask for as many chunks as may be on their way; of large ones fewer."""
-        window = min(CREDIT, max(1, BYTES_ON_THE_WAY // self._chunk_bytes_max))
-        wanted = window - self._credit
-        if wanted > 0:
-            self._credit += wanted
-            call.grant(wanted)
+        return self.is_ended, body, chunks
 
 
 class Streams:
@@ -216,7 +217,7 @@ class Streams:
         """Read a stream that somebody started: the chunks after an address, then live, then the end."""
         address = _resumed(exchange)
         outlet = Outlet(exchange, _format(exchange))
-        call = self._door.resume(address, exchange.session, outlet, FIRST_CREDIT)
+        call = self._door.resume(address, exchange.session, outlet, outlet.first_credit())
         await self._serve(exchange, outlet, call, at=address, patience=RESUME_PATIENCE)
 
     async def _open(self, exchange: Exchange, envelope: EventEnvelope) -> None:
@@ -224,7 +225,7 @@ class Streams:
         size = len(envelope.raw)
         self._requests.hold(size)
         try:
-            call = self._door.open_stream(envelope, exchange.session, outlet, FIRST_CREDIT)
+            call = self._door.open_stream(envelope, exchange.session, outlet, outlet.first_credit())
             at = f"{call.stream}@0" if call.stream else ""
             # None: it is refused, or no stream at all. Its end is all that comes, and may be a status of its own.
             await self._serve(exchange, outlet, call, at=at, patience=None if call.stream is None else 0.0)
