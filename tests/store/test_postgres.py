@@ -37,6 +37,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idindex, "IDS_MAX", 4)
     monkeypatch.setattr(postgres_log, "HEADS_MAX", 1)
     monkeypatch.setattr(postgres_reading, "COMMITS_MAX", 3)
+    monkeypatch.setattr(postgres_reading, "RECENT", 2)
     monkeypatch.setattr(upkeep, "CHANGES_MAX", 1)
     monkeypatch.setattr(shelf, "RECENT_MAX", 1)
 
