@@ -15,7 +15,7 @@ from ksi.testing.contracts import CounterView, command
 
 
 async def main(path: Path) -> None:
-    tail.ROWS_MAX, upkeep.CHANGES_MAX = 200, 50  # so that a kill may hit a flush
+    tail.ROWS_MAX, tail.NEWEST, upkeep.CHANGES_MAX = 200, 20, 50  # so that a kill may hit a flush
     async with SqliteEventStore.open(path) as store:
         store.register(CounterView)
 
