@@ -709,3 +709,34 @@ async def test_a_live_observer_that_fails_sees_the_next_fact() -> None:
             await ksi.request("p:do", {"number": number})
         await turns()
         assert seen == [0, 1, 2]
+
+
+async def test_a_fact_that_an_observer_fails_at_is_parked_and_shown_again_when_that_is_asked_for() -> None:
+    seen: list[int] = []
+    mended: list[bool] = []
+
+    @event("p:do", inline=True)
+    def do(self: Any, number: int, context: EventContext) -> None:
+        context.append("p/1", happened(number=number))
+
+    @observer("p:happened", checkpoint="watcher")
+    async def watch(self: Any, event: RecordedEvent, context: EventContext) -> None:
+        seen.append(event.data["number"])
+        if event.data["number"] == 1 and not mended:
+            raise RuntimeError("boom")
+        context.append("noted/1", NewEvent(name="noted:it", data=event.data))
+
+    async with EventTestHarness(plugin(do, watch)) as ksi:
+        for number in (1, 2):
+            await ksi.request("p:do", {"number": number})
+        await asyncio.sleep(10)  # of virtual time: five attempts, a second apart
+        assert seen == [1, 1, 1, 1, 1, 2]
+        (parked,) = await ksi.log.parked("watcher")
+        assert parked.reason == "RuntimeError: boom"
+        await ksi.restart()
+        mended.append(True)
+        assert await ksi.log.retry_parked("watcher") == 1
+        await asyncio.sleep(1)
+        assert seen == [1, 1, 1, 1, 1, 2, 1]
+        assert await ksi.log.parked("watcher") == []
+        assert [fact.data["number"] for fact in await ksi.facts("noted:*")] == [2, 1]

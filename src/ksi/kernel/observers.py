@@ -16,6 +16,7 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import CheckpointConflictError, KSIError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.patterns import expand
+from ksi.core.ports import Subscription
 from ksi.kernel.foreign import FOREIGN
 from ksi.kernel.reaction import Reaction
 from ksi.kernel.spec import HandlerSpec
@@ -27,6 +28,7 @@ _log = logging.getLogger("ksi.kernel")
 RETRY_DELAY = 1.0
 """Seconds before an observer with a checkpoint is given the same fact again."""
 ATTEMPTS_MAX = 5
+"""Times that it is given one fact before that is parked."""
 
 
 class Observers:
@@ -68,30 +70,41 @@ class Observers:
         try:
             async with subscription as events:
                 async for event in events:
-                    await self._see(handler, event)
+                    if checkpoint is None:
+                        await self._show(handler, event, events)
+                    else:
+                        await self._see(handler, event, events)
         except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001  # the door of a supervised task
             _log.exception("observer %s stopped", handler.where)
 
-    async def _see(self, handler: HandlerSpec, event: RecordedEvent) -> None:
-        """Show it one fact. With a checkpoint a failure is tried again a few times, then logged and passed over."""
-        attempts = ATTEMPTS_MAX if handler.declaration.checkpoint else 1
-        for attempt in range(1, attempts + 1):
-            try:
-                await self._once(handler, event)
+    async def _see(self, handler: HandlerSpec, event: RecordedEvent, events: Subscription) -> None:
+        """Show it one fact, until it has taken it. What it fails at a few times is parked."""
+        attempts = 0
+        while (error := await self._show(handler, event, events)) is not None:
+            attempts += not self._router.journal.is_read_only  # a full disk is no fault of the fact
+            if attempts == ATTEMPTS_MAX:
+                await events.nack(event, "park", f"{type(error).__name__}: {error}")
                 return
-            except CheckpointConflictError:
-                return  # another generation of it was faster
-            except FOREIGN as error:  # the door of a supervised task
-                _log.error(
-                    "observer %s: @%d, attempt %d of %d", handler.where, event.position, attempt, attempts,
-                    exc_info=None if isinstance(error, KSIError) else error,
-                )  # fmt: skip
-                if attempt < attempts:
-                    await asyncio.sleep(RETRY_DELAY)
+            await asyncio.sleep(RETRY_DELAY)
+        await events.ack(event)
 
-    async def _once(self, handler: HandlerSpec, event: RecordedEvent) -> None:
+    async def _show(self, handler: HandlerSpec, event: RecordedEvent, events: Subscription) -> BaseException | None:
+        """Show it one fact, once; what it raised, which is logged."""
+        try:
+            await self._once(handler, event, events)
+        except CheckpointConflictError:
+            return None  # another generation of it was faster
+        except FOREIGN as error:  # the door of a supervised task
+            _log.error(
+                "observer %s: @%d", handler.where, event.position,
+                exc_info=None if isinstance(error, KSIError) else error,
+            )  # fmt: skip
+            return error
+        return None
+
+    async def _once(self, handler: HandlerSpec, event: RecordedEvent, events: Subscription) -> None:
         envelope = caused_by_fact(event, handler)
         reaction = Reaction(self._router, envelope, handler.owner)
         token = current.set(envelope)
@@ -99,13 +112,15 @@ class Observers:
             await handler.invoke(event, reaction.context if handler.wants_context else None)
         finally:
             current.reset(token)
-        await self._conclude(handler, event, reaction)
+        await self._conclude(handler, event, events, reaction)
 
-    async def _conclude(self, handler: HandlerSpec, event: RecordedEvent, reaction: Reaction) -> None:
+    async def _conclude(
+        self, handler: HandlerSpec, event: RecordedEvent, events: Subscription, reaction: Reaction
+    ) -> None:
         """What it appended and emitted commits together with its checkpoint."""
         checkpoint = handler.declaration.checkpoint
         unit = reaction.unit()
-        if checkpoint is not None:
+        if checkpoint is not None and event.position > events.acknowledged:  # not one that had been parked
             unit.checkpoint = (checkpoint, event.position)
         if unit.entries or unit.emits or unit.checkpoint:
             await reaction.written(unit)
