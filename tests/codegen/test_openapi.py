@@ -13,6 +13,7 @@ from ksi.codegen.openapi import document
 from ksi.codegen.problems import COMMON
 from ksi.core.errors import NotFoundError, RemoteError, from_wire
 from ksi.transport.http.problems import problem_json, status_of
+from ksi.wire.splitter import FRAME_BYTES_MAX
 from tests.codegen.built_in import built_in, catalogue_from
 from tests.codegen.painting import Painting
 
@@ -40,6 +41,10 @@ def test_its_operations_are_the_events_of_the_registry(catalogue: Catalogue) -> 
 def test_each_operation_has_an_id_of_its_own(catalogue: Catalogue) -> None:
     made = operations(document(catalogue, status_of))
     assert len({operation["operationId"] for operation in made.values()}) == len(made)
+
+
+def test_the_document_of_the_built_in_services_fits_into_an_answer_with_room_for_plugins() -> None:
+    assert len(msgspec.json.encode(document(built_in(), status_of))) < FRAME_BYTES_MAX // 2
 
 
 def test_everything_wants_a_token_but_the_probes() -> None:
