@@ -65,6 +65,8 @@ SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""
 STUBBORN_GRACE = 0.2
 """Seconds that tasks have to end once the log is closed."""
+THREAD_GRACE = 0.1
+"""The same for a thread that runs others' code."""
 FLUSH_GRACE = 2.0
 """Seconds that connections have to take what is written for them when the daemon stops."""
 COLLECTOR_THRESHOLDS = (2_000, 10, 10)
@@ -222,11 +224,17 @@ async def end_the_rest() -> None:
     for task in left:
         task.cancel()
     stubborn = (await asyncio.wait(left, timeout=STUBBORN_GRACE))[1] if left else set()
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("ksi-blocking")]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("ksi-blocking") and _holds(thread)]
     if stubborn or threads:
         _log.warning("ended with %d tasks and %d threads that do not end", len(stubborn), len(threads))
         logging.shutdown()
         os._exit(EXIT_OK)
+
+
+def _holds(thread: threading.Thread) -> bool:
+    """Whether a thread goes on though its pool is closed; an idle one takes a moment to notice."""
+    thread.join(THREAD_GRACE)
+    return thread.is_alive()
 
 
 def settle_collector() -> None:
