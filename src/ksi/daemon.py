@@ -55,6 +55,7 @@ BUILT_IN = (
     "ksi.plugins.projection:Projection",
     "ksi.plugins.branch:Branch",
     "ksi.plugins.care:Care",
+    "ksi.plugins.budget:Budget",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",

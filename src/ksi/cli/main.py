@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "bisect": ("past", "Find the event of a run that made something true."),
         "replay": ("past", "Run a run's handlers again, on what is recorded."),
         "projections": ("projections", "List the read models, and how they stand."),
+        "budget": ("budget", "Cap tokens and money."),
         "whatif": ("whatif", "Change a request and run again what depended on it."),
         "fork": ("branch", "Cut a branch off the log."),
         "branches": ("branch", "List the branches."),

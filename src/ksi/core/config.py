@@ -145,6 +145,13 @@ class ProvidersSection(Section, frozen=True):
     replay: str | None = None
 
 
+class PriceSection(Section, frozen=True):
+    """What a model costs: dollars for a million tokens read, and written."""
+
+    input: float
+    output: float
+
+
 class ProfileSection(Section, frozen=True):
     """Event patterns that a profile allows; ``deny`` wins, and what no pattern names is denied."""
 
@@ -180,6 +187,7 @@ class Settings(Section, frozen=True):
     providers: ProvidersSection = ProvidersSection()
     permission: PermissionSection = PermissionSection()
     completion: CompletionSection = CompletionSection()
+    prices: dict[str, PriceSection] = {}
     plugin: dict[str, dict[str, Any]] = {}
 
 

@@ -467,6 +467,25 @@ class OverloadedError(CapacityError):
         self.retry_after = retry_after
 
 
+class BudgetExceededError(CapacityError):
+    """The next call of a model might use more than is left of a budget; it was not made.
+
+    Raise the cap with ``ksi budget set``, ask for fewer ``max_tokens``, or wait a day where it counts by day.
+    """
+
+    code = "budget_exceeded"
+    retryable = False
+
+    def __init__(self, scope: str, *, unit: str, needed: int, left: int) -> None:
+        super().__init__(
+            f"budget of {scope}: the next call reserves {needed} {unit}, {left} left; the model is not called"
+        )
+        self.scope = scope
+        self.unit = unit
+        self.needed = needed
+        self.left = left
+
+
 class UnavailableError(CapacityError):
     """A part that this needs does not work now, for example a log whose disk is full. Queries go on."""
 
@@ -607,9 +626,9 @@ class CheckpointConflictError(StoreError):
 
 
 class LogDamagedError(StoreError):
-    """What is on disk is not what was written. ``position`` is the last that is known to be whole.
+    """What is on disk is not what was written: restore a backup, or ``ksi store accept-loss --at @N``.
 
-    Nothing is changed, and the daemon does not start on it: restore a backup.
+    ``position`` is the last that is known to be whole. Nothing is changed, and the daemon does not start on it.
     """
 
     code = "log_damaged"

@@ -284,6 +284,7 @@ class _Turn:
             "model": self._agent.model,
             "provider": self._agent.provider,
             "max_tokens": self._request.max_tokens,
+            "agent": self._agent.agent,
         }
         return self._context.stream("completion:create", asked)
 

@@ -26,6 +26,7 @@ from ksi.providers.base import (
     Usage,
     estimate_usage,
 )
+from ksi.providers.budgets import Budgets, PaidCall, input_tokens_max
 from ksi.providers.conversation import MessageAdded, stream_of
 from ksi.providers.desk import Desk, Ticket
 
@@ -93,6 +94,7 @@ class Answering:
         await self._desk.turn(self._ticket)
         async with self._desk.place(self._ticket, choice.provider):
             request = self._request = await self._resolve(plan, choice)
+            await self._reserve(plan, choice, request)
             await self._begin(plan, choice)
             try:
                 async with self._asking(choice, request) as texts:
@@ -185,6 +187,25 @@ class Answering:
         except NotFoundError:
             return []
         return [msgspec.convert({"role": said["role"], "parts": said["parts"]}, Message) for said in found["messages"]]
+
+    async def _reserve(self, plan: Plan, choice: Chosen, request: CompletionRequest) -> None:
+        """Take what it may cost out of every budget that it counts for. Raises BudgetExceededError."""
+        services = self._context.services
+        if services.provider_of(Budgets) is None:
+            return
+        payload = plan.payload
+        scopes = ["all", f"principal:{self._context.principal}", f"provider:{choice.provider}"]
+        scopes += [] if payload.conversation is None else [f"conversation:{payload.conversation}"]
+        scopes += [] if payload.agent is None else [f"agent:{payload.agent}"]
+        call = PaidCall(
+            call=self._ticket.completion,
+            scopes=tuple(scopes),
+            provider=choice.provider,
+            model=choice.model,
+            input_tokens=input_tokens_max(request),
+            output_tokens=plan.max_tokens,
+        )
+        await services.get(Budgets).reserve(self._context, call)
 
     async def _begin(self, plan: Plan, choice: Chosen) -> None:
         started = CompletionStarted(

@@ -35,7 +35,7 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What is asked: ``prompt``, or ``messages``. With ``conversation`` they go on with what was said there.
 
     ``system`` is what the model is told first, this time. ``priority``: higher goes first among those who wait for the
-    provider; a conversation keeps its order.
+    provider; a conversation keeps its order. ``agent`` is whose budget it counts for, too.
     """
 
     prompt: str | None = None
@@ -49,6 +49,7 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     seed: int | None = None
     stop: tuple[str, ...] = ()
     priority: int | None = None
+    agent: Name | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -1,0 +1,356 @@
+"""Hard caps on tokens and money, taken out before the call and settled after it.
+
+A budget belongs to a scope: ``all``, ``principal:uid:1000``, ``agent:ada``, ``conversation:c1``, ``provider:openai``. A
+call takes an upper bound of what it may cost out of all its scopes in one commit, or is not made. The fact that ends
+the completion gives back what was not used; one that a crash cut off counts as spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core.config import Config, Settings
+from ksi.core.errors import BudgetExceededError, NotFoundError, UnsupportedError
+from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.views import View, ViewWriter
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event, query
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.providers.base import Usage
+from ksi.providers.budgets import Budgets, PaidCall
+from ksi.providers.prices import Price, dollars, price_of
+
+KEY = "budget"
+SCOPE = r"^(all|(principal|agent|conversation|provider):.+)$"
+Scope = Annotated[str, Meta(pattern=SCOPE, max_length=300, description="all, or agent:ada, provider:openai, …")]
+Tokens = Annotated[int, Meta(ge=0, description="tokens read and written, at most")]
+Dollars = Annotated[float, Meta(ge=0, description="dollars, at most")]
+Period = Literal["total", "day"]
+
+
+@fact("budget:was_set")
+class BudgetWasSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A scope may use so much from here on; None is no cap. Money in micro-dollars."""
+
+    scope: str
+    tokens: int | None
+    cost: int | None
+    period: Period
+
+
+@fact("budget:was_removed")
+class BudgetWasRemoved(msgspec.Struct, frozen=True):
+    scope: str
+
+
+@fact("budget:was_reserved")
+class BudgetWasReserved(msgspec.Struct, frozen=True, kw_only=True):
+    """A call is about to be made that costs at most this."""
+
+    completion: str
+    scopes: list[str]
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    price: Price
+
+
+@fact("budget:was_exceeded")
+class BudgetWasExceeded(msgspec.Struct, frozen=True, kw_only=True):
+    """A call was not made: it might have cost more than was left."""
+
+    completion: str
+    scope: str
+    unit: str
+    needed: int
+    left: int
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """What is read of the fact that ends a completion."""
+
+    completion: str
+    usage: Usage
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A scope's budget, or (``kind`` "call") what a call holds of those of its ``scopes``. Money in micro-dollars."""
+
+    kind: Literal["scope", "call"]
+    name: str
+    tokens: int | None = None
+    cost: int | None = None
+    period: Period = "total"
+    day: str = ""
+    """That which was spent in, where it counts by day (UTC)."""
+    tokens_spent: int = 0
+    cost_spent: int = 0
+    tokens_held: int = 0
+    cost_held: int = 0
+    scopes: tuple[str, ...] = ()
+    input_tokens: int = 0
+    price: Price = Price(0, 0)
+
+
+class AccountsView(View[Account]):
+    """Budgets and what is held of them, folded from reservations and ends of completions."""
+
+    name = "budgets"
+    query = (Filter(names=("budget:*", "completion:finished", "completion:interrupted")),)
+    record = Account
+    key = ("kind", "name")
+
+    def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
+        match event.name:
+            case "budget:was_set":
+                self._set(writer, event.into(BudgetWasSet))
+            case "budget:was_removed":
+                writer.delete("scope", event.into(BudgetWasRemoved).scope)
+            case "budget:was_reserved":
+                self._hold(writer, event.into(BudgetWasReserved), _day(event))
+            case "completion:finished" | "completion:interrupted":
+                self._settle(writer, event.into(Ended), _day(event))
+
+    def _set(self, writer: ViewWriter, said: BudgetWasSet) -> None:
+        known = writer.get("scope", said.scope) or Account(kind="scope", name=said.scope)
+        writer.put(msgspec.structs.replace(known, tokens=said.tokens, cost=said.cost, period=said.period))
+
+    def _hold(self, writer: ViewWriter, said: BudgetWasReserved, day: str) -> None:
+        tokens = said.input_tokens + said.output_tokens
+        cost = said.price.cost(input_tokens=said.input_tokens, output_tokens=said.output_tokens)
+        for scope in said.scopes:
+            account = _of_day(writer.get("scope", scope), day)
+            if account is not None:
+                held = (account.tokens_held + tokens, account.cost_held + cost)
+                writer.put(msgspec.structs.replace(account, tokens_held=held[0], cost_held=held[1]))
+        writer.put(
+            Account(
+                kind="call",
+                name=said.completion,
+                tokens_held=tokens,
+                cost_held=cost,
+                scopes=tuple(said.scopes),
+                input_tokens=said.input_tokens,
+                price=said.price,
+            )
+        )
+
+    def _settle(self, writer: ViewWriter, ended: Ended, day: str) -> None:
+        call: Account | None = writer.get("call", ended.completion)
+        if call is None:
+            return  # nothing of it was capped
+        tokens, cost = _used(call, ended.usage)
+        for scope in call.scopes:
+            account = _of_day(writer.get("scope", scope), day)
+            if account is not None:
+                writer.put(
+                    msgspec.structs.replace(
+                        account,
+                        tokens_held=max(0, account.tokens_held - call.tokens_held),
+                        cost_held=max(0, account.cost_held - call.cost_held),
+                        tokens_spent=account.tokens_spent + tokens,
+                        cost_spent=account.cost_spent + cost,
+                    )
+                )
+        writer.delete("call", ended.completion)
+
+
+def _used(call: Account, usage: Usage) -> tuple[int, int]:
+    """Tokens and money. Of a call that did not say its usage the whole input counts as it was bounded."""
+    read = max(usage.input_tokens, call.input_tokens) if usage.estimated else usage.input_tokens
+    cost = call.price.cost(input_tokens=read, output_tokens=usage.output_tokens)
+    return read + usage.output_tokens, cost
+
+
+def _day(event: RecordedEvent) -> str:
+    return event.recorded_at.date().isoformat()
+
+
+def _of_day(account: Account | None, day: str) -> Account | None:
+    """The account as it stands on ``day``; what is held stays held over midnight."""
+    if account is None or account.period == "total" or account.day == day:
+        return account
+    return msgspec.structs.replace(account, day=day, tokens_spent=0, cost_spent=0)
+
+
+# ── what clients see ─────────────────────────────────────────────────────────────────────────────────────────────────
+class ShownBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """A budget. Money in dollars; ``held`` is taken out by calls under way, or that a crash cut off."""
+
+    scope: str
+    period: Period
+    tokens: int | None
+    tokens_spent: int
+    tokens_held: int
+    cost: float | None
+    cost_spent: float
+    cost_held: float
+
+
+class ShownBudgets(msgspec.Struct, frozen=True):
+    budgets: list[ShownBudget]
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """``granted`` false: ``scope`` has only ``left`` of its ``unit`` where ``needed`` may be used."""
+
+    granted: bool
+    scope: str | None = None
+    unit: str | None = None
+    needed: int = 0
+    left: int = 0
+
+
+class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call that is about to be made, with the price that it has."""
+
+    completion: str
+    scopes: list[Scope]
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    price: Price
+
+
+class Budget(AsyncPlugin):
+    """Keeps caps, and is asked before every call of a model."""
+
+    name = "budget"
+    views = (AccountsView,)
+    provides = (Budgets,)
+
+    async def initialize(self) -> None:
+        services = self.host.services
+        settings: Settings = services.get(Config) if services.provider_of(Config) else Settings()
+        self._prices = {
+            model: Price(dollars(said.input), dollars(said.output)) for model, said in settings.prices.items()
+        }
+
+    def services(self) -> Mapping[type, Any]:
+        return {Budgets: self}
+
+    # ── caps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    @event("budget:set", key=lambda _: KEY, examples=[{"scope": "agent:ada", "tokens": 500, "cost": 0.1}])
+    async def set_budget(
+        self,
+        scope: Scope,
+        context: EventContext,
+        tokens: Tokens | None = None,
+        cost: Dollars | None = None,
+        period: Annotated[Period, Meta(description="counted from now on, or anew each day (UTC)")] = "total",
+    ) -> ShownBudget:
+        """Cap what a scope may use. What it has used since its first cap counts on."""
+        money = None if cost is None else dollars(cost)
+        said = BudgetWasSet(scope=scope, tokens=tokens, cost=money, period=period)
+        context.append(f"budget/{scope}", said)
+        known = await context.view(AccountsView).get("scope", scope) or Account(kind="scope", name=scope)
+        return _shown(msgspec.structs.replace(known, tokens=tokens, cost=money, period=period))
+
+    @event("budget:remove", key=lambda _: KEY, errors=["not_found"], examples=[{"scope": "agent:ada"}])
+    async def remove(self, scope: Scope, context: EventContext) -> ShownBudget:
+        """Cap a scope no more."""
+        known = await context.view(AccountsView).get("scope", scope)
+        if known is None:
+            raise NotFoundError("budget", scope)
+        context.append(f"budget/{scope}", BudgetWasRemoved(scope))
+        return _shown(known)
+
+    @query("budget:list", examples=[{}])
+    async def list_budgets(self, context: EventContext) -> ShownBudgets:
+        """List the caps, and how much of each is spent and held."""
+        page = await context.view(AccountsView).scan(None, "scope", limit=1000)
+        return ShownBudgets([_shown(_today(account, context)) for account in page.records])
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def reserve(self, context: EventContext, call: PaidCall) -> None:
+        """See :class:`ksi.providers.budgets.Budgets`."""
+        capped = [scope for scope in call.scopes if await self._is_capped(context, scope)]
+        if not capped:
+            return
+        price = price_of(call.provider, call.model, self._prices)
+        if price is None and await self._is_money_capped(context, capped):
+            raise UnsupportedError(f"nobody knows what {call.model!r} costs: set [prices] in ksi.toml")
+        asked = Reserve(
+            completion=call.call,
+            scopes=capped,
+            provider=call.provider,
+            model=call.model,
+            input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+            price=price or Price(0, 0),
+        )
+        answer = msgspec.convert(await context.request("budget:reserve", asked), Reservation)
+        if not answer.granted:
+            raise BudgetExceededError(
+                answer.scope or "", unit=answer.unit or "", needed=answer.needed, left=answer.left
+            )
+
+    @event("budget:reserve", key=lambda _: KEY)
+    async def take(self, request: Reserve, context: EventContext) -> Reservation:
+        """Take a call out of the budgets of its scopes, or say which has not enough left."""
+        tokens = request.input_tokens + request.output_tokens
+        cost = request.price.cost(input_tokens=request.input_tokens, output_tokens=request.output_tokens)
+        for scope in request.scopes:
+            account = await context.view(AccountsView).get("scope", scope)
+            short = None if account is None else _short_of(_today(account, context), tokens, cost)
+            if short is not None:
+                unit, needed, left = short
+                exceeded = BudgetWasExceeded(
+                    completion=request.completion, scope=scope, unit=unit, needed=needed, left=left
+                )
+                context.append(f"budget/{scope}", exceeded)
+                return Reservation(granted=False, scope=scope, unit=unit, needed=needed, left=left)
+        reserved = BudgetWasReserved(
+            completion=request.completion,
+            scopes=list(request.scopes),
+            provider=request.provider,
+            model=request.model,
+            input_tokens=request.input_tokens,
+            output_tokens=request.output_tokens,
+            price=request.price,
+        )
+        context.append(f"reservation/{request.completion}", reserved)
+        return Reservation(granted=True)
+
+    async def _is_capped(self, context: EventContext, scope: str) -> bool:
+        return await context.view(AccountsView).get("scope", scope) is not None
+
+    async def _is_money_capped(self, context: EventContext, scopes: Sequence[str]) -> bool:
+        accounts = [await context.view(AccountsView).get("scope", scope) for scope in scopes]
+        return any(account is not None and account.cost is not None for account in accounts)
+
+
+def _short_of(account: Account, tokens: int, cost: int) -> tuple[str, int, int] | None:
+    """Unit, what is needed and what is left, where it is not enough."""
+    if account.tokens is not None:
+        left = account.tokens - account.tokens_spent - account.tokens_held
+        if tokens > left:
+            return "tokens", tokens, max(0, left)
+    if account.cost is not None:
+        left = account.cost - account.cost_spent - account.cost_held
+        if cost > left:
+            return "micro-dollars", cost, max(0, left)
+    return None
+
+
+def _today(account: Account, context: EventContext) -> Account:
+    return _of_day(account, context.now().date().isoformat()) or account
+
+
+def _shown(account: Account) -> ShownBudget:
+    return ShownBudget(
+        scope=account.name,
+        period=account.period,
+        tokens=account.tokens,
+        tokens_spent=account.tokens_spent,
+        tokens_held=account.tokens_held,
+        cost=None if account.cost is None else account.cost / 1e6,
+        cost_spent=account.cost_spent / 1e6,
+        cost_held=account.cost_held / 1e6,
+    )

@@ -1,0 +1,52 @@
+"""Budgets as those see them who are about to pay."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from ksi.providers.base import CompletionRequest, TextPart
+
+MESSAGE_TOKENS = 16
+"""At most so many tokens stand around the text of a message."""
+
+
+class PaidCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a model that is about to be made. ``call`` is the completion that it is settled with."""
+
+    call: str
+    scopes: tuple[str, ...]
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+
+
+class Budgets(Protocol):
+    """A service; where nobody provides it nothing is capped."""
+
+    async def reserve(self, context: Any, call: PaidCall) -> None:
+        """Take ``call`` out of every budget that one of its scopes has, on disk, or out of none.
+
+        It is settled by the fact that ends the completion; one that a crash cut off counts as spent.
+
+        Args:
+            context: That of the handler which makes the call.
+
+        Raises:
+            BudgetExceededError: It might cost more than is left. The model must not be called.
+            UnsupportedError: Money is capped, and nobody knows the model's price.
+        """
+
+
+def input_tokens_max(request: CompletionRequest) -> int:
+    """An upper bound: no tokenizer of bytes makes more tokens than there are bytes."""
+    texts = [part.text for message in request.messages for part in message.parts if isinstance(part, TextPart)]
+    others = sum(not isinstance(part, TextPart) for message in request.messages for part in message.parts)
+    text_bytes = sum(len(text.encode()) for text in (*texts, request.continue_text or ""))
+    return text_bytes + MESSAGE_TOKENS * (len(request.messages) + 1) + OTHER_TOKENS * others
+
+
+OTHER_TOKENS = 4_096
+"""At most so many tokens stand for an image or file."""

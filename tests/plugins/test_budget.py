@@ -1,0 +1,161 @@
+"""Budgets: what might go over a cap is not called, and what was not used is given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ksi.core.errors import BudgetExceededError, NotFoundError
+from ksi.plugins.agent import Agent
+from ksi.plugins.budget import Budget
+from ksi.providers.base import CompletionRequest, Message, TextPart
+from ksi.providers.budgets import input_tokens_max
+from ksi.providers.prices import Price, price_of
+from ksi.testing.harness import EventTestHarness
+from tests.plugins.scripted import Gate, harness, script, take
+
+ANSWER = "one two three four five"
+
+
+class Answering:
+    """Gives the same answer, and counts how often it was asked."""
+
+    calls = 0
+
+    def __call__(self, request: CompletionRequest) -> str:
+        self.calls += 1
+        return ANSWER
+
+
+@pytest.fixture
+def answering() -> Answering:
+    return Answering()
+
+
+@pytest.fixture
+async def ksi(answering: Answering) -> AsyncIterator[EventTestHarness]:
+    async with harness(script(answering), more=(Agent, Budget)) as ksi:
+        yield ksi
+
+
+async def account(ksi: EventTestHarness, scope: str) -> dict[str, Any]:
+    (found,) = [each for each in (await ksi.request("budget:list"))["budgets"] if each["scope"] == scope]
+    return dict(found)
+
+
+async def test_a_call_that_might_go_over_is_not_made_and_the_refusal_is_an_event(
+    ksi: EventTestHarness, answering: Answering
+) -> None:
+    await ksi.request("budget:set", {"scope": "all", "tokens": 60})
+    with pytest.raises(BudgetExceededError) as caught:
+        await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 64})
+    assert (caught.value.scope, caught.value.unit, caught.value.left) == ("all", "tokens", 60)
+    assert answering.calls == 0
+    (exceeded,) = await ksi.facts("budget:was_exceeded")
+    assert exceeded.data["left"] == 60
+    assert "model is not called" in str(caught.value)
+
+
+async def test_what_was_not_used_is_given_back(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "tokens": 1000})
+    answer = await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 64})
+    used = await account(ksi, "all")
+    assert used["tokens_held"] == 0
+    assert 0 < used["tokens_spent"] <= input_tokens_max(_asked("Hello")) + answer["usage"]["output_tokens"]
+
+
+async def test_all_scopes_of_a_call_are_taken_in_one_step(ksi: EventTestHarness, answering: Answering) -> None:
+    await ksi.request("agent:spawn", {"agent": "ada"})
+    for scope, tokens in (("agent:ada", 10_000), ("provider:script", 10_000), ("conversation:agent-ada", 5)):
+        await ksi.request("budget:set", {"scope": scope, "tokens": tokens})
+    with pytest.raises(BudgetExceededError):
+        await ksi.request("agent:send_message", {"agent": "ada", "text": "Hello"})
+    assert [each["tokens_held"] for each in (await ksi.request("budget:list"))["budgets"]] == [0, 0, 0]
+    assert answering.calls == 0
+    await ksi.request("budget:set", {"scope": "conversation:agent-ada", "tokens": 10_000})
+    await ksi.request("agent:send_message", {"agent": "ada", "text": "Hello"})
+    spent = {each["tokens_spent"] for each in (await ksi.request("budget:list"))["budgets"]}
+    assert len(spent) == 1
+    assert spent != {0}
+
+
+async def test_what_a_crash_cut_off_counts_as_spent() -> None:
+    gate = Gate(passing=1)
+    async with harness(script(lambda _: ANSWER, gate=gate), more=(Budget,)) as ksi:
+        await ksi.request("budget:set", {"scope": "all", "tokens": 1000})
+        stream = ksi.stream("completion:create", {"prompt": "Hello", "max_tokens": 64})
+        await take(stream, 1)
+        await gate.reached.wait()
+        await ksi.crash()
+        gate.open()
+        held = (await account(ksi, "all"))["tokens_held"]
+        assert held == input_tokens_max(_asked("Hello")) + 64
+        with pytest.raises(BudgetExceededError):
+            await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 1000 - held})
+
+
+async def test_many_at_once_do_not_take_more_than_there_is(ksi: EventTestHarness, answering: Answering) -> None:
+    one = input_tokens_max(_asked("Hello")) + 10
+    await ksi.request("budget:set", {"scope": "all", "tokens": 3 * one})
+    asked = [ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 10}) for _ in range(40)]
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(end, dict | BudgetExceededError) for end in ends)
+    used = await account(ksi, "all")
+    assert used["tokens_spent"] + used["tokens_held"] <= used["tokens"]
+    assert answering.calls == sum(isinstance(end, dict) for end in ends) >= 3
+
+
+async def test_money_is_counted_by_the_price_of_the_model(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "cost": 0.0})
+    await ksi.request("completion:create", {"prompt": "Hello"})  # the script's answers cost nothing
+    assert (await account(ksi, "all"))["cost_spent"] == 0.0
+    assert price_of("openai", "gpt-4o-mini-2024-07-18", {}) == Price(150_000, 600_000)
+    assert price_of("openai", "unheard-of", {}) is None
+    assert price_of("openai", "unheard-of", {"unheard-of": Price(1, 2)}) == Price(1, 2)
+    assert Price(150_000, 600_000).cost(input_tokens=1, output_tokens=1) == 1  # rounded up
+
+
+async def test_a_cap_can_be_raised_and_removed(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "tokens": 0})
+    with pytest.raises(BudgetExceededError):
+        await ksi.request("completion:create", {"prompt": "Hello"})
+    await ksi.request("budget:remove", {"scope": "all"})
+    await ksi.request("completion:create", {"prompt": "Hello"})
+    with pytest.raises(NotFoundError):
+        await ksi.request("budget:remove", {"scope": "all"})
+
+
+async def test_budgets_are_there_again_after_a_restart(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "tokens": 1000})
+    await ksi.request("completion:create", {"prompt": "Hello"})
+    before = await account(ksi, "all")
+    await ksi.restart()
+    assert await account(ksi, "all") == before
+
+
+def _asked(text: str) -> CompletionRequest:
+    return CompletionRequest(messages=(Message(role="user", parts=(TextPart(text=text),)),), model="script")
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=20), st.integers(0, 600))
+@settings(deadline=None, max_examples=30)
+async def test_no_cap_is_ever_passed(calls: list[tuple[int, bool]], cap: int) -> None:
+    counted = 0
+
+    def answer(request: CompletionRequest) -> str:
+        nonlocal counted
+        counted += 1
+        return " ".join(["word"] * (request.max_tokens or 1))
+
+    async with harness(script(answer), more=(Budget,)) as ksi:
+        await ksi.request("budget:set", {"scope": "all", "tokens": cap})
+        for size, together in calls:
+            asked = [ksi.request("completion:create", {"prompt": "x", "max_tokens": size}) for _ in range(1 + together)]
+            await asyncio.gather(*asked, return_exceptions=True)
+            used = await account(ksi, "all")
+            assert used["tokens_spent"] + used["tokens_held"] <= cap
