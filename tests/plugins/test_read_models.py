@@ -12,15 +12,15 @@ from ksi.core.ports import Journal
 from ksi.core.views import View
 from ksi.daemon import BUILT_IN
 from ksi.kernel.loader import Source
-from ksi.plugins.agent import Agent
-from ksi.plugins.state import State
+from ksi.plugins.completion import Completion
+from ksi.plugins.conversation import Conversation
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import harness, rest, script
 
-VIEWS: tuple[type[View[Any]], ...] = tuple(
-    view for target in BUILT_IN for plugin in Source(target).classes(1) for view in plugin.views
-)
+PLUGINS = [plugin for target in BUILT_IN for plugin in Source(target).classes(1) if plugin.views]
+VIEWS: list[type[View[Any]]] = [view for plugin in PLUGINS for view in plugin.views]
+MORE = [plugin for plugin in PLUGINS if plugin not in (Completion, Conversation)]  # those the harness brings
 
 
 async def live(ksi: EventTestHarness) -> None:
@@ -28,6 +28,7 @@ async def live(ksi: EventTestHarness) -> None:
     for number in range(30):
         await ksi.request("state:set", {"key": f"k{number % 7}", "value": {"n": number}})
     await ksi.request("state:delete", {"key": "k3"})
+    await ksi.request("budget:set", {"scope": "all", "tokens": 100_000})
     for agent in ("fox", "hen"):
         await ksi.request("agent:spawn", {"agent": agent})
         for text in ("Who are you?", "Really?"):
@@ -64,19 +65,19 @@ def delete_read_models(path: Path) -> list[str]:
 
 async def test_deleted_read_models_are_equal_to_before_after_the_next_start(tmp_path: Path) -> None:
     path, provider = tmp_path / "events.db", script()
-    async with SqliteEventStore.open(path) as log, harness(provider, more=(Agent, State), log=log) as ksi:
+    async with SqliteEventStore.open(path) as log, harness(provider, more=MORE, log=log) as ksi:
         await live(ksi)
         before = await records(log)
     assert [name for name, found in before.items() if not found] == []
     assert delete_read_models(path) == sorted(f"view:{view.name}" for view in VIEWS)
-    async with SqliteEventStore.open(path) as log, harness(provider, more=(Agent, State), log=log):
+    async with SqliteEventStore.open(path) as log, harness(provider, more=MORE, log=log):
         assert await records(log) == before
         assert await log.verify() == []
 
 
 async def test_a_rebuild_of_each_changes_nothing(tmp_path: Path) -> None:
     async with SqliteEventStore.open(tmp_path / "events.db") as log, harness(
-        script(), more=(Agent, State), log=log
+        script(), more=MORE, log=log
     ) as ksi:  # fmt: skip
         await live(ksi)
         before = await records(log)
@@ -85,5 +86,5 @@ async def test_a_rebuild_of_each_changes_nothing(tmp_path: Path) -> None:
             assert (rebuilt.added, rebuilt.removed, rebuilt.changed, rebuilt.examples) == (0, 0, 0, [])
             assert rebuilt.records == len(before[f"{view.name} None"])
         assert await records(log) == before
-    async with SqliteEventStore.open(tmp_path / "events.db") as log, harness(script(), more=(Agent, State), log=log):
+    async with SqliteEventStore.open(tmp_path / "events.db") as log, harness(script(), more=MORE, log=log):
         assert await records(log) == before
