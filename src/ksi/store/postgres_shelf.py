@@ -16,22 +16,22 @@ from ksi.core.views import View
 from ksi.store.order import sort_key
 from ksi.store.postgres_reading import Session
 from ksi.store.postgres_schema import Connection
-from ksi.store.shelf import SqliteShelf
+from ksi.store.shelf import BufferedShelf
 from ksi.store.views import Key, Place, Span
 
 NAME_BYTES_MAX = 63
 """PostgreSQL cuts longer names off, and says nothing."""
 
 
-class PostgresShelf(SqliteShelf):
-    """The visible records of one view."""
+class PostgresShelf(BufferedShelf):
+    """One in PostgreSQL. Only :meth:`write` runs in another thread."""
 
     def __init__(self, session: Session, view: View[Any], place_of: Place) -> None:
         self._session = session
-        super().__init__(session, view, place_of)
+        super().__init__(view, place_of)
 
     def rename(self, name: str) -> None:
-        self.name = name
+        super().rename(name)
         self._name = table_of(name)
 
     def _stored_position(self) -> int | None:
@@ -39,8 +39,6 @@ class PostgresShelf(SqliteShelf):
         return rows[0][2] if rows and rows[0][:2] == (self.version, self.shape) else None
 
     def _read(self, key: Key) -> Any | None:
-        if self._new:
-            return None
         data = self._session.value(self._query("SELECT data::text FROM {} WHERE place = %s"), (sort_key(key),))
         return None if data is None else self._decode(data)
 

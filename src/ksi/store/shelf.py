@@ -1,4 +1,4 @@
-"""Records of a view in SQLite: changed ones in memory until they are written, recent ones too, in front of a table.
+"""Records of a view: changed ones in memory until they are written, recent ones too, in front of a table of SQLite.
 
 The order of a scan is that of blobs (:mod:`ksi.store.order`), the same for the table's columns and the changed records.
 A record has a checksum of its row behind its JSON, and the entry of a view one of itself: a row that is not as it was
@@ -7,6 +7,7 @@ written is not served, and the view is built again from the log.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
@@ -26,11 +27,10 @@ CHECKSUM = 4
 """Bytes of a row's checksum, at the end of its data: against flipped bits, not against people."""
 
 
-class SqliteShelf:
-    """The visible records of one view. Only :meth:`write` runs in another thread."""
+class BufferedShelf(ABC):
+    """The visible records of one view: the changed and the recent ones in memory, in front of a table."""
 
-    def __init__(self, connection: apsw.Connection, view: View[Any], place_of: Place) -> None:
-        self._connection = connection
+    def __init__(self, view: View[Any], place_of: Place) -> None:
         self._place_of = place_of
         self._indexes = tuple(view.indexes)
         self._decode = msgspec.json.Decoder(view.record).decode
@@ -47,53 +47,31 @@ class SqliteShelf:
         self._flushing_at = 0
         self._new = self.position is None
 
-    def _stored_position(self) -> int | None:
-        """Where the table stands; None where there is none of this version."""
-        found = self._connection.execute("SELECT version, shape, pos FROM views WHERE name = ?", (self.name,)).get
-        return found[2] if found is not None and found == self._entry(found[2]) else None
-
-    def _entry(self, position: int) -> tuple[int, str, int]:
-        """What stands of the view in the table of all of them."""
-        return self.version, sealed_shape(self.version, self.shape, position), position
-
     def rename(self, name: str) -> None:
         """Its table has this view's name now."""
         self.name = name
-        self.table = quoted(f"view:{name}")
-        self._selected = ", ".join(["place", "data", *(quoted(f"by:{index}") for index in self._indexes)])
+
+    # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────
+    @abstractmethod
+    def _stored_position(self) -> int | None:
+        """Where the table stands; None where there is none of this version."""
+
+    @abstractmethod
+    def _read(self, key: Key) -> Any | None: ...
+
+    @abstractmethod
+    def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
+        """Up to ``limit`` records of ``span`` with their places in it, without those at the places ``changed``."""
 
     # ── one record ───────────────────────────────────────────────────────────────────────────────────────────────────
     def get(self, key: Key) -> Any | None:
         for records in (self._changed, self._flushing, self._recent):
             if key in records:
                 return records[key]
-        record = self._read(key)
+        record = None if self._new else self._read(key)
         if record is not None:
             self._remember(key, record)
         return record
-
-    def _read(self, key: Key) -> Any | None:
-        if self._new:
-            return None
-        query = f"SELECT {self._selected} FROM {self.table} WHERE place = ?"  # noqa: S608  # quoted names
-        rows = self._rows(query, (sort_key(key),))
-        return self._opened(rows[0]) if rows else None
-
-    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[bytes, ...]]:
-        try:
-            return list(self._connection.execute(query, values))
-        except apsw.CorruptError:
-            raise self._damage() from None
-
-    def _opened(self, row: tuple[bytes, ...]) -> Any:
-        """The record of a row."""
-        if not is_whole(row):
-            raise self._damage()
-        return self._decode(row[1][:-CHECKSUM])
-
-    def _damage(self) -> UnavailableError:
-        self.on_damage(self.name)
-        return UnavailableError(f"the view {self.name}", "a record is not as it was written; it is built again")
 
     def put(self, key: Key, record: Any | None) -> None:
         self._changed[key] = record
@@ -116,15 +94,6 @@ class SqliteShelf:
             found += self._stored(span, places, limit)
         return sorted(found, key=_place, reverse=span.backwards)[:limit]
 
-    def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
-        column = "place" if span.by is None else quoted(f"by:{span.by}")
-        order = "DESC" if span.backwards else "ASC"
-        query = f"""SELECT {self._selected} FROM {self.table} WHERE {column} >= ? AND {column} < ?
-            ORDER BY {column} {order} LIMIT ?"""  # noqa: S608  # quoted names
-        rows = self._rows(query, (span.low, span.high, limit + len(changed)))
-        number = 0 if span.by is None else 2 + self._indexes.index(span.by)
-        return [(row[number], self._opened(row)) for row in rows if row[0] not in changed][:limit]
-
     # ── to disk ──────────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def changes(self) -> int:
@@ -141,13 +110,80 @@ class SqliteShelf:
         self._flushing, self._changed = self._changed, {}
         self._flushing_at = (self.position or 0) if self.is_behind else head
 
-    def take_over(self, held: SqliteShelf) -> None:
+    def take_over(self, held: BufferedShelf) -> None:
         """``held`` was this view's until now, and is being written: what the table holds meanwhile nobody knows."""
         if (held.version, held.shape, held.is_replaced) == (self.version, self.shape, False):
             self._changed, self.position = dict(held._flushing), held._flushing_at
         else:
             held.is_replaced = self._new = True
             self.position = None
+
+    def written(self) -> None:
+        """What was begun is on disk."""
+        self._new = False
+        for key, record in self._flushing.items():
+            if record is None:
+                self._recent.pop(key, None)
+            else:
+                self._remember(key, record)
+        self._flushing = {}
+
+    def failed(self) -> None:
+        """What was begun is not on disk: it is still changed."""
+        self._changed = {**self._flushing, **self._changed}
+        self._flushing = {}
+
+
+class SqliteShelf(BufferedShelf):
+    """One in SQLite. Only :meth:`write` runs in another thread."""
+
+    def __init__(self, connection: apsw.Connection, view: View[Any], place_of: Place) -> None:
+        self._connection = connection
+        super().__init__(view, place_of)
+
+    def _stored_position(self) -> int | None:
+        """Where the table stands; None where there is none of this version."""
+        found = self._connection.execute("SELECT version, shape, pos FROM views WHERE name = ?", (self.name,)).get
+        return found[2] if found is not None and found == self._entry(found[2]) else None
+
+    def _entry(self, position: int) -> tuple[int, str, int]:
+        """What stands of the view in the table of all of them."""
+        return self.version, sealed_shape(self.version, self.shape, position), position
+
+    def rename(self, name: str) -> None:
+        super().rename(name)
+        self.table = quoted(f"view:{name}")
+        self._selected = ", ".join(["place", "data", *(quoted(f"by:{index}") for index in self._indexes)])
+
+    def _read(self, key: Key) -> Any | None:
+        query = f"SELECT {self._selected} FROM {self.table} WHERE place = ?"  # noqa: S608  # quoted names
+        rows = self._rows(query, (sort_key(key),))
+        return self._opened(rows[0]) if rows else None
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[bytes, ...]]:
+        try:
+            return list(self._connection.execute(query, values))
+        except apsw.CorruptError:
+            raise self._damage() from None
+
+    def _opened(self, row: tuple[bytes, ...]) -> Any:
+        """The record of a row."""
+        if not is_whole(row):
+            raise self._damage()
+        return self._decode(row[1][:-CHECKSUM])
+
+    def _damage(self) -> UnavailableError:
+        self.on_damage(self.name)
+        return UnavailableError(f"the view {self.name}", "a record is not as it was written; it is built again")
+
+    def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
+        column = "place" if span.by is None else quoted(f"by:{span.by}")
+        order = "DESC" if span.backwards else "ASC"
+        query = f"""SELECT {self._selected} FROM {self.table} WHERE {column} >= ? AND {column} < ?
+            ORDER BY {column} {order} LIMIT ?"""  # noqa: S608  # quoted names
+        rows = self._rows(query, (span.low, span.high, limit + len(changed)))
+        number = 0 if span.by is None else 2 + self._indexes.index(span.by)
+        return [(row[number], self._opened(row)) for row in rows if row[0] not in changed][:limit]
 
     def write(self, writer: apsw.Connection) -> None:
         """Write what :meth:`begin` took, in the caller's transaction."""
@@ -175,21 +211,6 @@ class SqliteShelf:
         # Constraints, not indexes of their own: their names follow when the table is renamed.
         blobs = "".join(f", {quoted(f'by:{index}')} BLOB NOT NULL UNIQUE" for index in self._indexes)
         writer.execute(f"CREATE TABLE {self.table}(place BLOB PRIMARY KEY, data BLOB NOT NULL{blobs}) WITHOUT ROWID")
-
-    def written(self) -> None:
-        """What was begun is on disk."""
-        self._new = False
-        for key, record in self._flushing.items():
-            if record is None:
-                self._recent.pop(key, None)
-            else:
-                self._remember(key, record)
-        self._flushing = {}
-
-    def failed(self) -> None:
-        """What was begun is not on disk: it is still changed."""
-        self._changed = {**self._flushing, **self._changed}
-        self._flushing = {}
 
 
 def sealed_row(place: bytes, data: bytes, places: Sequence[bytes]) -> tuple[bytes, ...]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ksi.core.threads import Threads
 from ksi.store.segments import Generations
-from ksi.store.shelf import SqliteShelf
+from ksi.store.shelf import BufferedShelf
 from ksi.store.writer import Writer
 
 CHANGES_MAX = 4_096
@@ -25,7 +25,7 @@ class KeptViews(Protocol):
     """The store as the upkeep of its views sees it."""
 
     def visible_head(self) -> int: ...
-    def shelves(self) -> Sequence[SqliteShelf]: ...
+    def shelves(self) -> Sequence[BufferedShelf]: ...
     def failed(self, error: BaseException) -> None: ...
 
 
@@ -42,7 +42,7 @@ class ViewUpkeep:
         self._store = store
         self._threads = threads
         self._write = write
-        self._views: Sequence[SqliteShelf] = ()
+        self._views: Sequence[BufferedShelf] = ()
         self._timer: asyncio.TimerHandle | None = None
 
     def look(self) -> None:
@@ -63,7 +63,7 @@ class ViewUpkeep:
         """Whether records are being written."""
         return bool(self._views)
 
-    def being_written(self, name: str) -> SqliteShelf | None:
+    def being_written(self, name: str) -> BufferedShelf | None:
         """The shelf of the view ``name`` whose records are being written."""
         return next((shelf for shelf in self._views if shelf.name == name), None)
 
