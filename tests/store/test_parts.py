@@ -13,10 +13,12 @@ from ksi.core import ids
 from ksi.core.events import Position
 from ksi.core.ports import Journal
 from ksi.store.chain import sealed
+from ksi.store.cursor import BYTES_MAX, Cursor
 from ksi.store.decide import Decider
 from ksi.store.idindex import AHEAD_US, SqliteIds, id_floor
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.order import sort_key
+from ksi.store.query import Compiled
 from ksi.store.row import Row, pack, unpack, unpack_lines
 from ksi.store.schema import TABLES
 from ksi.store.segments import Generations
@@ -147,3 +149,20 @@ async def test_recorded_time_does_not_go_back_with_the_clock(store: tuple[Journa
 def test_a_derived_id_leads_back_to_its_request() -> None:
     ((row, _),) = rows(1)
     assert ids.base_of(row.lines[0].event_id.bytes) == (row.origin.id, 1)
+
+
+def test_of_large_rows_fewer_are_read_at_a_time() -> None:
+    tail, decider = Tail(), InMemoryEventStore()._decider
+    for _ in range(200):
+        unit = command()
+        unit.entries[0].data = b'"' + b"x" * 100_000 + b'"'
+        decided = decider.decide(unit, 1, lambda committed, error: None)
+        assert decided.row is not None
+        tail.add(decided.row, decided.body)
+    cursor = Cursor(Compiled(()), after=0, until=600)
+    pages = []
+    while not cursor.at_end:
+        pages.append(len(cursor.page(tail, 64)))
+    assert pages[0] == 64
+    assert sum(pages) == 200
+    assert max(pages[1:]) == BYTES_MAX // 100_002

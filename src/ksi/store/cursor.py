@@ -13,6 +13,9 @@ from ksi.store.tail import RowSource
 
 ROWS_MAX = 1024
 """Rows that are looked at for one page, so that a filter that matches nothing does not hold a reader for long."""
+ROWS_MIN = 16
+BYTES_MAX = 4 * 1024 * 1024
+"""Bytes of payloads that the rows of one page should have: where rows are large there are fewer, by those before."""
 
 
 class Cursor:
@@ -28,6 +31,7 @@ class Cursor:
         self._left: list[RecordedEvent] = []
         self._keys: list[str] | None = None
         self._started = False
+        self._rows_max = ROWS_MAX
         self._exhausted = after >= until
 
     @property
@@ -64,7 +68,7 @@ class Cursor:
 
     def _read(self, source: RowSource, count: int) -> list[RecordedEvent]:
         assert self._high is not None
-        asked = min(ROWS_MAX, max(count, 16))
+        asked = min(self._rows_max, max(count, ROWS_MIN))
         rows: Sequence[Row | Lines]
         if self._wanted.lines_only:
             rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, unpack_lines)
@@ -73,6 +77,7 @@ class Cursor:
             rows = source.rows(self._keys, self._low, self._high, self._backwards, asked, unpack)
             found = self._chosen(list(map(events_of, rows)))
         self._advance(rows, asked)
+        self._rows_max = _that_fit(found)
         self._left = found[count:]
         return found[:count]
 
@@ -94,3 +99,9 @@ class Cursor:
 
 
 _lines = attrgetter("lines")
+
+
+def _that_fit(found: Sequence[RecordedEvent]) -> int:
+    """How many rows to read next, when they are like ``found``."""
+    size = sum([len(event.raw) for event in found])
+    return max(ROWS_MIN, min(ROWS_MAX, BYTES_MAX * len(found) // size)) if size else ROWS_MAX
