@@ -21,6 +21,7 @@
     │  ├─ ReplayDivergenceError    └─ ReplayEscapeError
     ├─ CapacityError               not now
     │  ├─ OverloadedError          ├─ UnavailableError         ├─ ShuttingDownError
+    │  ├─ BudgetExceededError
     │  └─ StreamStalledError
     ├─ DeclarationError            a plugin is wrong; found at registration
     │  ├─ DuplicateEventError      ├─ MissingServiceError      ├─ DependencyCycleError
