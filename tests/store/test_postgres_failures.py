@@ -18,7 +18,7 @@ from ksi.core.ports import Entry, Outcome, Unit
 from ksi.store import postgres_notify, postgres_shared, postgres_writer
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.testing.contracts import COUNTER, CounterView, added, command, listed, request, submitted
-from ksi.testing.postgres import PostgresServer, postgres_server
+from ksi.testing.postgres import PostgresServer
 from tests.store.crowd import NOTIFY, without
 from tests.store.severing import severing
 
@@ -199,15 +199,8 @@ async def test_connections_that_are_cut_off_are_made_again(postgres: PostgresSer
         assert await totals(store) == list(range(5))
 
 
-@pytest.fixture
-def server() -> Iterator[PostgresServer]:
-    """One that may be stopped."""
-    with postgres_server() as server:
-        yield server
-
-
-async def test_a_server_that_is_restarted_in_the_middle_loses_and_doubles_nothing(server: PostgresServer) -> None:
-    async with PostgresEventStore.open(server.url("postgres")) as store:
+async def test_a_server_that_is_restarted_in_the_middle_loses_and_doubles_nothing(own_postgres: PostgresServer) -> None:
+    async with PostgresEventStore.open(own_postgres.url("postgres")) as store:
         acknowledged: list[int] = []
         is_back = asyncio.Event()
 
@@ -219,8 +212,8 @@ async def test_a_server_that_is_restarted_in_the_middle_loses_and_doubles_nothin
 
         await store.append("counter/a", [added(0)])
         appending = asyncio.ensure_future(append())
-        await asyncio.to_thread(server.stop)
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(own_postgres.stop)
+        await asyncio.to_thread(own_postgres.start)
         is_back.set()
         await appending
         assert acknowledged
@@ -229,25 +222,25 @@ async def test_a_server_that_is_restarted_in_the_middle_loses_and_doubles_nothin
 
 
 async def test_while_there_is_no_server_writing_is_refused_and_then_goes_on(
-    postgres: PostgresServer, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_writer, "RETRY_FOR", 0.1)
     monkeypatch.setattr(postgres_shared, "PROBE_PAUSE", 0.0)
-    async with PostgresEventStore.open(server.url("postgres")) as store:
+    async with PostgresEventStore.open(own_postgres.url("postgres")) as store:
         store.register(CounterView)
         await store.append("counter/a", [added(1)])
-        server.stop()
+        own_postgres.stop()
         with pytest.raises(UnavailableError):
             await store.append("counter/a", [added(2)])
         assert store.read_only_reason is not None
         assert (await store.view(CounterView).get("a")).total == 1  # type: ignore[union-attr]  # it is in memory
-        server.start()
+        own_postgres.start()
         async with asyncio.timeout(10):
             while store.is_read_only:  # to ask for it is to have it looked at
                 await store.bell.wait()
         await store.append("counter/a", [added(3)])
         assert await totals(store) == [1, 3]
-    async with PostgresEventStore.open(server.url("postgres")) as store:
+    async with PostgresEventStore.open(own_postgres.url("postgres")) as store:
         store.register(CounterView)
         assert (await store.view(CounterView).get("a")).total == 4  # type: ignore[union-attr]  # it is there
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for all tests of the session that ask for one."""
+"""PostgreSQL for the tests that ask for it: they are skipped where it is not installed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from ksi.testing.postgres import ABSENT, PostgresServer, binaries, postgres_serv
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
+    """A server for all of them."""
+    yield from _running()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server that may be stopped."""
+    yield from _running()
+
+
+def _running() -> Iterator[PostgresServer]:
     if binaries() is None:
         pytest.skip(ABSENT)
     with postgres_server() as server:
