@@ -9,13 +9,15 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.errors import ValidationError
-from ksi.core.events import Filter, Kind, Position
+from ksi.core.events import Filter, Kind, Position, RecordedEvent
 from ksi.core.ports import EventLog, Overflow, Start
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import Addressed, Gap, Opened, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.references import find_run
 from ksi.plugins.shapes import ShownEvent, position, shown
+
+RECENT_MAX, RECENT_BYTES_MAX = 512, 4 << 10
 
 
 class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,6 +31,28 @@ class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     overflow: Annotated[Overflow, Meta(description="for a slow reader: wait, drop (with a gap), disconnect")] = "wait"
 
 
+class Recent:
+    """The form of the last few events, made once for all who follow the log at its end."""
+
+    def __init__(self) -> None:
+        self._shown: dict[Position, ShownEvent] = {}
+
+    def shown(self, event: RecordedEvent) -> ShownEvent:
+        """``event`` for clients."""
+        found = self._shown.get(event.position)
+        if found is None:
+            found = shown(event)
+            self._keep(event, found)
+        return found
+
+    def _keep(self, event: RecordedEvent, made: ShownEvent) -> None:
+        if event.subject is not None or len(event.raw) > RECENT_BYTES_MAX:
+            return  # of a person's data nothing is kept that an erasure does not reach
+        if len(self._shown) >= RECENT_MAX:
+            self._shown.clear()
+        self._shown[event.position] = made
+
+
 class Event(AsyncPlugin):
     """Shows recorded events as they come."""
 
@@ -36,6 +60,7 @@ class Event(AsyncPlugin):
 
     async def initialize(self) -> None:
         self._log = self.host.services.get(EventLog)
+        self._recent = Recent()
 
     @stream(
         "event:subscribe",
@@ -68,7 +93,7 @@ class Event(AsyncPlugin):
                 if events.dropped > dropped:
                     yield Gap({"dropped": events.dropped - dropped})
                     dropped = events.dropped
-                yield Addressed(at=f"@{event.position}", data=shown(event))
+                yield Addressed(at=f"@{event.position}", data=self._recent.shown(event))
                 if request.subscriber is not None:
                     await events.ack(event)  # the reader had credit for it: it was taken
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from ksi.core import ids
 from ksi.core.errors import ValidationError
 from ksi.core.events import Kind, Position, RecordedEvent
 
@@ -42,9 +43,9 @@ def shown(event: RecordedEvent) -> ShownEvent:
         kind=event.kind,
         stream=event.stream,
         version=event.version,
-        event_id=str(event.event_id),
+        event_id=ids.text(event.id),
         correlation_id=event.correlation_id,
-        causation_id=None if event.causation_id is None else str(event.causation_id),
+        causation_id=None if event.cause is None else ids.text(event.cause),
         recorded_at=event.recorded_at,
         principal=metadata.pop("principal", None),
         data=msgspec.Raw(event.raw),
