@@ -413,6 +413,33 @@ class ReadContract:
         assert infos[1].position == newest.position
         assert await filled.version("counter/0") == 4
 
+    async def test_the_stream_of_requests_is_read_by_position(self, store: Journal) -> None:
+        for _ in range(4):
+            await written(store, command())
+        versions = [1, 3, 4, 6, 7, 9, 10, 12]
+        assert [event.version for event in await listed(store.read_stream("$requests"))] == versions
+        part = store.read_stream("$requests", from_version=3, to_version=7)
+        assert [(event.position, event.kind) for event in await listed(part)] == [
+            (3, "outcome"), (4, "request"), (6, "outcome"), (7, "request"),
+        ]  # fmt: skip
+        newest = store.read_stream("$requests", backwards=True, limit=2)
+        assert [event.version for event in await listed(newest)] == [12, 10]
+        assert await store.version("$requests") == 12
+
+    async def test_times_of_a_query_are_half_open(self, store: Journal) -> None:
+        for number in range(5):
+            await store.append("counter/a", [added(number)])
+        events = await listed(store.read_all())
+        moments = [event.recorded_at for event in events]
+        for low, high in ((1, 3), (0, 4), (2, 2)):
+            ranged = [Filter(recorded_from=moments[low], recorded_to=moments[high])]
+            wanted = [event for event in events if moments[low] <= event.recorded_at < moments[high]]
+            assert await listed(store.read_all(ranged)) == wanted
+            assert await listed(store.read_all(ranged, backwards=True, limit=1)) == wanted[:-2:-1]
+        ages = [Filter(recorded_to=utc(0)), Filter(recorded_from=moments[-1] + timedelta(days=1))]
+        assert await listed(store.read_all(ages)) == []
+        assert await listed(store.read_all([Filter(recorded_from=utc(0)), Filter(recorded_to=utc(0))])) == events
+
     async def test_a_time_is_a_position(self, store: Journal) -> None:
         await store.append("counter/a", [added()])
         await store.append("counter/a", [added()])
