@@ -158,6 +158,25 @@ def test_doctor_finds_a_bad_configuration_and_a_path_that_is_too_long(
     assert (levels["python"], levels["sqlite"]) == ("ok", "ok")
 
 
+def test_doctor_looks_at_the_database_that_holds_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    def found(at: str) -> tuple[str, str]:
+        monkeypatch.setenv("KSI_STORE__URL", at)
+        _, out, _ = ends(["--home", str(tmp_path), "doctor", "--json"], capsys)
+        return next(
+            (c["level"], c["found"]) for c in map(msgspec.json.decode, out.splitlines()) if c["name"] == "store"
+        )
+
+    level, said = found(url)
+    assert level == "warn"  # for fsync is off in tests
+    assert said.startswith("PostgreSQL 1")
+    for wrong in (f"postgresql://ada:sesame@/x?host={tmp_path}", "postgres//ada:sesame@host"):
+        level, said = found(wrong)
+        assert level == "fail"
+        assert "sesame" not in said
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_script_is_printed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = ends(["completion", shell], capsys)

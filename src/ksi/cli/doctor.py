@@ -25,7 +25,7 @@ from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import json_line, size, status
 from ksi.cli.reach import LOOK, UnresponsiveError, ask
 from ksi.core import config
-from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError
+from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError, UnavailableError
 from ksi.core.home import Home
 from ksi.providers.model import SMOLLM2, ModelStore
 from ksi.transport.unix import PATH_BYTES_MAX
@@ -82,6 +82,27 @@ def sqlite(_: Invocation) -> Check:
     if tuple(map(int, found.split("."))) < SQLITE_MIN:
         return Check("sqlite", "fail", found, "it can corrupt the log: pip install --upgrade apsw")
     return Check("sqlite", "ok", found)
+
+
+def store(invocation: Invocation) -> Check:
+    try:
+        url = config.load(invocation.home, os.environ).store.url
+    except ConfigError:
+        return Check("store", "warn", "not known: the configuration can not be read")
+    if url is None:
+        return Check("store", "ok", f"SQLite, {invocation.home.log}")
+    if importlib.util.find_spec("psycopg") is None:
+        return Check("store", "fail", "PostgreSQL, but nothing that speaks to it", "pip install 'ksi[postgres]'")
+    from ksi.store import postgres_schema  # an extra
+
+    try:
+        database = postgres_schema.look_at(url.reveal())
+    except UnavailableError as error:
+        return Check("store", "fail", error.message, "start the server, or correct store.url")
+    found = f"PostgreSQL {database.version}, {database.place}"
+    if not database.syncs:
+        return Check("store", "warn", f"{found}, fsync off", "what is acknowledged does not survive a power loss")
+    return Check("store", "ok", found)
 
 
 def home(invocation: Invocation) -> Check:
@@ -177,6 +198,7 @@ CHECKS: tuple[Callable[[Invocation], Check], ...] = (
     sqlite,
     home,
     configuration,
+    store,
     socket_path,
     daemon,
     model,

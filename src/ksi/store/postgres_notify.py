@@ -10,9 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
-from ksi.store.postgres_schema import CHANNEL, NETWORK, our_name
+from ksi.store.postgres_schema import CHANNEL, conninfo_of
 
 POLL = 0.5
 """Seconds after which it rings without a NOTIFY."""
@@ -23,7 +22,7 @@ class Doorbell:
 
     def __init__(self, url: str, ring: Callable[[int | None], None]) -> None:
         """``ring`` gets the number of the server's process that notified; None: nobody did."""
-        self._conninfo = make_conninfo(url, **NETWORK, application_name=our_name())
+        self._conninfo = conninfo_of(url)
         self._ring = ring
         self._task: asyncio.Task[None] | None = None
 

@@ -9,7 +9,8 @@ import getpass
 import hashlib
 import os
 import socket
-from typing import Any, Literal
+from contextlib import closing
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -117,8 +118,9 @@ def connect(url: str, durability: Durability = "full") -> Connection:
 
     Raises:
         psycopg.OperationalError: There is no server, or it does not let us in.
+        UnavailableError: The url is none.
     """
-    connection = psycopg.connect(make_conninfo(url, **NETWORK, application_name=our_name()), autocommit=True)
+    connection = psycopg.connect(conninfo_of(url), autocommit=True)
     try:
         connection.execute(_SETTINGS)
         if durability == "normal":
@@ -131,6 +133,14 @@ def connect(url: str, durability: Durability = "full") -> Connection:
     return connection
 
 
+def conninfo_of(url: str) -> str:
+    try:
+        return make_conninfo(url, **NETWORK, application_name=our_name())
+    except psycopg.ProgrammingError:
+        # The reason would show a part of it, perhaps the password.
+        raise UnavailableError("the log", "store.url is not like postgresql://user@host/database") from None
+
+
 def our_name() -> str:
     """How others see who holds the log; PostgreSQL keeps 63 bytes of it."""
     return f"ksi {getpass.getuser()}@{socket.gethostname()} pid {os.getpid()}"[:63]
@@ -139,6 +149,27 @@ def our_name() -> str:
 def syncs(connection: Connection) -> bool:
     """Whether a commit is on the platter when the server says so."""
     return _setting(connection, "fsync") == "on" and _setting(connection, "synchronous_commit") != "off"
+
+
+class Database(NamedTuple):
+    """A server as it was found. ``syncs``: what it commits is on the platter."""
+
+    place: str
+    version: str
+    syncs: bool
+
+
+def look_at(url: str) -> Database:
+    """The database at ``url``, whether it holds a log or not.
+
+    Raises:
+        UnavailableError: There is no server, or it does not let us in.
+    """
+    try:
+        with closing(connect(url)) as connection:
+            return Database(place_of(url), _setting(connection, "server_version"), syncs(connection))
+    except psycopg.Error as error:
+        raise UnavailableError(place_of(url), str(error).partition("\n")[0]) from error
 
 
 def prepare(connection: Connection) -> None:
