@@ -44,3 +44,22 @@ def test_a_log_that_is_there_is_not_restored_over(ksi: Cli, tmp_path: Path) -> N
     ksi("stop")
     there = ksi("store", "restore", str(tmp_path / "copy.db"))
     assert (there.returncode, "conflict" in there.stderr) == (1, True)
+
+
+def test_a_log_that_lost_its_end_goes_on_when_somebody_says_so(ksi: Cli) -> None:
+    ksi("stop")
+    (verified,) = ksi.records("verify")
+    head, log = verified["head"], ksi.home / "data" / "events.db"
+    before = log.read_bytes()
+    ksi.records("send", "--start", "state:set", "key=colour", "value=green")
+    ksi("stop")
+    log.write_bytes(before)
+    refused = ksi("start")
+    assert refused.returncode != 0
+    assert f"but the log ends at @{head}" in refused.stderr
+    said = ksi.text("store", "accept-loss", "--at", f"@{head}")
+    assert said.startswith(f"The log ends at @{head}: @{head + 1} to @")
+    (found,) = ksi.records("send", "--start", "state:get", "key=colour")
+    assert found["value"] == "red"
+    (loss,) = ksi.records("log", "store:")
+    assert loss["data"]["at"] == head

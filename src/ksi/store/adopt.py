@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from ksi.core import ids
-from ksi.store.decide import IdIndex
 from ksi.store.row import Row, requests_of
 
 
-def adopt(row: Row, index: IdIndex, open_requests: dict[bytes, int]) -> None:
+class Enters(Protocol):
+    """Where ids are entered."""
+
+    def add(self, raw: bytes, position: int) -> None: ...
+    def close(self, raw: bytes, position: int) -> None: ...
+
+
+def adopt(row: Row, index: Enters, open_requests: dict[bytes, int]) -> None:
     """Enter the ids of ``row``, what it opens and what it closes."""
     for raw, position in entered_of(row):
         index.add(raw, position)

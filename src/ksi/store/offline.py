@@ -41,7 +41,7 @@ def verify_file(path: Path) -> Verdict:
 
 
 def _verdict(path: Path) -> Verdict:
-    connection = _opened(path)
+    connection = as_it_lies(path)
     try:
         problems = verify(connection, seen_in(witness_of(path)))
         return Verdict(problems, stored_head(connection).last)
@@ -49,7 +49,8 @@ def _verdict(path: Path) -> Verdict:
         connection.close()
 
 
-def _opened(path: Path) -> apsw.Connection:
+def as_it_lies(path: Path) -> apsw.Connection:
+    """The log at ``path``, which nobody has open, to be read; no file is made beside it."""
     if path.with_name(path.name + "-wal").exists():
         return connect_reader(path, None)
     # Else a reader would make a WAL, and leave it.

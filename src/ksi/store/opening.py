@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import apsw
 import msgspec
@@ -22,6 +23,14 @@ class Recovered(msgspec.Struct, frozen=True):
     tail: Tail
     open: dict[bytes, int]
     checkpoints: dict[str, Position]
+
+
+class Commit(NamedTuple):
+    """A commit with its rows, also as stored."""
+
+    link: Link
+    rows: Sequence[Row]
+    bodies: Sequence[bytes]
 
 
 def recover(connection: apsw.Connection, witness: Witness, tail: Tail) -> Recovered:
@@ -51,10 +60,20 @@ def check_witness(connection: apsw.Connection, head: Link, seen: Link) -> None:
 
 def checked_rows(connection: apsw.Connection, start: Link) -> Iterator[tuple[Row, bytes]]:
     """The rows after ``start``, also as stored; those of a commit are given when its digests and link are right."""
+    for _, rows, bodies in checked_commits(connection, start):
+        yield from zip(rows, bodies, strict=True)
+
+
+def checked_commits(connection: apsw.Connection, start: Link) -> Iterator[Commit]:
+    """The commits after ``start``, each when its digests and link are right.
+
+    Raises:
+        LogDamagedError: What comes next is not what was written.
+    """
     previous = start
     for link in map(Link._make, connection.execute("SELECT * FROM commits WHERE at > ? ORDER BY at", (start.at,))):
         bodies = [stored for (stored,) in connection.execute(_BODIES, (previous.last, link.last))]
-        yield from zip(checked_commit(previous, link, bodies), bodies, strict=True)
+        yield Commit(link, checked_commit(previous, link, bodies), bodies)
         previous = link
     beyond = connection.execute("SELECT max(pos) FROM log").get or 0
     if beyond > previous.last:

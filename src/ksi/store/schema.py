@@ -10,6 +10,8 @@ import apsw
 from ksi.core.errors import LogDamagedError
 
 Durability = Literal["full", "normal"]
+DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
+"""What SQLite raises where a page, the header, or a table's definition is not what was written."""
 APPLICATION = 0x4B_53_49_31  # "KSI1"
 VERSION = 1
 TABLES = """

@@ -25,7 +25,7 @@ from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
 from ksi.store.row import unpack
-from ksi.store.schema import Durability, connect_reader
+from ksi.store.schema import DAMAGE, Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
 from ksi.store.swap import drop_aside, put_in_place, set_aside
@@ -66,7 +66,7 @@ class SqliteEventStore(LoopLog):
             if meta(self._point, "index") != INDEX:
                 self._writer.write_all_keys(meta(self._point, "flushed") or 0)
             self._start(recover(self._point, self._writer.witness, Tail(self._stored_rows)))
-        except apsw.CorruptError as error:
+        except DAMAGE as error:
             self._lock.release()
             raise LogDamagedError(str(error), position=0) from None
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 import apsw
@@ -17,17 +18,24 @@ from ksi.store.keys import Table, number_of, unpack_positions
 from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoints, stored_head, stored_open
 from ksi.store.query import keys_of
 from ksi.store.row import Row, requests_of
+from ksi.store.schema import DAMAGE
 from ksi.store.shelf import is_whole, quoted, sealed_shape
 from ksi.store.sight import marked
 
 
 def verify(connection: apsw.Connection, seen: Link) -> list[str]:
     """What is wrong, one sentence each. ``seen`` is the head that the witness saw."""
+    found: list[str] = []
     connection.execute("BEGIN")  # one state of the log, whatever is committed meanwhile
     try:
-        return [*_problems(connection, seen), *map(view_damaged, _damaged_views(connection))]
+        found.extend(_problems(connection, seen))
+        found.extend(map(view_damaged, _damaged_views(connection)))
+    except DAMAGE as error:
+        found.append(f"SQLite can not read it: {error}")
     finally:
-        connection.execute("COMMIT")
+        with suppress(*DAMAGE):
+            connection.execute("ROLLBACK")
+    return found
 
 
 def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
@@ -40,12 +48,17 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
     except LogDamagedError as error:
         yield error.message
     found, keys = Indexes(SqliteIdTable(connection).find), _Keys(connection)
+    last = 0
     try:
         for row, _ in checked_rows(connection, GENESIS):
             yield from found.add(row)
             keys.add(row)
+            last = row.last
     except LogDamagedError as error:
         yield error.message
+        return
+    except DAMAGE as error:
+        yield f"SQLite can not read what comes after @{last}: {error}"
         return
     yield from found.end(stored_open(connection))
     if not keys.fit():

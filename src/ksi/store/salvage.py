@@ -1,0 +1,203 @@
+"""The way out of a damaged log: what is whole of it, up to a commit, as a new log that says what is missing.
+
+Only rows and the links of commits are taken over; all else is made anew from them. The new log goes on behind the last
+position that the lost events had: no position is ever given twice. The damaged files stay, under another name.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, suppress
+from itertools import count
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from ksi.core import canonical
+from ksi.core.clock import Clock
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import LogDamagedError, NotFoundError, ValidationError
+from ksi.core.events import Position, fact
+from ksi.core.ports import Entry, Unit
+from ksi.store.adopt import adopt
+from ksi.store.backup import sync_file
+from ksi.store.build import build
+from ksi.store.chain import GENESIS, Link, Witness, next_link, sealed, seen_in, witness_of
+from ksi.store.keys import write_all_keys
+from ksi.store.lock import LockFile, lock_of
+from ksi.store.offline import as_it_lies
+from ksi.store.opening import Commit, check_witness, checked_commits, stored_head
+from ksi.store.row import pack
+from ksi.store.schema import DAMAGE, connect_writer, set_pragmas
+
+STREAM = "store/log"
+"""What became of the log as a whole."""
+
+
+LOSS = "store:loss_was_accepted"
+
+
+@fact(LOSS)
+class LossWasAccepted(msgspec.Struct, frozen=True):
+    """Events behind ``at`` up to ``lost_to`` are gone: the log was damaged, and somebody chose to go on without them.
+
+    ``kept_as`` is where the damaged log was put; ``reason`` what was wrong with it, as far as it could be told.
+    """
+
+    at: int
+    lost_to: int
+    reason: str
+    kept_as: str
+
+
+def accept_loss(log: Path, at: int, clock: Clock) -> LossWasAccepted:
+    """Let the log at ``log``, which no daemon has open, end with the commit that ends at ``at``.
+
+    Raises:
+        NotFoundError: There is none.
+        LogLockedError: A daemon runs there.
+        ValidationError: No commit ends there.
+        LogDamagedError: It is not whole up to there.
+    """
+    if not log.exists():
+        raise NotFoundError("log", str(log))
+    lock = LockFile(lock_of(log))
+    try:
+        return _Salvage(log, at, clock).run()
+    except apsw.Error as error:
+        raise LogDamagedError(f"SQLite can not read it: {error}", position=0) from None
+    finally:
+        lock.release()
+
+
+class _Salvage:
+    """One log, on its way."""
+
+    def __init__(self, log: Path, at: int, clock: Clock) -> None:
+        self._log = log
+        self._at = at
+        self._clock = clock
+        self._aside = _free_name(log)
+        self._seen = seen_in(witness_of(log))
+        self._link = GENESIS
+        self._version = 0
+        self._open: dict[bytes, int] = {}
+
+    def run(self) -> LossWasAccepted:
+        part = _empty_file(self._log.with_name(self._log.name + ".part"))
+        try:
+            loss = self._made(part)
+            self._put_in_place(part)
+            return loss
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _made(self, part: Path) -> LossWasAccepted:
+        with closing(as_it_lies(self._log)) as old, closing(connect_writer(part, "full", None)) as new:
+            set_pragmas(new, journal_mode="delete")
+            with new:
+                loss = self._take_over(old, new)
+        return loss
+
+    # ── the new log ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def _take_over(self, old: apsw.Connection, new: apsw.Connection) -> LossWasAccepted:
+        self._take_commits(old, new)
+        write_all_keys(new, self._at)
+        new.executemany("INSERT INTO meta VALUES (?, ?)", [("flushed", self._at), ("verified", self._link.at)])
+        with suppress(apsw.Error):  # a subscriber without a checkpoint begins again: it was promised "at least once"
+            moved = old.execute("SELECT subscriber, branch, min(pos, ?) FROM checkpoints", (self._at,)).fetchall()
+            new.executemany("INSERT INTO checkpoints VALUES (?, ?, ?)", moved)
+        reason, head = self._problem(old), _last_known(old)
+        loss = LossWasAccepted(self._at, max(self._at, self._seen.last, head.last), reason, str(self._aside))
+        self._say(new, loss, max(self._clock.time_us(), self._seen.at + 1, head.at + 1))
+        new.executemany("INSERT INTO open(id, pos) VALUES (?, ?)", list(self._open.items()))
+        return loss
+
+    def _take_commits(self, old: apsw.Connection, new: apsw.Connection) -> None:
+        with suppress(LogDamagedError, *DAMAGE):  # what is wrong is said in the fact
+            for commit in checked_commits(old, GENESIS):
+                if commit.link.last > self._at:
+                    break
+                self._take(new, commit)
+        if self._link.last != self._at:
+            raise ValidationError(f"no whole commit ends at @{self._at}; one before it ends at @{self._link.last}")
+
+    def _take(self, new: apsw.Connection, commit: Commit) -> None:
+        index = _Ids(new)
+        for row, body in zip(commit.rows, commit.bodies, strict=True):
+            new.execute("INSERT INTO log(pos, body, branch) VALUES (?, ?, 0)", (row.last, body))
+            adopt(row, index, self._open)
+            self._version += sum(line.stream == STREAM for line in row.lines)
+        new.execute("INSERT INTO commits VALUES (?, ?, ?)", commit.link)
+        self._link = commit.link
+
+    def _problem(self, old: apsw.Connection) -> str:
+        """What is wrong behind what was taken over."""
+        try:
+            for _ in checked_commits(old, self._link):
+                pass
+            check_witness(old, stored_head(old), self._seen)
+        except LogDamagedError as error:
+            return error.reason
+        except apsw.Error as error:
+            return str(error)
+        return ""
+
+    def _say(self, new: apsw.Connection, loss: LossWasAccepted, at: int) -> None:
+        """The first commit behind the loss."""
+        entry = Entry(stream=STREAM, name=LOSS, data=canonical.encode(loss))
+        origin = EventEnvelope(name="", principal="", source="")
+        row = build(Unit(origin=origin, entries=[entry]), Position(loss.lost_to), at, [self._version + 1])
+        body = sealed(pack(row))
+        self._take(new, Commit(next_link(self._link, at, row.last, [body]), [row], [body]))
+
+    # ── in its place ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def _put_in_place(self, part: Path) -> None:
+        """A crash on the way leaves a log that is refused as before, never a shorter one that opens."""
+        for suffix in ("", "-wal", "-head"):
+            if (file := _beside(self._log, suffix)).exists():
+                os.link(file, _beside(self._aside, suffix))
+        sync_file(self._log.parent)
+        for suffix in ("-wal", "-shm"):  # of the old one: they would be played into the new one
+            _beside(self._log, suffix).unlink(missing_ok=True)
+        witness_of(self._log).unlink(missing_ok=True)  # another name of the one that was put aside
+        with closing(Witness(witness_of(self._log))) as witness:
+            witness.write(self._link)
+            witness.sync()
+        part.rename(self._log)
+        sync_file(self._log.parent)
+
+
+class _Ids:
+    """Enters ids in the table of a log that is being made."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def add(self, raw: bytes, position: int) -> None:
+        self._connection.execute("INSERT INTO ids(id, pos) VALUES (?, ?)", (raw, position))
+
+    def close(self, raw: bytes, position: int) -> None:
+        self._connection.execute("UPDATE ids SET done = ? WHERE id = ?", (position, raw))
+
+
+def _last_known(connection: apsw.Connection) -> Link:
+    with suppress(apsw.Error):
+        return stored_head(connection)
+    return GENESIS
+
+
+def _empty_file(path: Path) -> Path:
+    path.unlink(missing_ok=True)  # left by a crash
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    return path
+
+
+def _free_name(log: Path) -> Path:
+    names = (_beside(log, f".damaged-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _beside(log: Path, suffix: str) -> Path:
+    return log.with_name(log.name + suffix)
