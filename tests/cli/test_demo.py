@@ -27,7 +27,7 @@ def test_the_demo_shows_its_beats_and_ends_ok() -> None:
     assert done.returncode == 0, done.stderr
     records = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
     beats = [record["name"] for record in records if "beat" in record]
-    assert beats == ["STREAM", "KILL", "AGENTS", "LOG", "REPLAY", "BLAME"]
+    assert beats == ["STREAM", "KILL", "AGENTS", "LOG", "REPLAY", "BLAME", "WHAT IF", "BUDGET"]
     (end,) = [record for record in records if record.get("demo")]
     assert end["demo"] == "ok"
     assert end["tokens"] > 0

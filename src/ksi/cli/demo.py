@@ -54,7 +54,7 @@ class Counts(msgspec.Struct):
 @click.option("--keep", is_flag=True, help="Keep the demo's home, and its daemon running.")
 @click.pass_obj
 def demo(invocation: Invocation, keep: bool) -> None:
-    """Show the main job on the real model, in a home of its own: stream, kill, agents, log, replay, blame.
+    """Show the main job on the real model, in a home of its own.
 
     Every claim is checked against the log; where one does not hold the exit code is 1.
     """
@@ -69,10 +69,12 @@ def demo(invocation: Invocation, keep: bool) -> None:
         first = _stream(stage, counts)
         second = _kill(stage, counts)
         stage.claim(first.text != second.text, "different prompts give different texts")
-        conversation, then, turn = _agents(stage, counts)
+        conversation, then, turns = _agents(stage, counts)
         _log(stage, conversation, then)
-        _replay(stage, turn)
+        _replay(stage, turns[-1])
         _blame(stage, conversation)
+        _whatif(stage, turns[0])
+        _budget(stage, counts)
         (health,) = stage.ask("status")
         _end(stage, counts, events=health["head"], seconds=monotonic() - began)
         if keep:
@@ -138,8 +140,8 @@ def _kill_daemon(stage: Stage) -> None:
 
 
 # ── 3. AGENTS ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _agents(stage: Stage, counts: Counts) -> tuple[str, int, Told]:
-    """The first agent's conversation, the position after its first turn, and the last turn."""
+def _agents(stage: Stage, counts: Counts) -> tuple[str, int, tuple[Told, Told]]:
+    """The first agent's conversation, the position after its first turn, and both turns of the second agent."""
     stage.beat(3, "AGENTS", "two agents write a story by turns; one turn is cancelled")
     for name in AGENTS:
         stage.run("send", "agent:spawn", f"agent={name}", f"system={SYSTEM}")
@@ -148,11 +150,11 @@ def _agents(stage: Stage, counts: Counts) -> tuple[str, int, Told]:
     second = _turn(stage, counts, AGENTS[1], first.text)
     third = _cancelled_turn(stage, counts, AGENTS[0], second.text)
     fourth = _turn(stage, counts, AGENTS[1], third.text)
-    return f"conversation/{first.end['conversation']}", then, fourth
+    return f"conversation/{first.end['conversation']}", then, (second, fourth)
 
 
-def _turn(stage: Stage, counts: Counts, agent: str, text: str) -> Told:
-    told = counts.add(stage.stream(*_message(agent, text, TURN_TOKENS)))
+def _turn(stage: Stage, counts: Counts, agent: str, text: str, *, tokens: int = TURN_TOKENS) -> Told:
+    told = counts.add(stage.stream(*_message(agent, text, tokens)))
     stage.claim(told.exit_code == 0 and told.text == told.end["text"], f"{agent} said {len(told.chunks)} tokens")
     return told
 
@@ -233,6 +235,31 @@ def _blame(stage: Stage, conversation: str) -> None:
     (found,) = stage.ask("blame", conversation, value)
     causes = [event["name"] for event in found["chain"] if event["kind"] == "request"]
     stage.claim(causes[0] == "agent:send_message", f"it goes back to {causes[0]}, through {', '.join(causes[1:])}")
+
+
+# ── 7. WHAT IF ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _whatif(stage: Stage, turn: Told) -> None:
+    stage.beat(7, "WHAT IF", "something else was said: only what depended on it runs again, on a branch")
+    *steps, answer = stage.run("whatif", turn.end["run"], "--set", "text=Suddenly it began to snow.", "--live")
+    told = [step["what"] for step in steps if step["name"] == "agent:send_message"]
+    ran, kept = f"{AGENTS[1]}'s two turns ran again", f"{AGENTS[0]}'s, between them, did not"
+    stage.claim(told == ["changed", "kept", "rerun"], f"{ran}; {kept}")
+    tokens = answer["tokens"]
+    stage.claim(tokens["saved"] > 0, f"{tokens['spent']} tokens were spent, {tokens['saved']} saved")
+    differ = [compared["entity"] for compared in answer["entities"] if compared["entity"].startswith("conversation/")]
+    stage.claim(differ == [f"conversation/{turn.end['conversation']}"], f"of the conversations {differ[0]} differs")
+
+
+# ── 8. BUDGET ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _budget(stage: Stage, counts: Counts) -> None:
+    stage.beat(8, "BUDGET", "a cap for one of two agents: what might go over it is not called")
+    stage.run("budget", "set", f"agent:{AGENTS[1]}", "--tokens", "60")
+    _turn(stage, counts, AGENTS[0], "And then?", tokens=8)
+    told = stage.stream(*_message(AGENTS[1], "And then?", TURN_TOKENS))
+    (exceeded,) = stage.ask("log", "budget:was_exceeded")
+    needed, left = exceeded["data"]["needed"], exceeded["data"]["left"]
+    said = f"budget_exceeded: {AGENTS[1]}'s next turn reserves {needed}, {left} left. Model not called."
+    stage.claim(told.error == "budget_exceeded" and not told.chunks, said)
 
 
 def _recorded(stage: Stage, stream: str) -> list[Chunk]:

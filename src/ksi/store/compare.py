@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
+from ksi.core import canonical
 from ksi.core.errors import NotFoundError
 from ksi.core.events import BranchInfo, Filter, Position
 from ksi.core.ports import EventLog
@@ -40,7 +42,8 @@ async def compare_branches(log: EventLog, fold_of: FoldOf, one: str, other: str)
     """How the entities of two branches differ. Raises NotFoundError where there is no such branch."""
     branches = {info.name: info for info in await log.branches()}
     since = Position(min(_parted(branches, one, other), await log.head() or 0))
-    entities = sorted({*await _written(log, one, since), *await _written(log, other, since)})[:ENTITIES_MAX]
+    ours, theirs = await _written(log, one, since), await _written(log, other, since)
+    entities = sorted(entity for entity in {*ours, *theirs} if ours.get(entity) != theirs.get(entity))[:ENTITIES_MAX]
     compared = [Compared(entity, await _compare(log, fold_of, entity, one, other)) for entity in entities]
     return BranchDiff(one, other, since, [each for each in compared if each.differences])
 
@@ -55,10 +58,14 @@ async def _compare(log: EventLog, fold_of: FoldOf, entity: str, *branches: str) 
     return differences(*states)
 
 
-async def _written(log: EventLog, branch: str, since: Position) -> set[str]:
-    everything = (Filter(kinds=("fact", "chunk")),)
-    found = {event.stream async for event in log.read_all(everything, after=since, branch=branch)}
-    return {stream for stream in found if not stream.startswith("$")}
+async def _written(log: EventLog, branch: str, since: Position) -> dict[str, bytes]:
+    """What was said of each entity behind ``since``, as a digest: where it is the same, so is the entity."""
+    found: dict[str, Any] = {}
+    async for event in log.read_all((Filter(kinds=("fact", "chunk")),), after=since, branch=branch):
+        if not event.stream.startswith("$"):
+            digest = found.setdefault(event.stream, hashlib.blake2b(digest_size=16))
+            digest.update(canonical.encode([event.kind, event.name]) + event.raw)
+    return {stream: digest.digest() for stream, digest in found.items()}
 
 
 def _parted(branches: Mapping[str, BranchInfo], one: str, other: str) -> int:
