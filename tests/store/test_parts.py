@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import apsw
 import pytest
@@ -59,6 +60,30 @@ def test_a_generation_that_could_not_be_written_is_whole_again() -> None:
     assert tail.rows(None, 0, 99, False, 99, unpack) == [row for row, _ in made]
     assert [row.last for row in tail.rows(["s:counter/1", "s:counter/4"], 0, 99, False, 99, unpack_lines)] == [6, 15]
     assert generations.heads() == {f"counter/{n}": 1 for n in range(5)}
+
+
+def test_a_generation_on_a_disk_that_can_not_be_read_is_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ksi.store.tail.NEWEST", 2)
+
+    def unreadable() -> NoReturn:
+        raise apsw.IOError("the disk is gone")
+
+    generations, made = Generations(0, Tail(unreadable)), rows(20)
+    for row, body in made[:9]:
+        generations.add(row, body)
+    generations.begin()
+    for row, body in made[9:16]:
+        generations.add(row, body)
+    generations.failed()
+    for row, body in made[16:]:
+        generations.add(row, body)
+    (tail,) = generations.tails()
+    assert tail.lasts() == [row.last for row, _ in made]
+    assert tail.postings()["n:counter:added"] == list(range(20))
+    assert [tail.postings()[f"s:counter/{n}"] for n in range(20)] == [[n] for n in range(20)]
+    newest = tail.rows(None, tail.unpacked_from, 999, False, 99, unpack)
+    assert newest == [row for row, _ in made[-len(newest) :]]
+    assert generations.unpacked_from >= made[10][0].last
 
 
 def test_records_that_could_not_be_written_are_still_there(connection: apsw.Connection) -> None:

@@ -123,10 +123,16 @@ class Tail:
         return Tail(self._stored)
 
     def extend(self, other: Tail) -> None:
-        """Add all rows of ``other``, which are behind these."""
-        for place in range(len(other)):
-            row = other._row(place)
-            self.add(row, other._bodies[place] if other._bodies else b"")
+        """Add all rows of ``other``, which are behind these. Nothing is read: the disk may be what has failed."""
+        before, postings = len(self), self.postings()
+        for key, places in other.postings().items():
+            postings.setdefault(key, []).extend([before + place for place in places])
+        self._lasts += other._lasts
+        self._bodies += other._bodies
+        self._bytes += other._bytes
+        self._newest = {before + place: row for place, row in other._newest.items()}
+        self._indexed = len(self)
+        self.heads |= other.heads
 
     def _row(self, place: int) -> Row:
         return self._newest.get(place) or row_of(self._body(place))
