@@ -28,9 +28,12 @@ $(VENV): $(VENV)/.installed  ## the environment, from the hashed lock
 demo: $(VENV)  ## the main job on the real model
 	$(BIN)/ksi demo
 
-test-deps: $(VENV)  ## what the tests need beyond .venv: TypeScript and a parser of AsyncAPI, where npm is
+test-deps: $(VENV)  ## what the tests need beyond .venv: TypeScript and a parser of AsyncAPI (npm), PostgreSQL (apt)
 	@command -v npm >/dev/null && $(MAKE) -s $(VENV)/node/.installed || \
 		echo "test-deps: no npm, or nothing to install from: the tests that need it are skipped"
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null 2>&1 || \
+		echo "test-deps: no PostgreSQL, and not root on a Debian that could install it: its tests are skipped"
 
 test: $(VENV)  ## all tests but the long ones; ARGS=… goes to pytest
 	$(BIN)/python -m pytest $(ARGS)

@@ -19,8 +19,6 @@ from ksi.core.ports import Committed, Done, Unit
 class OvertakenError(UnavailableError):
     """Others wrote first, so this was not stored. It is tried again by who gets it; nobody else does."""
 
-    code = "overtaken"
-
     def __init__(self) -> None:
         super().__init__("the log", "others wrote first")
 
