@@ -11,7 +11,7 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import ReplayDivergenceError
 from ksi.core.events import Position, RecordedEvent
 from ksi.core.ports import Entry, Known, Outcome, Unit
-from ksi.kernel.effects import EFFECTS, REQUESTED
+from ksi.kernel.effects import COMPLETED, EFFECTS, REQUESTED
 from ksi.kernel.reads import reads_of, with_values
 from ksi.kernel.rerun import History
 
@@ -36,10 +36,11 @@ class Attempt:
         self.position = known.position
         self.outcome = next((event for event in reversed(events) if _is_outcome(event)), None)
         self.history = History(recorded=_recorded(events, self.outcome))
-        self.requests = {event.event_id.bytes: event for event in events if _is_request(event)}
+        self.requests = {event.id: event for event in events if _is_request(event)}
         self.chunks = deque(event for event in events if event.kind == "chunk")
         self.facts = deque(event for event in events if event.kind == "fact" and not event.stream.startswith("$"))
         self.effects = [event for event in events if event.stream == EFFECTS and event.name == REQUESTED]
+        self.is_concurrent = _is_concurrent(events)
         self.numbers = (len(self.facts), len(self.chunks), len(self.effects))
         self.divergence: ReplayDivergenceError | None = None
         self.is_over = False
@@ -84,16 +85,20 @@ class Attempt:
         if self.is_cut_off and self.numbers[1] and not self.chunks:
             self.cut()
 
-    def ask(self, envelope: EventEnvelope) -> None:
-        """Compare a request that it makes."""
-        if self.is_over:
-            return
-        recorded = self.requests.pop(envelope.event_id, None)
-        if recorded is None:
-            recorded = next(iter(self.requests.values()), None)
-            self.diverge(recorded, _shown_request(envelope))
-        elif recorded.name != envelope.name or recorded.data != envelope.data:
-            self.diverge(recorded, _shown_request(envelope))
+    def ask(self, envelope: EventEnvelope, *, awaited: bool = False) -> RecordedEvent | None:
+        """The recorded request that a request which it makes stands for. None: a difference, or it was cut off here.
+
+        By its id where that fits, else by what it says: those that are made at once have their ids in the order of
+        arrival, which differs from run to run.
+        """
+        same = [event for event in self.requests.values() if _is_same_request(event, envelope, awaited)]
+        found = next((event for event in same if event.id == envelope.event_id), same[0] if same else None)
+        if found is not None:
+            del self.requests[found.id]
+        elif not self.is_over and not (awaited and self.ends_here()):
+            alike = self.requests.get(envelope.event_id) or next(iter(self.requests.values()), None)
+            self.diverge(alike, _shown_request(envelope))
+        return found
 
     def refuse_effect(self, effect: str, asked: bytes) -> ReplayDivergenceError:
         """It makes an effect that is not recorded."""
@@ -109,10 +114,18 @@ class Attempt:
         if not expected and self.is_cut_off:
             self.is_over = True  # it came further than it had come: nobody knows in which step it was stopped
             self.stop()
-        elif not expected or not _is_same(expected[0], entry):
+            return
+        found = next((event for event in self._next_of(expected) if _is_same(event, entry)), None)
+        if found is None:
             self.diverge(expected[0] if expected else None, _shown_entry(entry))
         else:
-            expected.popleft()
+            expected.remove(found)
+
+    def _next_of(self, expected: deque[RecordedEvent]) -> list[RecordedEvent]:
+        """What may come now: the next one, or any of its commit where the handler did several things at once."""
+        if not expected or not self.is_concurrent:
+            return list(expected)[:1]
+        return [event for event in expected if event.recorded_us == expected[0].recorded_us]
 
     def _end(self, outcome: Outcome) -> None:
         answer = canonical.decode(outcome.data)
@@ -171,6 +184,22 @@ def _is_outcome(event: RecordedEvent) -> bool:
 
 def _is_request(event: RecordedEvent) -> bool:
     return event.kind == "request" and event.stream == REQUESTS
+
+
+def _is_same_request(event: RecordedEvent, envelope: EventEnvelope, awaited: bool) -> bool:
+    return event.name == envelope.name and _is_awaited(event) is awaited and event.data == envelope.data
+
+
+def _is_concurrent(events: Sequence[RecordedEvent]) -> bool:
+    """Whether it did several things at once: two effects overlap, or two requests went to disk in one moment."""
+    under_way = 0
+    for event in events:
+        if event.stream == EFFECTS and event.name in (REQUESTED, COMPLETED):
+            under_way += 1 if event.name == REQUESTED else -1
+            if under_way > 1:
+                return True
+    moments = [event.recorded_us for event in events if _is_request(event) and _is_awaited(event)]
+    return len(set(moments)) < len(moments)
 
 
 def _is_awaited(request: RecordedEvent) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, NotFoundError, OutcomeUnknownError, ReplayDivergenceError
 from ksi.core.events import MAIN, Filter, Position
@@ -154,16 +155,18 @@ class Replay:
         return False
 
     async def find(self, event_id: bytes) -> Known | None:
-        known = await self._past.find(event_id)
         nested = None if self._router is None else self._router.running.get(event_id)
         attempt = self._attempt
         if attempt is None or nested is None or nested.parent is None:
-            return self._silent(known)
-        if known is None and attempt.ends_here():
-            await asyncio.get_running_loop().create_future()
-        attempt.ask(nested.envelope)
+            return self._silent(await self._past.find(event_id))
+        asked = attempt.ask(nested.envelope, awaited=True)
         if attempt.divergence is not None:
             raise attempt.divergence
+        if asked is None:
+            return await _never()
+        known = await self._past.find(asked.id)
+        if known is not None and isinstance(nested, Streaming):
+            nested.stream = f"{nested.row.category}/{ids.text(asked.id)}"
         if known is not None and self._was_left(attempt, known):
             return await self._without_end(attempt, nested, known)
         return known
@@ -179,8 +182,7 @@ class Replay:
             self._silenced.add(known.request.event_id)
             return known
         attempt.cut()
-        forever: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
-        return await forever
+        return await _never()
 
     def _silent(self, known: Known | None) -> Known | None:
         if known is None or known.request.event_id not in self._silenced:
@@ -218,6 +220,12 @@ _EVERYTHING = Position((1 << 63) - 1)
 
 def _end_of(attempt: Attempt) -> int:
     return _EVERYTHING if attempt.outcome is None else attempt.outcome.position
+
+
+async def _never() -> Known:
+    """Until the one who waits is cancelled."""
+    forever: asyncio.Future[Known] = asyncio.get_running_loop().create_future()
+    return await forever
 
 
 def _soon(router: Router, execution: Execution) -> None:
