@@ -38,7 +38,15 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
         contestants.append(Contestant("aiosqlite, a commit each", lambda: uvloop.run(_aiosqlite(fresh(), count // 30))))
     else:
         absent.append("aiosqlite")
-    yield [Row(f"store: append, FULL, {APPENDERS} at once", contestants, absent), _reading(directory, count)]
+    found = [Row(f"store: append, FULL, {APPENDERS} at once", contestants, absent), _reading(directory, count)]
+    if not importlib.util.find_spec("psycopg"):
+        absent.append("psycopg")
+        yield found
+        return
+    from ksi.bench import postgres  # an extra
+
+    with postgres.rows(RAW, count=count // 4) as more:
+        yield [*found, *more]
 
 
 def _reading(directory: Path, count: int) -> Row:
