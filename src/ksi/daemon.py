@@ -34,7 +34,6 @@ from ksi.observe import logs
 from ksi.observe.watchdog import Watchdog
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.transport.budget import Budget
 from ksi.transport.budget import Limits as TransportLimits
 from ksi.transport.http.binding import refuse_open
 from ksi.transport.http.starting import Http
@@ -122,14 +121,11 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         if recovered.rerun or recovered.closed:
             _log.info("after a crash: %d requests run again, %d closed", recovered.rerun, recovered.closed)
         doors = transport_limits(config)
-        budget = Budget(doors)
-        server = UnixServer(kernel.router, home.socket, doors, budget=budget, clock=clock, tokens=tokens)
+        server = UnixServer(kernel.router, home.socket, doors, clock=clock, tokens=tokens)
         await server.start()
         stack.push_async_callback(server.close, FLUSH_GRACE)
         if config.http.enabled:
-            http = Http(
-                kernel.services, tokens, config.http, home, limits=doors, budget=budget, clock=clock, threads=threads
-            )
+            http = Http(kernel.services, tokens, config.http, home, server.common, threads)
             http.start()
             stack.push_async_callback(http.close, FLUSH_GRACE)
         stack.push_async_callback(kernel.router.drain, limits.stop_timeout)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 import click
+import msgspec
 
 from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
@@ -19,6 +20,7 @@ from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
 from ksi.client.client import EventClient
 from ksi.core.config import load
 from ksi.core.errors import CapacityError, KSIConnectionError, KSITimeoutError, LapseError
+from ksi.core.home import Home
 from ksi.core.result import Success
 
 STOP_TIMEOUT = 60.0
@@ -78,7 +80,8 @@ def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], se
 @click.pass_obj
 def status(invocation: Invocation) -> None:
     """Say how the daemon is. Exit code 3 where none runs, or it does not answer."""
-    _show(invocation, run(invocation, _looked, may_start=False, within=LOOK))
+    health = run(invocation, _looked, may_start=False, within=LOOK)
+    _show(invocation, health | {"http": _url(invocation.home, health["pid"])})
 
 
 async def _looked(client: EventClient) -> Record:
@@ -88,6 +91,15 @@ async def _looked(client: EventClient) -> Record:
         case Success(metrics):
             health["requests"] = {name: metrics[name] for name in ("calls", "errors")}
     return health
+
+
+def _url(home: Home, pid: int) -> str | None:
+    """Where the daemon listens for HTTP; None where it does not."""
+    try:
+        said = msgspec.json.decode(home.http_file.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return str(said["url"]) if said["pid"] == pid else None  # else it is what a crash left
 
 
 def _check(invocation: Invocation, settings: Sequence[str]) -> None:
@@ -152,6 +164,8 @@ def _show(invocation: Invocation, health: Record) -> None:
         + (f"; FAILED: {', '.join(health['failed'])}" if health["failed"] else ""),
         "in flight": str(health["in_flight"]),
     }
+    if url := health.get("http"):
+        lines["http"] = url
     if requests := health.get("requests"):
         lines["requests"] = f"{requests['calls']}" + "".join(f", {n} {code}" for code, n in requests["errors"].items())
     for name, said in lines.items():

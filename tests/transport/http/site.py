@@ -22,6 +22,7 @@ from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.router import Limits as RouterLimits
 from ksi.testing.harness import EventTestHarness
 from ksi.transport.budget import Budget, Limits
+from ksi.transport.connection import Common
 from ksi.transport.http.assembly import server_of
 from ksi.transport.http.server import HttpServer
 from ksi.transport.tokens import TokenStore
@@ -190,15 +191,15 @@ async def serving(
     limits, clock = limits or Limits(), clock or SystemClock()
     tokens = TokenStore(path / "tokens.json", clock=clock)
     async with EventTestHarness(*plugins, Probe, limits=RouterLimits(stall_timeout=stall_timeout)) as ksi:
-        server = server_of(
-            ksi.kernel.services,
-            tokens,
-            section or HttpSection(port=0),
-            Home(path),
+        common = Common(
+            door=ksi.kernel.router,
             limits=limits,
             budget=Budget(limits),
             clock=clock,
+            server="ksi/test",
+            connections=set(),
         )
+        server = server_of(ksi.kernel.services, tokens, section or HttpSection(port=0), Home(path), common)
         await server.start()
         try:
             yield Site(ksi, server, tokens, tokens.create(PRINCIPAL))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sized
+
+import msgspec
 from uvicorn.server import ServerState
 
-from ksi import __version__
-from ksi.core.clock import Clock
 from ksi.core.config import HttpSection
 from ksi.core.home import Home
 from ksi.core.ports import EventLog
@@ -13,7 +14,6 @@ from ksi.kernel.plugins import Plugins
 from ksi.kernel.registry import EventRegistry
 from ksi.kernel.router import Router
 from ksi.kernel.services import ServiceRegistry
-from ksi.transport.budget import Budget, Limits
 from ksi.transport.connection import Common
 from ksi.transport.http.binding import WILDCARDS
 from ksi.transport.http.events import Requests
@@ -28,29 +28,15 @@ from ksi.transport.tokens import TokenStore
 
 
 def server_of(
-    services: ServiceRegistry,
-    tokens: TokenStore,
-    section: HttpSection,
-    home: Home,
-    *,
-    limits: Limits,
-    budget: Budget,
-    clock: Clock,
+    services: ServiceRegistry, tokens: TokenStore, section: HttpSection, home: Home, unix: Common
 ) -> HttpServer:
-    """A server that was not started."""
+    """A server that was not started. What the connections of the Unix socket share bounds its own too."""
     router, log = services.get(Router), services.get(EventLog)
     guard = Guard(tokens, [name for name in (section.host, *section.hosts) if name not in WILDCARDS])
-    common = Common(
-        door=router,
-        limits=limits,
-        budget=budget,
-        clock=clock,
-        server=f"ksi/{__version__}",
-        connections=set(),
-        principal_of=guard.principal_of,
-    )
+    common = msgspec.structs.replace(unix, connections=set(), principal_of=guard.principal_of)
     state, sockets = ServerState(), WebSockets(common, guard)
-    requests = Requests(router, services.get(EventRegistry), limits=limits, budget=budget, clock=clock)
-    metrics = Metrics(router, log, budget, home.data, {"http": state.connections, "websocket": sockets.open})
+    connections: Mapping[str, Sized] = {"unix": unix.connections, "http": state.connections, "websocket": sockets.open}
+    metrics = Metrics(router, log, common.budget, home.data, connections)
+    requests = Requests(common, services.get(EventRegistry))
     plugged = Plugged(services.get(Plugins), router, requests, guard)
     return HttpServer(app_of(requests, guard, Probes(router, log), metrics, plugged), state, sockets, section, home)

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 import msgspec
 
 from ksi.core import ids
-from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import InvalidFrameError, KSIError, PayloadTooLargeError
 from ksi.core.threads import settle
-from ksi.kernel.door import Call, Door
+from ksi.kernel.door import Call
 from ksi.kernel.registry import EventRegistry
-from ksi.transport.budget import Budget, Limits
+from ksi.transport.connection import Common
 from ksi.transport.envelopes import envelope_of
 from ksi.transport.http import cloudevents, query
 from ksi.transport.http.exchange import JSON, Answer, Exchange
@@ -37,12 +36,12 @@ _NOTHING_SAID = Head()
 class Requests:
     """Makes envelopes of HTTP requests and answers them."""
 
-    def __init__(self, door: Door, registry: EventRegistry, *, limits: Limits, budget: Budget, clock: Clock) -> None:
-        self.door = door
-        self.limits = limits
+    def __init__(self, common: Common, registry: EventRegistry) -> None:
+        self.door = common.door
+        self.limits = common.limits
+        self._budget = common.budget
+        self._clock = common.clock
         self._registry = registry
-        self._budget = budget
-        self._clock = clock
 
     # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def post(self, exchange: Exchange) -> None:

@@ -7,13 +7,12 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from ksi.core.clock import Clock
 from ksi.core.config import HttpSection
 from ksi.core.errors import ConfigError
 from ksi.core.home import Home
 from ksi.core.threads import Threads
 from ksi.kernel.services import ServiceRegistry
-from ksi.transport.budget import Budget, Limits
+from ksi.transport.connection import Common
 from ksi.transport.tokens import TokenStore
 
 if TYPE_CHECKING:
@@ -31,19 +30,15 @@ class Http:
         tokens: TokenStore,
         section: HttpSection,
         home: Home,
-        *,
-        limits: Limits,
-        budget: Budget,
-        clock: Clock,
+        common: Common,
         threads: Threads,
     ) -> None:
+        """``common`` is what the connections of the Unix socket share: these have the same bounds, all together."""
         self._services = services
         self._tokens = tokens
         self._section = section
         self._home = home
-        self._limits = limits
-        self._budget = budget
-        self._clock = clock
+        self._common = common
         self._threads = threads
         self._server: HttpServer | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -66,15 +61,7 @@ class Http:
         from ksi.transport.http.assembly import server_of
 
         self._tokens.default(self._home.token_file, f"uid:{os.getuid()}")
-        return server_of(
-            self._services,
-            self._tokens,
-            self._section,
-            self._home,
-            limits=self._limits,
-            budget=self._budget,
-            clock=self._clock,
-        )
+        return server_of(self._services, self._tokens, self._section, self._home, self._common)
 
     async def close(self, grace: float) -> None:
         """End what runs, at most ``grace`` seconds long."""
