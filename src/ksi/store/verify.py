@@ -130,8 +130,8 @@ class Indexes:
         raw = row.origin.event_id
         if self._open.pop(raw, None) is None:
             yield f"the request {ids.text(raw)} is closed @{row.last} and was not open"
-        done = (self._find(raw) or (None, None))[1]
-        if not row.recorded and done != row.last:
+        done = row.last if row.recorded else (self._find(raw) or (None, None))[1]
+        if done != row.last:
             yield f"the index of ids has the end of {ids.text(raw)} @{done}, not @{row.last}"
 
     def _entered(self, raw: bytes, position: int) -> Iterator[str]:
@@ -146,8 +146,8 @@ class Indexes:
 
 
 KEYS_DAMAGED = "the keys, by which events are found, do not fit the log: they are written anew at the next start"
-STREAMS_MAX = 65_536
-"""Ids of streams in memory."""
+NUMBERS_MAX = 65_536
+"""Keys whose numbers are kept in memory."""
 
 
 class _Keys:
@@ -156,20 +156,21 @@ class _Keys:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._flushed = meta(connection, "flushed") or 0
+        self._table = Table(connection, self._flushed)
+        self._number = lru_cache(NUMBERS_MAX)(self._number_of)
         self._names: set[str] = set()
         self._sum = 0
-        self._stream_id = lru_cache(STREAMS_MAX)(Table(connection, self._flushed).stream_id)
 
     def add(self, row: Row) -> None:
         if row.last > self._flushed:
             return
-        keys = keys_of(row)
-        self._names.update(key[2:] for key in keys if key.startswith(("n:", "q:")))
         # One number for two keys is entered once.
-        self._sum += sum([hash((number, row.last)) for number in {self._number(key) for key in keys}])
+        self._sum += sum([hash((number, row.last)) for number in set(map(self._number, keys_of(row)))])
 
-    def _number(self, key: str) -> int | None:
-        return self._stream_id(key[2:]) if key.startswith("s:") else number_of(key, {})
+    def _number_of(self, key: str) -> int | None:
+        if key.startswith(("n:", "q:")):
+            self._names.add(key[2:])
+        return self._table.stream_id(key[2:]) if key.startswith("s:") else number_of(key, {})
 
     def fit(self) -> bool:
         names = {name for (name,) in self._connection.execute("SELECT name FROM names")}
