@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -69,6 +70,8 @@ THREAD_GRACE = 0.1
 """The same for a thread that runs others' code."""
 FLUSH_GRACE = 2.0
 """Seconds that connections have to take what is written for them when the daemon stops."""
+FILES = 8_192
+"""Connections of all doors, files of the log, pipes to children."""
 COLLECTOR_THRESHOLDS = (2_000, 10, 10)
 EXIT_OK, EXIT_FAILED = 0, 1
 _log = logging.getLogger("ksi.daemon")
@@ -228,6 +231,14 @@ async def end_the_rest() -> None:
         os._exit(EXIT_OK)
 
 
+def raise_file_limit() -> None:
+    """Be able to have as many connections as the doors let in: the system's default is for programs with a few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _holds(thread: threading.Thread) -> bool:
     """Whether a thread goes on though its pool is closed; an idle one takes a moment to notice."""
     thread.join(THREAD_GRACE)
@@ -250,6 +261,7 @@ def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
     config.home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     logs.configure(level=config.log.level, json=config.log.json, file=config.home.logs / "daemon.log")
     sys.setswitchinterval(SWITCH_INTERVAL)
+    raise_file_limit()
     try:
         uvloop.run(serve(config, plugins=plugins))
     except KSIError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ import pytest
 from ksi.client.client import EventClient, Options
 from ksi.core import ids
 from ksi.core.errors import PayloadTooLargeError
+from ksi.daemon import FILES
 from ksi.testing.daemon_process import DaemonProcess
 
 LINE_MAX = 1 << 22
@@ -146,3 +149,13 @@ async def test_what_can_not_be_served_is_answered_and_the_connection_goes_on(
 async def test_an_answer_that_does_not_fit_a_frame_is_an_error(client: EventClient) -> None:
     with pytest.raises(PayloadTooLargeError):
         await client.request("mixed:large", size=2_000_000)
+
+
+async def test_a_daemon_may_open_as_many_connections_as_its_doors_let_in(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        async with DaemonProcess(tmp_path / "home") as daemon:
+            assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)[0] == min(FILES, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
