@@ -148,3 +148,15 @@ async def test_a_change_of_any_fold_is_found_by_scan_and_by_bisection(daemon: Da
         assert change is not None
         assert (change.before, change.after, change.event.data["value"]) == (3, 6, 3)
     assert await debugger.find_state_change(Total(), lambda total: total >= 6, after=Position(12)) is None
+
+
+async def test_a_fold_and_a_stream_are_seen_as_they_were_at_a_position_or_a_moment(daemon: Daemon) -> None:
+    for value in (1, 2, 3):
+        await daemon.ask("state:set", key="a", value=value)
+    debugger = TimeTravelDebugger(daemon.log)
+    second = [event async for event in daemon.log.read_all()][1]
+    for at in (second.position, second.recorded_at):
+        assert await debugger.state_at(Total(), at) == 3
+        assert [event.data["value"] async for event in debugger.time_travel("state/default", at)] == [1, 2]
+    assert await debugger.state_at(Total()) == 6
+    assert [event async for event in debugger.time_travel("state/default", Position(0))] == []

@@ -96,14 +96,27 @@ class TimeTravelDebugger:
 
     async def changes(self, entity: str, *, until: Position | datetime | None = None) -> AsyncIterator[Change[Any]]:
         """What each event of ``entity`` made of it, in order."""
-        fold, end = self._fold(entity), await self._position(until)
+        fold = self._fold(entity)
         state, built = fold.initial(), 0
-        async for event in self._log.read_stream(entity, branch=self._branch):
-            if end is not None and event.position > end:
-                return
+        async for event in self.time_travel(entity, _NOW if until is None else until):
             if event.kind in _kinds(fold):
                 before, state, built = state, fold.apply(state, event), built + 1
                 yield Change(event, before, state, built)
+
+    async def state_at(self, fold: Fold[S], at: Position | datetime | None = None) -> S:
+        """What ``fold`` makes of the log up to ``at``; up to now where nothing is said."""
+        state = fold.initial()
+        async for event in self._log.read_all(fold.query, until=await self._position(at), branch=self._branch):
+            state = fold.apply(state, event)
+        return state
+
+    async def time_travel(self, stream: str, at: Position | datetime) -> AsyncIterator[RecordedEvent]:
+        """The events of ``stream`` up to ``at``, of all kinds."""
+        end = await self._position(at)
+        async for event in self._log.read_stream(stream, branch=self._branch):
+            if end is not None and event.position > end:
+                return
+            yield event
 
     async def diff(
         self, entity: str, before: Position | datetime, after: Position | datetime | None = None
@@ -212,6 +225,7 @@ class TimeTravelDebugger:
         return at
 
 
+_NOW = Position((1 << 63) - 1)
 _EVERYTHING = (Filter(kinds=("fact", "chunk")),)
 
 
