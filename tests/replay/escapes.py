@@ -96,3 +96,19 @@ class Escapes(AsyncPlugin):
     def python_removes(self, port: int, path: str) -> None:
         Path(path).touch()
         Path(path).unlink()
+
+
+class EagerEscapes(AsyncPlugin):
+    """Wants the outside world before anything happens."""
+
+    name = "eager"
+
+    async def initialize(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+
+    async def shutdown(self) -> None:
+        self.listening.close()
+
+    @event("eager:do")
+    async def do(self) -> str:
+        return "done"

@@ -81,6 +81,15 @@ def test_a_run_that_does_not_try_is_identical(client: SyncEventClient) -> None:
     assert found["seal"] == ("audit hook and system calls" if seccomp.is_here() else "audit hook")
 
 
+def test_a_plugin_that_acts_at_its_start_keeps_only_its_own_runs_from_being_repeated(client: SyncEventClient) -> None:
+    client.request("eager:do")
+    with pytest.raises(ReplayEscapeError) as caught:
+        client.request("timetravel:replay", run="last")
+    assert (caught.value.plugin, caught.value.action.split()[0]) == ("eager", "socket.bind")
+    client.request("escapes:nothing")
+    assert client.request("timetravel:replay", run="last")["requests"] == 1
+
+
 def test_a_handler_that_sleeps_for_a_day_is_repeated_at_once(client: SyncEventClient, tmp_path: Path) -> None:
     seconds = tmp_path / "seconds"
     seconds.write_text("0.01")

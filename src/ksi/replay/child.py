@@ -16,13 +16,12 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from ksi.core.config import Config
-from ksi.core.errors import InternalError, KSIError
+from ksi.core.errors import InternalError, KSIError, NoHandlerError, ReplayDivergenceError, UnknownEventError
 from ksi.core.parent import die_with
 from ksi.core.ports import Journal, Shutdown
 from ksi.core.threads import InlineThreads
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.loader import Source
-from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.replay import PastJournal, Replay, Replayed
 from ksi.observe import logs
 from ksi.plugins.timetravel.orders import Begins, Orders, Report, config_of, failure_of
@@ -117,14 +116,29 @@ async def _replayed(replay: Replay, seal: Seal, orders: Orders, plugins: Sequenc
     kernel.services.register(Shutdown, NoShutdown())
     kernel.services.register(Config, config)
     await kernel.start(plugins)
-    seal.attempts.clear()  # one that wants the outside world at its start does not run here; others do
-    return await replay.run(kernel.router, orders.run, branch=orders.branch)
+    # One that wants the outside world at its start does not run here; that matters to a run with its events only.
+    at_start, seal.attempts[:] = list(seal.attempts), []
+    try:
+        return await replay.run(kernel.router, orders.run, branch=orders.branch)
+    except ReplayDivergenceError as error:
+        if at_start and _is_unhandled(error):
+            raise at_start[0] from error
+        raise
 
 
-def _owners(plugins: Sequence[Source]) -> Mapping[str, str]:
-    """Plugins by what stands for their modules."""
-    kinds: list[type[AsyncPlugin]] = [kind for source in plugins for kind in source.classes(1)]
-    return {root_of(kind.__module__): kind.name for kind in kinds}
+def _is_unhandled(error: ReplayDivergenceError) -> bool:
+    """Whether what differs is that nobody handles the event here."""
+    came = error.requested or {}
+    return (came.get("error") or {}).get("code") in (NoHandlerError.code, UnknownEventError.code)
+
+
+def _owners(plugins: Sequence[Source]) -> Mapping[str, Mapping[str, str]]:
+    """Plugins by their classes, by what stands for their modules."""
+    owners: dict[str, dict[str, str]] = {}
+    for source in plugins:
+        for kind in source.classes(1):
+            owners.setdefault(root_of(kind.__module__), {})[kind.__qualname__] = kind.name
+    return owners
 
 
 if __name__ == "__main__":

@@ -34,13 +34,14 @@ REFUSED = frozenset(
 
 
 class Seal:
-    """Closes this process. ``owners`` gives the plugin that code of a module belongs to, None where it is nobody's.
+    """Closes this process.
 
     Args:
-        current: The plugin whose handler runs, where no frame of one is on the stack.
+        owners: Plugins by the name of their class, by the root of its module (:func:`root_of`).
+        current: The plugin whose handler runs, where the stack does not say.
     """
 
-    def __init__(self, owners: Mapping[str, str], current: Callable[[], str]) -> None:
+    def __init__(self, owners: Mapping[str, Mapping[str, str]], current: Callable[[], str]) -> None:
         self.attempts: list[ReplayEscapeError] = []
         self.is_native = False
         """Whether native code is bound too."""
@@ -71,8 +72,16 @@ class Seal:
     def _plugin(self, frame: FrameType | None) -> str:
         """The innermost one on the stack; a trap in a thread is told to the main one, so all stacks are looked at."""
         stacks = [frame, *sys._current_frames().values()]  # noqa: SLF001  # as above
-        found = (self._owners.get(root) for stack in stacks for root in _roots(stack))
-        return next((owner for owner in found if owner is not None), None) or self._current()
+        owners = (self._owner(each) for stack in stacks for each in _frames(stack))
+        return next(filter(None, owners), None) or self._current()
+
+    def _owner(self, frame: FrameType) -> str | None:
+        """The plugin whose code runs in ``frame``. A file may hold several: then its class says which, or who runs."""
+        here = self._owners.get(root_of(frame.f_globals.get("__name__", "")), {})
+        if len(here) == 1:
+            return next(iter(here.values()))
+        current = self._current()
+        return here.get(frame.f_code.co_qualname.partition(".")[0]) or (current if current in here.values() else None)
 
 
 def root_of(module: str) -> str:
@@ -83,9 +92,9 @@ def root_of(module: str) -> str:
     )
 
 
-def _roots(frame: FrameType | None) -> Iterator[str]:
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
-        yield root_of(frame.f_globals.get("__name__", ""))
+        yield frame
         frame = frame.f_back
 
 
