@@ -120,3 +120,13 @@ async def test_what_tells_of_parked_events_is_never_parked() -> None:
             await subscription.nack(told, "park", "no")
         assert told.stream == "$parked/mailer"
         assert await store.parked("watcher") == []
+
+
+async def test_why_an_event_was_parked_is_erased_with_the_person_that_it_is_about() -> None:
+    async with InMemoryEventStore() as store:
+        await store.append("counter/a", [added(1, subject="person/1")])
+        async with store.subscribe(subscriber=NAME) as subscription:
+            (event,) = [event async for event in taken(subscription, 1)]
+            await subscription.nack(event, "park", "1 is not what Ada pays")
+        (fact,) = [fact async for fact in store.read_stream("$parked/mailer")]
+        assert fact.subject == "person/1"

@@ -141,6 +141,7 @@ class ParkedEvents:
             name=named[0],
             data=canonical.encode(said),
             correlation_id=None if event is None else event.correlation_id,
+            subject=None if event is None else event.subject,  # a reason may quote what the event says
             causation_id=event.event_id if event is not None and event.kind == "fact" else None,
         )
         async with self._turn:  # what is said is seen in its order
@@ -151,6 +152,8 @@ class ParkedEvents:
 
     def _see(self, event: RecordedEvent) -> None:
         self._seen = event.version
+        if event.data is None:  # erased, with the event that it tells of
+            return
         position = Position(event.data["position"])
         match event.name:
             case "subscription:parked":
