@@ -152,7 +152,7 @@ async def test_a_session_remembers_what_it_may() -> None:
         session = Session(principal=OWNER, source="test")
         for _ in range(2):
             daemon.kernel.router.dispatch(EventEnvelope.create("work:look"), session, lambda *_: None, None)
-        assert session.cache["permission work:look"] == "open: allow *"
+        assert session.cache["permission work:look"][1] == "open: allow *"
 
 
 async def test_profiles_are_listed_as_the_original_clients_read_them() -> None:

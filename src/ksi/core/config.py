@@ -103,6 +103,18 @@ class LogSection(Section, frozen=True):
     json: bool = False
 
 
+class TraceSection(Section, frozen=True):
+    """Spans of requests. What is kept is chosen at the end: errors, what took ``slow`` seconds, a ``share`` of the rest.
+
+    ``endpoint`` takes them by OTLP, as in ``http://127.0.0.1:4318/v1/traces``.
+    """
+
+    enabled: bool = False
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    slow: Seconds = 1.0
+    endpoint: str | None = None
+
+
 class PluginsSection(Section, frozen=True):
     """``load`` names ``module:Class`` or files; ``disable`` names plugins that are found and not wanted.
 
@@ -153,10 +165,14 @@ class PriceSection(Section, frozen=True):
 
 
 class ProfileSection(Section, frozen=True):
-    """Event patterns that a profile allows; ``deny`` wins, and what no pattern names is denied."""
+    """Event patterns that a profile allows; ``deny`` wins, then ``ask``, and what no pattern names is denied.
+
+    A request that a pattern of ``ask`` names waits for somebody's word.
+    """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
 
 
 class PermissionSection(Section, frozen=True):
@@ -183,6 +199,7 @@ class Settings(Section, frozen=True):
     limits: LimitsSection = LimitsSection()
     http: HttpSection = HttpSection()
     log: LogSection = LogSection()
+    trace: TraceSection = TraceSection()
     plugins: PluginsSection = PluginsSection()
     providers: ProvidersSection = ProvidersSection()
     permission: PermissionSection = PermissionSection()

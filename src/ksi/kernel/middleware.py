@@ -20,7 +20,7 @@ from ksi.kernel.spec import EventSpec
 Stage = Literal["identity", "permission", "admission", "validate", "before", "handle", "after"]
 STAGES: tuple[Stage, ...] = ("identity", "permission", "admission", "validate", "before", "handle", "after")
 Check = Callable[[EventEnvelope, Session], Any]
-"""Raises to refuse. At the stage ``permission`` it answers the rule that allows; elsewhere None, or Parked."""
+"""Raises to refuse. At the stage ``permission`` it answers the rule that allows, elsewhere None; or Parked."""
 Look = Callable[[EventEnvelope, KSIError | None], None]
 Next = Callable[[EventEnvelope], Awaitable[Any]]
 Onion = Callable[[EventEnvelope, Next], Awaitable[Any]]
@@ -141,7 +141,13 @@ def all_of(checks: Sequence[Check]) -> Check | None:
     """One permission out of several, all of which must allow; its rule names theirs."""
     if len(checks) < 2:
         return next(iter(checks), None)
-    return lambda envelope, session: " & ".join(filter(None, [check(envelope, session) for check in checks]))
+
+    def check_all(envelope: EventEnvelope, session: Session) -> Any:
+        rules = [check(envelope, session) for check in checks]
+        asked = next((rule for rule in rules if isinstance(rule, Parked)), None)
+        return asked or " & ".join(filter(None, rules))
+
+    return check_all
 
 
 def wrap(onions: tuple[Onion, ...], handler: Next) -> Next:

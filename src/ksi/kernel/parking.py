@@ -50,6 +50,16 @@ class Parking:
         held = self._waiting.get(event_id)
         return None if held is None else held[0]
 
+    async def is_parked(self, event_id: bytes) -> bool:
+        """Whether it waits, in this life of the daemon or since an earlier one."""
+        if event_id in self._waiting:
+            return True
+        try:
+            await self._known(event_id)
+        except NotFoundError:
+            return False
+        return True
+
     def park(self, execution: Execution, reason: str) -> None:
         """Keep ``execution``: it is on disk, as an open request, with the fact that says so."""
         envelope = execution.envelope

@@ -29,6 +29,7 @@ from ksi.core.errors import (
 )
 from ksi.core.events import MAIN
 from ksi.core.hints import is_struct
+from ksi.core.tracing import Measured, Tracer
 from ksi.kernel.context import EventContext
 from ksi.kernel.deciding import compile_deciding
 from ksi.kernel.door import Call, Done, Session
@@ -148,19 +149,25 @@ class Row:
         """Run the checks that come before decoding; the answer is None, or Parked. Raises what they raise."""
         for check in self.stack.identity:
             check(envelope, session)
+        asked: Parked | None = None
         if self.stack.permission is not None:
-            envelope.rule = self.stack.permission(envelope, session)
+            rule = self.stack.permission(envelope, session)
+            asked = rule if isinstance(rule, Parked) else None
+            envelope.rule = rule if asked is None else asked.reason
         for check in self.stack.inner if is_nested else self.stack.door:
             parked = check(envelope, session)
             if parked is not None:
                 return parked
-        return None
+        return asked
 
     # ── compiled ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def compile(self) -> None:
         """Choose the way of this event's requests; again when its middleware has changed."""
         self.answer_now = None
         self.dispatch = self._shortest_way()
+        if self.router.tracer is not None and self.is_query and not self.is_stream:
+            self.answer_now = None
+            self.dispatch = measured(self.dispatch, self.router.tracer)
 
     def _shortest_way(self) -> Callable[..., Call | None]:
         if not self.handlers:
@@ -389,6 +396,21 @@ class Row:
                 return await self.router.threads.run("blocking", lambda: handler.invoke(payload, context))
             case _:
                 return await handler.invoke(payload, context)
+
+
+def measured(dispatch: Callable[..., Call | None], tracer: Tracer) -> Callable[..., Call | None]:
+    """``dispatch`` of a query from the door, as a span."""
+
+    def end(token: tuple[Done, Any, Measured | None], raw: bytes | None, error: KSIError | None) -> None:
+        done, inner, span = token
+        if span is not None:
+            span.end(error)
+        done(inner, raw, error)
+
+    def begin(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
+        return dispatch(envelope, session, end, (done, token, tracer.begin(envelope)))
+
+    return begin
 
 
 class AsyncQuery:

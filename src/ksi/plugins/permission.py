@@ -19,10 +19,11 @@ from ksi.core.ports import Tokens
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.door import Session
-from ksi.kernel.middleware import Check, Middleware
+from ksi.kernel.middleware import Check, Middleware, Parked
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.spec import EventSpec
-from ksi.plugins.profiles import DAEMON, Policy
+from ksi.plugins.approvals import Approvals
+from ksi.plugins.profiles import DAEMON, Grant, Policy, Word
 from ksi.resilience.limiter import RateLimiter, RateLimiters
 
 Principal = Annotated[str | None, Meta(description="as in uid:1000; the one who asks where nothing is said")]
@@ -56,6 +57,7 @@ class Checked(msgspec.Struct, frozen=True):
     allowed: bool
     profile: str
     rule: str
+    verdict: Word
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -72,10 +74,12 @@ class Rights(msgspec.Struct, frozen=True):
     profile: str
     allow: tuple[str, ...]
     deny: tuple[str, ...]
+    ask: tuple[str, ...]
+    granted: Grant
     limits: Rate | None
 
 
-class Permission(AsyncPlugin):
+class Permission(Approvals, AsyncPlugin):
     """Profiles of event patterns for each principal, and a rate for each."""
 
     name = "permission"
@@ -87,6 +91,7 @@ class Permission(AsyncPlugin):
         tokens = services.get(Tokens) if services.provider_of(Tokens) else None
         self._policy = Policy(settings.permission, tokens)
         self._policy.refuse_unknown()
+        await self.load_grants()
         self._default_profile = settings.permission.default_profile
         self._rate = Rate(settings.limits.rate_per_second, settings.limits.burst)
         self._monotonic = services.get(Clock).monotonic
@@ -105,13 +110,16 @@ class Permission(AsyncPlugin):
         name = spec.declaration.permission or event
         remembered = f"permission {name}"
 
-        def check(envelope: EventEnvelope, session: Session) -> str:
-            rule: str | None = session.cache.get(remembered)
-            if rule is None:
-                verdict = policy.decide(session.principal, name)
-                if not verdict.allowed:
-                    raise PermissionDeniedError(event, principal=session.principal, rule=verdict.rule)
-                rule = session.cache[remembered] = verdict.rule
+        def check(envelope: EventEnvelope, session: Session) -> str | Parked:
+            known = session.cache.get(remembered)
+            if known is not None and known[0] is policy.generation:
+                rule: str | Parked = known[1]
+                return rule
+            verdict = policy.decide(session.principal, name)
+            if verdict.word == "deny":
+                raise PermissionDeniedError(event, principal=session.principal, rule=verdict.rule)
+            rule = verdict.rule if verdict.allowed else Parked(verdict.rule)
+            session.cache[remembered] = (policy.generation, rule)
             return rule
 
         return check
@@ -154,7 +162,7 @@ class Permission(AsyncPlugin):
         """Say whether a principal may ask for an event, and which rule decides."""
         who = principal or context.principal
         verdict = self._policy.decide(who, event)
-        return Checked(who, event, verdict.allowed, verdict.profile, verdict.rule)
+        return Checked(who, event, verdict.allowed, verdict.profile, verdict.rule, verdict.word)
 
     @query("permission:show", inline=True, examples=[{}, {"principal": "uid:1000"}])
     def show(self, context: EventContext, principal: Principal = None) -> Rights:
@@ -162,7 +170,8 @@ class Permission(AsyncPlugin):
         who = principal or context.principal
         name = self._policy.profile_of(who)
         profile = self._policy.profiles.get(name, ProfileSection())
-        return Rights(who, name, profile.allow, profile.deny, None if who == DAEMON else self._rate)
+        limits = None if who == DAEMON else self._rate
+        return Rights(who, name, profile.allow, profile.deny, profile.ask, self._policy.granted(who), limits)
 
 
 def _shown(profile: ProfileSection) -> ShownProfile:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -37,12 +38,27 @@ DAEMON = "daemon"
 """The principal of tasks of the daemon's own; it is not limited."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """``rule`` names the line that decided: ``standard: allow state:*``."""
+Word = Literal["deny", "ask", "allow"]
 
-    allowed: bool
+
+class Verdict(msgspec.Struct, frozen=True):
+    """``rule`` names the line that decided: ``standard: allow state:*``. What must be asked for is not denied."""
+
+    word: Word
     profile: str
     rule: str
+
+    @property
+    def allowed(self) -> bool:
+        return self.word == "allow"
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a principal was given at run time, beside its profile."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
 
 
 class Policy:
@@ -54,6 +70,20 @@ class Policy:
         self._tokens = tokens
         self._principals = {DAEMON: OPEN_PROFILE, **section.principals}
         self._default = section.default_profile
+        self._grants: dict[str, Grant] = {}
+        self.generation = object()
+        """Another one whenever a verdict may have changed."""
+
+    def granted(self, principal: str) -> Grant:
+        return self._grants.get(principal, _NOTHING)
+
+    def give(self, principal: str, grant: Grant | None) -> None:
+        """Count ``grant`` in from now on, in place of an earlier one; None takes it back."""
+        if grant is None:
+            self._grants.pop(principal, None)
+        else:
+            self._grants[principal] = grant
+        self.generation = object()
 
     def refuse_unknown(self) -> None:
         """Raises ConfigError where a principal, or everybody, has a profile that does not exist."""
@@ -69,13 +99,27 @@ class Policy:
         return self._principals.get(principal) or granted or self._default
 
     def decide(self, principal: str, event: str) -> Verdict:
-        """Deny wins; what no pattern names is denied."""
+        """Deny wins, then ask; what no pattern names is denied. Grants count before the profile."""
         name = self.profile_of(principal)
         profile = self.profiles.get(name)
         if profile is None:
-            return Verdict(False, name, f"{name}: no such profile")
-        for allowed, word, patterns in ((False, "deny", profile.deny), (True, "allow", profile.allow)):
-            for pattern in patterns:
-                if matches(pattern, event):
-                    return Verdict(allowed, name, f"{name}: {word} {pattern}")
-        return Verdict(False, name, f"{name}: nothing allows it")
+            return Verdict("deny", name, f"{name}: no such profile")
+        granted = self._grants.get(principal, _NOTHING)
+        return (
+            _first(event, name, "deny", (("grant", granted.deny), (name, profile.deny)))
+            or _first(event, name, "allow", (("grant", granted.allow),))
+            or _first(event, name, "ask", (("grant", granted.ask), (name, profile.ask)))
+            or _first(event, name, "allow", ((name, profile.allow),))
+            or Verdict("deny", name, f"{name}: nothing allows it")
+        )
+
+
+_NOTHING = Grant()
+
+
+def _first(event: str, profile: str, word: Word, lists: Iterable[tuple[str, Sequence[str]]]) -> Verdict | None:
+    for source, patterns in lists:
+        for pattern in patterns:
+            if matches(pattern, event):
+                return Verdict(word, profile, f"{source}: {word} {pattern}")
+    return None

@@ -1,0 +1,193 @@
+"""Rights given at run time, and requests that wait for somebody's word: both outlive a restart."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core import ids
+from ksi.core.errors import AmbiguousError, NotFoundError, PermissionDeniedError, ValidationError
+from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.ports import EventLog
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event, query
+from ksi.kernel.parking import RequestParked
+from ksi.kernel.rerun import IS_PARKED, PARKED
+from ksi.kernel.router import Router
+from ksi.plugins.profiles import Grant, Policy
+
+if TYPE_CHECKING:
+    from ksi.kernel.plugin import Host
+
+ASKED = (Filter(names=(IS_PARKED,), streams=(PARKED,)),)
+GIVEN = (Filter(names=("permission:was_granted", "permission:was_revoked")),)
+Who = Annotated[str, Meta(min_length=1, max_length=300, description="a principal, as in uid:1000 or agent:ada")]
+Patterns = Annotated[tuple[str, ...], Meta(description="event patterns, as in state:*")]
+Waiting = Annotated[str, Meta(min_length=4, description="id of the request that waits, or a unique beginning of it")]
+
+
+@fact("permission:was_granted")
+class RightsWereGranted(msgspec.Struct, frozen=True):
+    """All that a principal has beside its profile, from here on."""
+
+    principal: str
+    grant: Grant
+    by: str
+
+
+@fact("permission:was_revoked")
+class RightsWereRevoked(msgspec.Struct, frozen=True):
+    """A principal has nothing but its profile from here on."""
+
+    principal: str
+    by: str
+
+
+@fact("permission:was_decided")
+class RequestWasDecided(msgspec.Struct, frozen=True):
+    """Somebody's word on a request that had waited for one."""
+
+    event: str
+    event_id: str
+    principal: str
+    approved: bool
+    by: str
+    why: str
+
+
+class WaitingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that waits. ``rule`` is the line that has it wait, ``position`` where that stands in the log."""
+
+    event_id: str
+    event: str
+    principal: str
+    rule: str
+    asked_at: datetime
+    position: int
+
+
+class WaitingRequests(msgspec.Struct, frozen=True):
+    requests: list[WaitingRequest]
+
+
+class GrantedRights(msgspec.Struct, frozen=True):
+    principal: str
+    granted: Grant
+
+
+class Approvals:
+    """The part of the plugin ``permission`` that changes at run time."""
+
+    host: Host
+    _policy: Policy
+
+    async def load_grants(self) -> None:
+        """Give what the log says was given."""
+        async for given in self.host.services.get(EventLog).read_all(GIVEN):
+            if given.name == "permission:was_granted":
+                granted = given.into(RightsWereGranted)
+                self._policy.give(granted.principal, granted.grant)
+            else:
+                self._policy.give(given.into(RightsWereRevoked).principal, None)
+
+    # ── rights ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    @event(
+        "permission:grant",
+        key=lambda request: f"permission/{request.principal}",
+        examples=[{"principal": "agent:ada", "allow": ["state:*"], "ask": ["agent:spawn"]}],
+    )
+    async def grant(
+        self, principal: Who, context: EventContext, allow: Patterns = (), ask: Patterns = (), deny: Patterns = ()
+    ) -> GrantedRights:
+        """Give a principal rights beside its profile, added to what it was given before; ``deny`` takes some away."""
+        if not (allow or ask or deny):
+            raise ValidationError("nothing is granted: give allow, ask or deny")
+        before = self._policy.granted(principal)
+        granted = Grant(_united(before.allow, allow), _united(before.deny, deny), _united(before.ask, ask))
+        context.append(f"permission/{principal}", RightsWereGranted(principal, granted, context.principal))
+        await context.commit()  # a right counts when it is on disk
+        self._policy.give(principal, granted)
+        return GrantedRights(principal, granted)
+
+    @event(
+        "permission:revoke",
+        key=lambda request: f"permission/{request.principal}",
+        errors=["not_found"],
+        examples=[{"principal": "agent:ada"}],
+    )
+    async def revoke(self, principal: Who, context: EventContext) -> GrantedRights:
+        """Take back all that a principal was granted; its profile stays."""
+        before = self._policy.granted(principal)
+        if before == Grant():
+            raise NotFoundError("grant", principal)
+        context.append(f"permission/{principal}", RightsWereRevoked(principal, context.principal))
+        await context.commit()
+        self._policy.give(principal, None)
+        return GrantedRights(principal, before)
+
+    # ── requests that wait ───────────────────────────────────────────────────────────────────────────────────────────
+    @query("permission:pending", examples=[{}])
+    async def pending(self) -> WaitingRequests:
+        """List the requests that wait for somebody's word, the oldest first."""
+        return WaitingRequests([_shown(each) async for each in self._waiting()])
+
+    @event("permission:approve", errors=["not_found", "ambiguous"], examples=[{"id": "01992f3a"}])
+    async def approve(self, id: Waiting, context: EventContext, why: str = "") -> WaitingRequest:
+        """Let a request run that waits, once."""
+        waiting = await self._find(id)
+        await self.host.services.get(Router).parking.resume(ids.parse(waiting.event_id))
+        self._decide(context, waiting, approved=True, why=why)
+        return waiting
+
+    @event("permission:deny", errors=["not_found", "ambiguous"], examples=[{"id": "01992f3a", "why": "too dear"}])
+    async def refuse(self, id: Waiting, context: EventContext, why: str = "") -> WaitingRequest:
+        """End a request that waits: whoever awaits it gets ``permission_denied``."""
+        waiting = await self._find(id)
+        rule = f"denied by {context.principal}" + (f": {why}" if why else "")
+        error = PermissionDeniedError(waiting.event, principal=waiting.principal, rule=rule)
+        await self.host.services.get(Router).parking.cancel(ids.parse(waiting.event_id), error)
+        self._decide(context, waiting, approved=False, why=why)
+        return waiting
+
+    def _decide(self, context: EventContext, waiting: WaitingRequest, *, approved: bool, why: str) -> None:
+        decided = RequestWasDecided(
+            waiting.event, waiting.event_id, waiting.principal, approved, context.principal, why
+        )
+        context.append(f"permission/{waiting.principal}", decided)
+
+    async def _find(self, beginning: str) -> WaitingRequest:
+        found = [_shown(each) async for each in self._waiting()]
+        matching = [each for each in found if each.event_id.startswith(beginning.lower())]
+        if len(matching) > 1:
+            raise AmbiguousError("waiting request", beginning, [each.event_id for each in matching])
+        if not matching:
+            raise NotFoundError("waiting request", beginning)
+        return matching[0]
+
+    async def _waiting(self) -> AsyncIterator[RecordedEvent]:
+        """The facts that say of a request that it waits, of those that still do."""
+        services = self.host.services
+        parking = services.get(Router).parking
+        async for parked in services.get(EventLog).read_all(ASKED):
+            if await parking.is_parked(ids.parse(parked.into(RequestParked).event_id)):
+                yield parked
+
+
+def _united(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def _shown(parked: RecordedEvent) -> WaitingRequest:
+    said = parked.into(RequestParked)
+    return WaitingRequest(
+        event_id=said.event_id,
+        event=said.event,
+        principal=said.principal,
+        rule=said.reason,
+        asked_at=parked.recorded_at,
+        position=parked.position,
+    )
