@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,3 +120,19 @@ def test_the_filter_is_a_program_that_the_kernel_takes(machine: seccomp.Machine)
         assert code == seccomp.RETURN or place + 1 + max(yes, no) < len(program)
     refused = machine.refused
     assert len(set(refused)) == len(refused)
+
+
+HEADERS = (Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/include/asm-generic/unistd.h"))
+
+
+@pytest.mark.skipif(not all(map(Path.exists, HEADERS)), reason="the headers of the kernel are not here")
+def test_both_machines_refuse_the_same_calls_by_the_kernels_own_numbers() -> None:
+    x86_64, generic = (
+        {int(number): name for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", file.read_text())}
+        for file in HEADERS
+    )
+    here, there = seccomp.MACHINES["x86_64"], seccomp.MACHINES["aarch64"]
+    known = [number for number in there.refused if number in generic]
+    assert {generic[number] for number in known} <= {x86_64.get(number, "") for number in here.refused}
+    assert (x86_64[here.clone], x86_64[here.socket], x86_64[here.sendto]) == ("clone", "socket", "sendto")
+    assert (generic[there.clone], generic[there.socket], generic[there.sendto]) == ("clone", "socket", "sendto")

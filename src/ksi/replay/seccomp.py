@@ -22,6 +22,7 @@ ALLOW, TRAP, ERRNO = 0x7FFF0000, 0x00030000, 0x00050000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENT_AT = 0, 4, 16
 PR_SET_NO_NEW_PRIVS, SET_MODE_FILTER, THREADS_TOO = 38, 1, 1
 ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
+AF_NETLINK, AF_PACKET = 16, 17
 CLONE_THREAD = 0x00010000
 X32 = 0x40000000
 EPERM, ENOSYS = 1, 38
@@ -39,6 +40,7 @@ class Machine(msgspec.Struct, frozen=True):
     seccomp: int
     clone: int
     tgkill: int
+    socket: int
     sendto: int
     openings: Mapping[int, int]
     unseen: Sequence[int]
@@ -49,23 +51,29 @@ CLONE3, OPENAT2 = 435, 437
 # In this order on both: connect bind listen accept accept4 sendmsg sendmmsg · execve execveat · ptrace
 # process_vm_writev kill tkill rt_sigqueueinfo rt_tgsigqueueinfo · truncate ftruncate · renameat renameat2 mkdirat
 # linkat unlinkat symlinkat mknodat · fchmod fchmodat fchown fchownat utimensat · set and remove (l, f) xattr · mount
-# umount2 chroot unshare setns bpf mq_open msgget shmget
+# umount2 chroot unshare setns bpf mq_open msgget shmget · open_by_handle_at reboot sethostname init_module finit_module
+# delete_module kexec_load swapon swapoff settimeofday clock_settime add_key keyctl
 _X86_64 = (
     42, 49, 50, 43, 288, 46, 307, 59, 322, 101, 311, 62, 200, 129, 297, 76, 77, 264, 316, 258, 265, 263, 266, 259,
     91, 268, 93, 260, 280, 188, 189, 190, 197, 198, 199, 165, 166, 161, 272, 308, 321, 240, 68, 29,
+    304, 169, 170, 175, 313, 176, 246, 167, 168, 164, 227, 248, 250,
 )  # fmt: skip
 _AARCH64 = (
     203, 200, 201, 202, 242, 211, 269, 221, 281, 117, 271, 129, 130, 138, 240, 45, 46, 38, 276, 34, 37, 35, 36, 33,
     52, 53, 55, 54, 88, 5, 6, 7, 14, 15, 16, 40, 39, 51, 97, 268, 280, 180, 186, 194,
+    265, 142, 161, 105, 273, 106, 104, 224, 225, 170, 112, 217, 219,
 )  # fmt: skip
 # Only x86_64 has these: fork vfork creat rename mkdir rmdir link unlink symlink chmod chown lchown mknod utime utimes
 # futimesat
 _OLD_X86_64 = (57, 58, 85, 82, 83, 84, 86, 87, 88, 90, 92, 94, 133, 132, 235, 261)
-# The same everywhere: pidfd_send_signal, io_uring_setup, pidfd_getfd, fchmodat2
-_NEW = (424, 425, 438, 452)
+# The same everywhere: pidfd_send_signal io_uring_setup open_tree move_mount fsopen fsconfig fsmount fspick pidfd_getfd
+# fchmodat2
+_NEW = (424, 425, 428, 429, 430, 431, 432, 433, 438, 452)
 MACHINES = {
-    "x86_64": Machine(0xC000003E, 317, 56, 234, 44, {2: 1, 257: 2}, (CLONE3, OPENAT2), _X86_64 + _OLD_X86_64 + _NEW),
-    "aarch64": Machine(0xC00000B7, 277, 220, 131, 206, {56: 2}, (CLONE3, OPENAT2), _AARCH64 + _NEW),
+    "x86_64": Machine(
+        0xC000003E, 317, 56, 234, 41, 44, {2: 1, 257: 2}, (CLONE3, OPENAT2), _X86_64 + _OLD_X86_64 + _NEW
+    ),
+    "aarch64": Machine(0xC00000B7, 277, 220, 131, 198, 206, {56: 2}, (CLONE3, OPENAT2), _AARCH64 + _NEW),
 }
 
 Instruction = tuple[int, int, int, int]
@@ -103,6 +111,17 @@ def filter_of(machine: Machine, pid: int) -> list[Instruction]:
         (JUMP_AT_LEAST, 0, 1, X32),
         _answer(TRAP),
         *_where(machine.clone, [_argument(0), (JUMP_ANY_BIT, 1, 0, CLONE_THREAD), _answer(TRAP), _answer(ALLOW)]),
+        # Who writes to one of these talks to the kernel, or to the wire, and needs no connection for it.
+        *_where(
+            machine.socket,
+            [
+                _argument(0),
+                (JUMP_EQUAL, 2, 0, AF_NETLINK),
+                (JUMP_EQUAL, 1, 0, AF_PACKET),
+                _answer(ALLOW),
+                _answer(TRAP),
+            ],
+        ),
         # Without an address it goes to where the socket leads already: a loop wakes itself so.
         *_where(
             machine.sendto,
