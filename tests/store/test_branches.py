@@ -20,6 +20,7 @@ from ksi.core.events import Filter, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Journal
 from ksi.core.views import View, ViewWriter
 from ksi.store.memory import InMemoryEventStore
+from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import added, listed
 
@@ -40,11 +41,14 @@ class Totals(View[Total]):
         writer.put(Total(event.stream, 1 if before is None else before.events + 1))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
     if request.param == "memory":
         async with InMemoryEventStore() as memory:
             yield memory
+    elif request.param == "postgres":
+        async with PostgresEventStore.open(request.getfixturevalue("url")) as postgres:
+            yield postgres
     else:
         async with SqliteEventStore.open(tmp_path / "events.db") as sqlite:
             yield sqlite

@@ -146,6 +146,22 @@ async def test_views_of_all_show_what_all_wrote(deaf: str) -> None:
             assert (await store.view(CounterView).get("a")).total == 20  # type: ignore[union-attr]  # it is there
 
 
+async def test_a_branch_that_another_cut_off_is_there(deaf: str) -> None:
+    async with (
+        PostgresEventStore.open(deaf, access="share") as one,
+        PostgresEventStore.open(deaf, access="share") as other,
+    ):
+        one.register(CounterView)
+        await one.append("counter/a", [added(1)])
+        await one.fork(Position(1), "exp")
+        await other.catch_up()
+        appended = await other.append("counter/a", [added(2)], branch="exp", expected_version=1)
+        assert appended.versions == (2,)
+        await one.catch_up()
+        assert await one.version("counter/a", branch="exp") == 2
+        assert (await one.view(CounterView).get("a")).total == 1  # type: ignore[union-attr]  # it is there
+
+
 async def test_a_checkpoint_that_another_moved_is_a_conflict(deaf: str) -> None:
     async with (
         PostgresEventStore.open(deaf, access="share") as one,

@@ -15,6 +15,7 @@ from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEv
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
 from ksi.store.adopt import adopt
+from ksi.store.branches import STREAM as BRANCHES
 from ksi.store.cursor import Cursor
 from ksi.store.idindex import RecentIds
 from ksi.store.log import Batch
@@ -135,6 +136,8 @@ class PostgresEventStore(SharedLog):
     def _enter(self, row: Row, body: bytes) -> None:
         self._remember(row, body)
         adopt(row, self.ids, self._open)
+        if any(line.stream == BRANCHES for line in row.lines):
+            self._branches = None
 
     # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────
     def stored_source(self) -> Segments:
@@ -185,7 +188,7 @@ class PostgresEventStore(SharedLog):
                 self._readers.append(session)
 
     async def _stream_names(self) -> Sequence[str]:
-        return self.stored_source().streams()
+        return await self._in_reader(lambda session: self._segments(session).streams())
 
     def _start_of(self, stream: str, version: int) -> int:
         return self.stored_source().start_of(stream, version)
@@ -195,7 +198,7 @@ class PostgresEventStore(SharedLog):
         last = await self._in_reader(lambda session: session.value(_LAST_AT, (microseconds(when),)))
         return None if last is None else Position(min(last, self.visible_head()))
 
-    async def backup(self, path: Path) -> Backup:
+    async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         raise UnsupportedError("PostgreSQL makes the backup of a log that is in it: pg_dump --schema=ksi")
 
     async def bytes_on_disk(self) -> int:

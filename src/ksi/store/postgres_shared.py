@@ -13,7 +13,7 @@ from functools import partial
 
 from ksi.core.clock import Clock
 from ksi.core.errors import KSIError, LogLockedError, StoreClosedError, UnavailableError
-from ksi.core.events import Position
+from ksi.core.events import MAIN, Position
 from ksi.core.ports import Done, Unit
 from ksi.core.threads import Threads
 from ksi.store.log import Batch, LoopLog
@@ -190,6 +190,8 @@ class SharedLog(LoopLog):
             self._show(row)
 
     def _show(self, row: Row) -> None:
+        if row.origin.branch != MAIN:
+            return
         try:
             changes = self._views.apply(row)
         except Exception:  # noqa: BLE001  # a view's code is a plugin's: its error must not stop the log

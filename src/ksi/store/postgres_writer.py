@@ -24,6 +24,7 @@ from ksi.store.postgres_shelf import PostgresShelf
 from ksi.store.query import keys_of
 from ksi.store.row import Row
 from ksi.store.schema import Durability
+from ksi.store.sight import marked
 
 T = TypeVar("T")
 RETRY_FOR = 15.0
@@ -190,8 +191,8 @@ def _two(pairs: Sequence[tuple[bytes, int]]) -> tuple[Byteas, Bigints]:
 
 
 def _versions(row: Row) -> dict[str, int]:
-    """The last version of each stream in ``row``."""
-    return {line.stream: line.version for line in row.lines}
+    """The last version of each stream in ``row``, which on a branch is another stream than on main."""
+    return {marked(line.stream, row.origin.branch): line.version for line in row.lines}
 
 
 def _moves(batch: Sequence[Decided], checkpoints: Mapping[str, Position]) -> list[tuple[bytes, int, int]]:
