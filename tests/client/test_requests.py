@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from ksi.client.client import EventClient, Options
-from ksi.client.exchange import ON_WIRE_MAX
+from ksi.client.link import ON_WIRE_MAX
 from ksi.core import ids
 from ksi.core.clock import SystemClock
 from ksi.core.context import bind_context
-from ksi.core.envelope import EventEnvelope, new_traceparent
+from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import (
     DeadlineExceededError,
     KSIConnectionError,
@@ -26,6 +26,9 @@ from ksi.transport.tokens import TokenStore
 from ksi.transport.unix import UnixServer
 from tests.client.conftest import drop_connections
 from tests.transport.echo import EchoDoor
+
+TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
+OTHER_TRACE = f"00-{'3' * 32}-{'4' * 16}-01"
 
 
 async def test_fields_and_a_mapping_make_the_payload(client: EventClient) -> None:
@@ -71,15 +74,24 @@ async def test_a_detached_request_gives_its_receipt(client: EventClient, door: E
 
 async def test_the_event_that_is_handled_flows_along(client: EventClient, door: EchoDoor) -> None:
     deadline_us = SystemClock().time_us() + 5_000_000
-    parent = EventEnvelope.create("a:b", traceparent=new_traceparent(), deadline_us=deadline_us)
+    parent = EventEnvelope.create("a:b", traceparent=TRACE, deadline_us=deadline_us)
     with bind_context(parent):
         await client.request("test:echo")
     [child] = door.seen
     assert child.correlation == parent.correlation_id
     assert child.cause == parent.event_id
-    assert child.traceparent == parent.traceparent
+    assert child.traceparent == parent.trace_context
     assert child.deadline_us is not None
     assert abs(child.deadline_us - deadline_us) < 1_000_000
+
+
+async def test_a_request_belongs_to_the_trace_that_is_said_or_to_that_of_the_environment(
+    client: EventClient, door: EchoDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACEPARENT", OTHER_TRACE)
+    await client.request("test:echo")
+    await client.request("test:echo", options=Options(traceparent=TRACE))
+    assert [request.traceparent for request in door.seen] == [OTHER_TRACE, TRACE]
 
 
 async def test_nothing_is_asked_after_the_deadline(client: EventClient, door: EchoDoor) -> None:

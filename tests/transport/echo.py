@@ -139,6 +139,12 @@ class EchoDoor:
         self.streams.append(Counting(sink, 0 if self.is_silent else credit, **wanted))
         return self.streams[-1]
 
+    def cancel(self, event_id: bytes, session: Session) -> bool:
+        running = [call for call in self.held if call.envelope.event_id == event_id and not call.is_done]
+        for call in running:
+            call.cancel()
+        return bool(running)
+
     def resume(self, address: str, session: Session, sink: Sink, credit: int) -> Counting:
         self.sessions.append(session)
         version = int(address.rpartition("@")[2])

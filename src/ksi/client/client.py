@@ -1,4 +1,4 @@
-"""``EventClient``: requests, streams and subscriptions over one connection.
+"""``EventClient``: requests, streams and subscriptions over a Unix socket, a WebSocket or HTTP.
 
 ::
 
@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from ksi.client.endpoints import endpoint_of
 from ksi.client.exchange import Exchange
 from ksi.client.names import Namespace, event_part
 from ksi.client.options import DEFAULT
@@ -83,7 +84,9 @@ class Subscription:
 
 
 class EventClient:
-    """A client of the daemon in ``home`` (default: as the CLI chooses it), or behind the socket ``path``.
+    """A client of the daemon in ``home`` (default: as the CLI chooses it), or at ``where``.
+
+    ``where`` is the path of a socket, ``http://127.0.0.1:7474`` or ``ws://127.0.0.1:7474/v1/ws``.
 
     Every method raises the daemon's own error, KSIConnectionError where it can not be reached, and KSITimeoutError
     where it does not answer. After a lost connection requests are sent again under their event ids, streams and
@@ -92,7 +95,7 @@ class EventClient:
 
     def __init__(
         self,
-        path: str | Path | None = None,
+        where: str | Path | None = None,
         *,
         home: str | Path | None = None,
         start: bool = False,
@@ -107,17 +110,19 @@ class EventClient:
             start: Start the daemon of the home where none answers.
             name: Becomes the source of the requests.
             branch: Of the log, where a request's options say none.
-            token: Makes the client its principal; default ``KSI_TOKEN``, else it is the user of the process.
+            token: Makes the client its principal; default ``KSI_TOKEN``, else it is the user of the process, whom
+                only the Unix socket knows.
         """
         self._home = Home.choose(home, os.environ)
-        self._may_start = start and path is None
+        self._may_start = start and where is None
         self._branch = branch
-        self._exchange = Exchange(
-            self._home.socket if path is None else Path(path),
+        endpoint = endpoint_of(
+            self._home.socket if where is None else where,
             name=name,
             token=token or os.environ.get("KSI_TOKEN"),
             reconnect_timeout=reconnect_timeout,
         )
+        self._exchange = Exchange(endpoint, reconnect_timeout=reconnect_timeout)
         self._subscriptions: list[Subscription] = []
 
     async def connect(self) -> Self:

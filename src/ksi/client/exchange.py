@@ -1,4 +1,4 @@
-"""What is asked and not yet answered: at most 1,024 requests on the wire, kept over a lost connection.
+"""What is asked and not yet answered: as many requests on the wire as a link bears, kept over a lost connection.
 
 A lost connection is made again with backoff while somebody waits. Each call then says by itself how it goes on: a
 request is sent again under its event id, a stream resumes after its last address.
@@ -7,27 +7,23 @@ request is sent again under its event id, a stream resumes after its last addres
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Protocol
 
-from ksi.client.link import Link
+from ksi.client.link import Endpoint, Link, Patience
 from ksi.core.errors import KSIConnectionError, KSIError
 from ksi.wire.answers import Answer
-from ksi.wire.frames import Request, encode
+from ksi.wire.frames import Request
 
-ON_WIRE_MAX = 1_024
-BACKOFF_FIRST, BACKOFF_MAX = 0.02, 1.0
+LOST = "the connection was lost before the answer came"
 
 
 class Call(Protocol):
     """Somebody who waits for frames."""
 
     takes_place: bool
-    """Counts among the 1,024: a stream does not, it may be open for days."""
+    """Counts among those that a link bears: a stream does not, it may be open for days."""
 
     @property
     def is_repeatable(self) -> bool:
@@ -64,11 +60,12 @@ class Abandoned:
 class Exchange:
     """Gives ids to calls, and answers to the calls that they belong to."""
 
-    def __init__(self, path: Path, *, name: str | None, token: str | None, reconnect_timeout: float) -> None:
-        self._path = path
-        self._name = name
-        self._token = token
+    def __init__(self, endpoint: Endpoint, *, reconnect_timeout: float) -> None:
+        self._endpoint = endpoint
         self._reconnect_timeout = reconnect_timeout
+        self._patience = Patience(reconnect_timeout)
+        self._connected_at = 0.0
+        self._is_heard = False
         self._ids = count(1)
         self._calls: dict[int, Call] = {}
         self._sent: set[int] = set()
@@ -118,7 +115,7 @@ class Exchange:
     def steer(self, request: Request) -> None:
         """Send credit or a cancel; void where the call has ended or is not on the wire: it will ask again."""
         if self._link is not None and request.id in self._sent:
-            self._link.send(encode(request))
+            self._link.send(request)
 
     def abandon(self, frame_id: int) -> None:
         """The caller went away: cancel at the daemon, or never ask."""
@@ -134,7 +131,7 @@ class Exchange:
 
     # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _pump(self) -> None:
-        while self._link is not None and self._queue and self._on_wire < ON_WIRE_MAX:
+        while self._link is not None and self._queue and self._on_wire < self._link.requests_max:
             frame_id = self._queue.popleft()
             if frame_id in self._calls:
                 self._ask(frame_id, again=False)
@@ -146,9 +143,11 @@ class Exchange:
         request.id = frame_id
         self._sent.add(frame_id)
         self._on_wire += call.takes_place
-        self._link.send(encode(request))
+        self._link.send(request)
 
-    def _received(self, answer: Answer) -> None:
+    # ── what a link calls ────────────────────────────────────────────────────────────────────────────────────────────
+    def received(self, answer: Answer) -> None:
+        self._is_heard = True
         frame_id = answer.id
         if frame_id is None and answer.error is not None:
             frame_id = answer.error.details.get("id")
@@ -157,6 +156,36 @@ class Exchange:
             self._forget(frame_id)
             self._pump()
 
+    def again(self, frame_id: int) -> Request | None:
+        call = self._calls.get(frame_id)
+        if call is None:
+            return None
+        if not call.is_repeatable:
+            self.fail(frame_id, KSIConnectionError(LOST))
+            return None
+        request = call.opening(again=True)
+        request.id = frame_id
+        return request
+
+    def fail(self, frame_id: int, error: KSIError) -> None:
+        self._fail(frame_id, error)
+        self._pump()
+
+    def lost(self, link: Link) -> None:
+        if link is not self._link:
+            return
+        self._link = None
+        self._on_wire = 0
+        if self._is_heard or asyncio.get_running_loop().time() - self._connected_at > self._reconnect_timeout:
+            self._patience.renew()
+        for frame_id in list(self._sent):
+            if not self._calls[frame_id].is_repeatable:
+                self._sent.discard(frame_id)
+                self._fail(frame_id, KSIConnectionError(LOST))
+        if self._calls:
+            self._reconnect()
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _forget(self, frame_id: int) -> None:
         call = self._calls.pop(frame_id)
         if frame_id in self._sent:
@@ -175,27 +204,14 @@ class Exchange:
 
     # ── the connection ───────────────────────────────────────────────────────────────────────────────────────────────
     async def _connect(self) -> None:
-        link = await Link.open(self._path, self._received, self._lost)
+        link = await self._endpoint.connect(self)
         if link.closed.done():
-            raise KSIConnectionError(f"the daemon at {self._path} closed the connection at once")
+            raise KSIConnectionError(f"the daemon at {self._endpoint} closed the connection at once")
         self._link = link
-        if self._name is not None or self._token is not None:
-            link.send(encode(Request(hello=1, client=self._name, token=self._token)))
+        self._connected_at, self._is_heard = asyncio.get_running_loop().time(), False
         for frame_id in sorted(self._sent):
             self._ask(frame_id, again=True)
         self._pump()
-
-    def _lost(self, link: Link) -> None:
-        if link is not self._link:
-            return
-        self._link = None
-        self._on_wire = 0
-        for frame_id in list(self._sent):
-            if not self._calls[frame_id].is_repeatable:
-                self._sent.discard(frame_id)
-                self._fail(frame_id, KSIConnectionError("the connection was lost before the answer came"))
-        if self._calls:
-            self._reconnect()
 
     def _reconnect(self) -> None:
         if self._reconnecting is None and not self._is_closed:
@@ -203,25 +219,25 @@ class Exchange:
 
     async def _reconnected(self) -> None:
         try:
-            async with asyncio.timeout(self._reconnect_timeout):
-                await self._tried()
+            await self._tried()
         except TimeoutError:
-            self._fail_all(KSIConnectionError(f"no daemon answers at {self._path} since {self._reconnect_timeout:g} s"))
+            since = f"since {self._reconnect_timeout:g} s"
+            self._give_up(KSIConnectionError(f"no daemon answers at {self._endpoint} {since}"))
+        except KSIError as refusal:  # who answers will not have us: to wait changes nothing
+            self._give_up(refusal)
         finally:
             self._reconnecting = None
 
     async def _tried(self) -> None:
-        for delay in _backoff():
+        while True:
+            await self._patience.wait()
             try:
-                await self._connect()
-                break
+                async with asyncio.timeout(self._patience.left):
+                    await self._connect()
+                return
             except KSIConnectionError:
-                await asyncio.sleep(delay)
+                continue
 
-
-def _backoff() -> Iterator[float]:
-    """Seconds between attempts: doubled each time, and jittered, so that clients do not come back all at once."""
-    delay = BACKOFF_FIRST
-    while True:
-        yield delay * random.uniform(0.5, 1.0)
-        delay = min(delay * 2, BACKOFF_MAX)
+    def _give_up(self, error: KSIError) -> None:
+        self._patience.renew()  # whoever asks later waits as long
+        self._fail_all(error)

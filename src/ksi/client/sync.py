@@ -76,7 +76,7 @@ class SyncEventClient:
 
     def __init__(
         self,
-        path: str | Path | None = None,
+        where: str | Path | None = None,
         *,
         home: str | Path | None = None,
         start: bool = False,
@@ -88,7 +88,7 @@ class SyncEventClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="ksi-client", daemon=True)
         self._thread.start()
         self._client = self.run(
-            _made(path, home=home, start=start, name=name, token=token, reconnect_timeout=reconnect_timeout),
+            _made(where, home=home, start=start, name=name, token=token, reconnect_timeout=reconnect_timeout),
         )
 
     def connect(self) -> Self:
@@ -164,8 +164,8 @@ class SyncEventClient:
         return SyncStream(self, self.run(_called(make)))
 
 
-async def _made(path: str | Path | None, **arguments: Any) -> EventClient:
-    return EventClient(path, **arguments)
+async def _made(where: str | Path | None, **arguments: Any) -> EventClient:
+    return EventClient(where, **arguments)
 
 
 async def _called(function: Callable[[], T]) -> T:

@@ -85,6 +85,7 @@ def _paths(catalogue: Catalogue, problems: Problems) -> Json:
         "/types.ts": {"get": _text("types", "The events as types of TypeScript.", "text/plain", problems)},
         "/openapi.json": {"get": _document("openapi", "This document.", problems)},
         "/asyncapi.json": {"get": _document("asyncapi", "The events as AsyncAPI 3.0.", problems)},
+        "/v1/requests/{event_id}": {"delete": _cancel(problems)},
         "/v1/stream/{address}": {"get": _resume(problems)},
     }
     for event in catalogue.events:
@@ -132,6 +133,24 @@ def _subscribe(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
     return _operation(event, "follow") | {
         "parameters": [*_fields(event, catalogue.schemas), _parameter("LastEventId")],
         "responses": {"200": _chunks(event), **problems.responses(event.described.errors)},
+    }
+
+
+def _cancel(problems: Problems) -> Json:
+    """Of any request; its own answer or end says what became of it."""
+    event_id = {
+        "name": "event_id",
+        "in": "path",
+        "required": True,
+        "description": "The `Idempotency-Key` of a request or stream that is under way.",
+        "schema": {"type": "string", "format": "uuid"},
+    }
+    return {
+        "operationId": "cancelRequest",
+        "summary": "Cancel what is under way.",
+        "tags": ["daemon"],
+        "parameters": [event_id],
+        "responses": {"202": _json("It is told.", {"type": "object"}), **problems.responses(["not_found"])},
     }
 
 

@@ -100,5 +100,8 @@ class Door(Protocol):
     def open_stream(self, envelope: EventEnvelope, session: Session, sink: Sink, credit: int) -> StreamCall:
         """Answer in chunks. An event that does not stream answers with its end value only."""
 
+    def cancel(self, event_id: bytes, session: Session) -> bool:
+        """Cancel what ``session``'s principal asked for under this id; its end still comes. False: nothing runs."""
+
     def resume(self, address: str, session: Session, sink: Sink, credit: int) -> StreamCall:
         """The chunks after ``address`` (``stream@version``), then live, then the end; never a second run."""

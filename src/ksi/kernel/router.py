@@ -172,6 +172,13 @@ class Router:
         self._look_and_start(streaming, admitted.parked, is_explicit=is_explicit)
         return streaming
 
+    def cancel(self, event_id: bytes, session: Session) -> bool:
+        running = self.running.get(event_id)
+        if running is None or running.is_ending or running.envelope.principal != session.principal:
+            return False
+        running.cancel()
+        return True
+
     def resume(self, address: str, session: Session, sink: Sink, credit: int) -> Resumed:
         return Resumed(self, address, session, sink, credit)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import InvalidFrameError, KSIError, PayloadTooLargeError
+from ksi.core.errors import InvalidFrameError, KSIError, NotFoundError, PayloadTooLargeError
 from ksi.core.threads import settle
 from ksi.kernel.door import Call
 from ksi.kernel.registry import EventRegistry
@@ -18,7 +18,7 @@ from ksi.transport.envelopes import envelope_of
 from ksi.transport.http import cloudevents, query
 from ksi.transport.http.exchange import JSON, Answer, Exchange
 from ksi.transport.http.problems import NotReadOnlyError, UnsupportedMediaError
-from ksi.wire.frames import Head
+from ksi.wire.frames import Head, id_bytes
 
 METADATA = {
     b"idempotency-key": "event_id",
@@ -58,6 +58,13 @@ class Requests:
         envelope = self.queried(exchange, exchange.parameter("name"))
         raw = await self.ask(exchange, envelope)
         await exchange.answer(_answer(exchange, envelope, raw))
+
+    async def cancel(self, exchange: Exchange) -> None:
+        """Cancel what its sender asked for under an id, for whom to hang up is not enough."""
+        event_id = exchange.parameter("event_id")
+        if not self.door.cancel(id_bytes(event_id, field="event_id"), exchange.session):
+            raise NotFoundError("request", event_id)
+        await exchange.answer(Answer(status=202, body=b"{}"))
 
     # ── envelopes ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def posted(self, exchange: Exchange, name: str) -> EventEnvelope:

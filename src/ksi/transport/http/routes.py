@@ -24,6 +24,7 @@ def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, p
         [
             route("POST", "/v1/events/{name}", requests.post),
             route("GET", "/v1/events/{name}", requests.get),
+            route("DELETE", "/v1/requests/{event_id}", requests.cancel),
             route("POST", "/v1/stream/{name}", streams.post),
             route("GET", "/v1/stream/{address:path}", streams.resume),
             route("GET", "/v1/subscribe", streams.subscribe),

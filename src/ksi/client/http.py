@@ -1,0 +1,239 @@
+"""HTTP: each request is a POST of its own, each stream a body of lines. Only this module needs ``httpx``.
+
+One that breaks off is asked for again alone: the others have connections of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import httpx
+import msgspec
+
+from ksi.client.link import Listener, Patience
+from ksi.client.messages import Message, frame_in, message_of, problem_in
+from ksi.core.errors import CancelledError, InvalidFrameError, KSIConnectionError, PayloadTooLargeError
+from ksi.wire.answers import FRAME_OVERHEAD, Answer, WireError
+from ksi.wire.frames import Request
+from ksi.wire.splitter import FRAME_BYTES_MAX, Splitter
+
+REQUESTS_MAX = 64
+"""Each has a connection of its own."""
+CONNECT_TIMEOUT = 10.0
+SILENCE_MAX = 50.0
+"""Seconds without a sign of life, after which a stream is lost: the daemon says something each 15 s."""
+RECEIVE_BUFFER_BYTES = 16 << 10
+"""What the system holds of a stream that is not read: at its own choice it would be thousands of tokens."""
+_ENOUGH = 1 << 62
+_BROKEN = (httpx.RequestError, InvalidFrameError, PayloadTooLargeError)
+_ASK = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
+_READ = httpx.Timeout(None, connect=CONNECT_TIMEOUT, read=SILENCE_MAX)
+
+
+class HttpEndpoint:
+    """``http://HOST:PORT``, or ``https://…``."""
+
+    def __init__(self, url: str, *, name: str | None, token: str | None, reconnect_timeout: float) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"user-agent": name or "ksi", "content-type": "application/json"}
+        if token is not None:
+            self._headers["authorization"] = f"Bearer {token}"
+        self._reconnect_timeout = reconnect_timeout
+
+    def __str__(self) -> str:
+        return self._url
+
+    async def connect(self, listener: Listener) -> HttpLink:
+        link = HttpLink(self._client(), listener, self._reconnect_timeout)
+        try:
+            await link.probe()
+        except httpx.RequestError as error:
+            link.close()
+            await link.closed
+            raise KSIConnectionError(f"no daemon answers at {self}: {error or type(error).__name__}") from None
+        return link
+
+    def _client(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=REQUESTS_MAX),
+            socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)],
+        )
+        return httpx.AsyncClient(base_url=self._url, headers=self._headers, transport=transport, timeout=_ASK)
+
+
+class Credit:
+    """Chunks that the reader has room for. Without, the body is not read, and the daemon makes no more."""
+
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+        self._news = asyncio.Event()
+
+    def give(self, chunks: int) -> None:
+        self._chunks += chunks
+        self._news.set()
+
+    async def take(self) -> None:
+        while self._chunks <= 0:
+            self._news.clear()
+            await self._news.wait()
+        self._chunks -= 1
+
+
+class Carried:
+    """A request on its way."""
+
+    def __init__(self, frame_id: int, request: Request, reconnect_timeout: float) -> None:
+        self.id = frame_id
+        self.event_id = request.event_id
+        self.is_stream = request.stream or request.resume is not None
+        self.patience = Patience(reconnect_timeout)
+        self.task: asyncio.Task[None] | None = None
+        self.next(request)
+
+    def next(self, request: Request) -> None:
+        """Ask for this now."""
+        self.credit = Credit(request.credit or 0)
+        self.message = message_of(request)
+
+
+class HttpLink:
+    """A :class:`~ksi.client.link.Link` on which each request comes and goes by itself."""
+
+    requests_max = REQUESTS_MAX
+
+    def __init__(self, client: httpx.AsyncClient, listener: Listener, reconnect_timeout: float) -> None:
+        self._client = client
+        self._listener = listener
+        self._reconnect_timeout = reconnect_timeout
+        self._loop = asyncio.get_running_loop()
+        self._carried: dict[int, Carried] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    async def probe(self) -> None:
+        """Raises httpx.RequestError where nobody answers."""
+        await self._client.get("/healthz")
+
+    def send(self, request: Request) -> None:
+        assert request.id is not None
+        if request.event is not None or request.resume is not None:
+            carried = self._carried[request.id] = Carried(request.id, request, self._reconnect_timeout)
+            carried.task = self._own(self._carry(carried))
+        elif (steered := self._carried.get(request.id)) is not None:
+            self._steer(steered, request)
+
+    def _steer(self, carried: Carried, request: Request) -> None:
+        if request.cancel:
+            self._own(self._stop(carried))
+        else:
+            carried.credit.give(request.credit or 0)
+
+    def close(self) -> None:
+        self._loop.create_task(self._close()).add_done_callback(lambda _: self.closed.set_result(None))
+
+    async def _close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _carry(self, carried: Carried) -> None:
+        """Ask until nobody waits for more of it."""
+        try:
+            while True:
+                await carried.patience.wait()
+                await self._ask(carried, carried.message)
+                onward = self._listener.again(carried.id)
+                if onward is None:
+                    return
+                carried.next(onward)
+        except TimeoutError:
+            since = f"since {self._reconnect_timeout:g} s"
+            self._listener.fail(carried.id, KSIConnectionError(f"no daemon answers at {self._client.base_url} {since}"))
+        finally:
+            del self._carried[carried.id]
+
+    async def _ask(self, carried: Carried, message: Message) -> None:
+        """Ask once, and hand on what comes before it is whole or breaks off."""
+        asking = self._client.stream(
+            message.method,
+            message.path,
+            headers=message.headers,
+            content=message.body,
+            timeout=_READ if carried.is_stream else _ASK,
+        )
+        try:
+            async with asking as response:
+                if carried.is_stream and response.is_success:
+                    await self._read_stream(carried, response)
+                else:
+                    await self._read_answer(carried, response)
+        except _BROKEN:
+            return
+
+    async def _read_answer(self, carried: Carried, response: httpx.Response) -> None:
+        body = await response.aread()
+        if response.is_success:
+            self._hand_on(carried, Answer(ok=True, data=msgspec.Raw(body)))
+        elif (error := problem_in(response.status_code, body)) is not None:
+            self._hand_on(carried, Answer(ok=False, end=carried.is_stream, error=error))
+
+    async def _read_stream(self, carried: Carried, response: httpx.Response) -> None:
+        async for line in _lines(response):
+            answer = frame_in(line)
+            if answer.seq is not None:
+                await carried.credit.take()
+            self._hand_on(carried, answer)
+
+    def _hand_on(self, carried: Carried, answer: Answer) -> None:
+        if answer.error is None:  # a daemon that stops refuses whoever goes on, again and again
+            carried.patience.renew()
+        answer.id = carried.id
+        self._listener.received(answer)
+
+    # ── cancel ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _stop(self, carried: Carried) -> None:
+        """Cancel it at the daemon, whose end still comes; what does not run there under an id ends with its connection.
+
+        To hang up is not enough: a command goes on without its client, and so does a stream that detaches.
+        """
+        carried.credit.give(_ENOUGH)
+        if carried.event_id is not None and await self._is_cancelled(carried.event_id):
+            return
+        if carried.task is not None and carried.task.cancel():
+            error = WireError(code=CancelledError.code, message="it was cancelled")
+            self._hand_on(carried, Answer(ok=False, end=True, error=error))
+
+    async def _is_cancelled(self, event_id: str) -> bool:
+        """Whether the daemon has something to cancel, and does."""
+        patience = Patience(self._reconnect_timeout)
+        while True:
+            try:
+                await patience.wait()
+                return (await self._client.delete(f"/v1/requests/{event_id}")).is_success
+            except httpx.RequestError:
+                continue
+            except TimeoutError:
+                return False
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The lines of a body. Raises PayloadTooLargeError."""
+    splitter = Splitter(FRAME_BYTES_MAX + FRAME_OVERHEAD)
+    async for part in response.aiter_raw():
+        for line in splitter.feed(part):
+            if not isinstance(line, bytes):
+                raise line
+            if line:  # an empty one only says that the stream lives
+                yield line
