@@ -27,6 +27,7 @@ ASKED = (Filter(names=(IS_PARKED,), streams=(PARKED,)),)
 GIVEN = (Filter(names=("permission:was_granted", "permission:was_revoked")),)
 Who = Annotated[str, Meta(min_length=1, max_length=300, description="a principal, as in uid:1000 or agent:ada")]
 Patterns = Annotated[tuple[str, ...], Meta(description="event patterns, as in state:*")]
+Why = Annotated[str, Meta(max_length=1000, description="a word for who asked, and for those who read the log")]
 Waiting = Annotated[str, Meta(min_length=4, description="id of the request that waits, or a unique beginning of it")]
 
 
@@ -136,7 +137,7 @@ class Approvals:
         return WaitingRequests([_shown(each) async for each in self._waiting()])
 
     @event("permission:approve", errors=["not_found", "ambiguous"], examples=[{"id": "01992f3a"}])
-    async def approve(self, id: Waiting, context: EventContext, why: str = "") -> WaitingRequest:
+    async def approve(self, id: Waiting, context: EventContext, why: Why = "") -> WaitingRequest:
         """Let a request run that waits, once."""
         waiting = await self._find(id)
         await self.host.services.get(Router).parking.resume(ids.parse(waiting.event_id))
@@ -144,7 +145,7 @@ class Approvals:
         return waiting
 
     @event("permission:deny", errors=["not_found", "ambiguous"], examples=[{"id": "01992f3a", "why": "too dear"}])
-    async def refuse(self, id: Waiting, context: EventContext, why: str = "") -> WaitingRequest:
+    async def refuse(self, id: Waiting, context: EventContext, why: Why = "") -> WaitingRequest:
         """End a request that waits: whoever awaits it gets ``permission_denied``."""
         waiting = await self._find(id)
         rule = f"denied by {context.principal}" + (f": {why}" if why else "")

@@ -24,8 +24,11 @@ WATCHING = (
     "projection:list", "projection:status", "projection:parked",
 )  # fmt: skip
 """What looks at the log: all that anybody ever said is in it."""
-RULING = ("plugin:load", "plugin:unload", "plugin:reload", "system:shutdown")
-"""What changes the daemon itself: whoever loads code may do all that the daemon may."""
+RULING = (
+    "plugin:load", "plugin:unload", "plugin:reload", "system:shutdown",
+    "permission:grant", "permission:revoke", "permission:approve", "permission:deny", "budget:set", "budget:remove",
+)  # fmt: skip
+"""What changes the daemon itself, or what others may: whoever loads code may do all that the daemon may."""
 
 BUILT_IN: Mapping[str, ProfileSection] = {
     OPEN_PROFILE: ProfileSection(allow=("*",)),
