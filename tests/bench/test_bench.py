@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ksi.bench import curve, dispatch, main, store
+from ksi.bench import curve, dispatch, fanout, http, main, store
 from ksi.bench.load import Load
 from ksi.bench.measure import Contestant, Row, Sample, measure
 
@@ -49,6 +49,16 @@ def test_the_rows_of_a_suite_run(suite: object, tmp_path: Path) -> None:
         results = [result for row in rows for result in measure(row, 1)]
     assert all(result.rate > 0 and result.cpu_us >= 0 for result in results)
     assert results[0].ratio == 1.0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("suite", [http, fanout])
+def test_the_rows_over_http_run(suite: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("orjson", reason="the floors need it")
+    monkeypatch.setattr(fanout, "SUBSCRIBERS", (10,))
+    with suite.rows(tmp_path, count=1920) as rows:  # type: ignore[attr-defined]  # as above
+        results = [result for row in rows for result in measure(row, 1)]
+    assert all(result.rate > 0 for result in results)
 
 
 def test_the_curve_has_a_mark_for_each_step_and_finds_what_it_wrote(

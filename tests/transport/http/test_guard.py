@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +17,10 @@ from ksi.core.config import HttpSection
 from ksi.core.errors import ConfigError
 from ksi.transport.http.binding import refuse_open
 from tests.transport.http.site import Site, serving
+from tests.transport.http.test_websocket import opened
+
+CLIENTS = ("httpx", "httpcore", "websockets.client")
+"""Loggers of the test's own side."""
 
 
 class Calendar(SystemClock):
@@ -141,3 +149,52 @@ async def test_a_unix_socket_speaks_http_too_and_only_its_owner_opens_it(tmp_pat
         async with site.client(transport=transport) as http:
             assert await ask(http, host="localhost") == (200, "")
     assert not path.exists()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of localhost, with its key beside it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    file, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = f"-keyout {key} -out {file} -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    how = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subprocess.run(["openssl", *how.split(), *made.split()], check=True, capture_output=True)
+    return file
+
+
+async def test_with_a_certificate_it_speaks_tls_and_nothing_else(certificate: Path, tmp_path: Path) -> None:
+    key = certificate.with_name("key.pem")
+    section = HttpSection(host="0.0.0.0", port=0, certificate=str(certificate), certificate_key=str(key))
+    refuse_open(section)
+    async with serving(tmp_path, section) as site:
+        assert site.url.startswith("https://localhost:")
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        async with site.client(verify=trusted) as http:
+            assert await ask(http) == (200, "")
+        async with opened(site, token=site.token, ssl=trusted) as connection:
+            await connection.send('{"id":1,"event":"system:health"}')
+            assert '"ok":true' in await connection.recv()
+        async with httpx.AsyncClient(trust_env=False) as plain:
+            with pytest.raises(httpx.TransportError):
+                await plain.get(site.url.replace("https", "http"))
+
+
+async def test_a_certificate_that_can_not_be_read_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        async with serving(tmp_path, HttpSection(port=0, certificate=str(tmp_path / "none.pem"))):
+            pass
+    assert refused.value.where == "http.certificate"
+
+
+# ── what is written down ─────────────────────────────────────────────────────────────────────────────────────────────
+async def test_no_log_line_holds_a_token(site: Site, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await ask(http)
+    await ask(http, authorization="Bearer ksi_00000000_not-the-right-one")
+    async with opened(site) as connection:
+        await connection.send(f'{{"hello":1,"token":"{site.token}"}}')
+        await connection.recv()
+    said = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith(CLIENTS))
+    assert site.token not in said
+    assert "not-the-right-one" not in said

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import ssl
+from pathlib import Path
 
 import msgspec
 from uvicorn.config import Config as UvicornConfig
@@ -17,7 +18,7 @@ from ksi.core.errors import ConfigError
 from ksi.core.home import Home
 from ksi.transport import unix
 from ksi.transport.http.app import App
-from ksi.transport.http.binding import BACKLOG, bound
+from ksi.transport.http.binding import BACKLOG, WILDCARDS, bound
 from ksi.transport.http.protocol import Bounds, HttpConnection
 from ksi.transport.http.websocket import WebSockets
 
@@ -61,19 +62,24 @@ class HttpServer:
         Raises:
             ConfigError: It can not listen there; the message says why.
         """
-        section = self._section
-        loop = asyncio.get_running_loop()
-        listening = bound(section.host, section.port)
+        section, loop = self._section, asyncio.get_running_loop()
         context = _tls(section)
-        self._listeners.append(await loop.create_server(self._connection, sock=listening, ssl=context, backlog=BACKLOG))
-        host, port = listening.getsockname()[:2]
-        self.url = f"{'http' if context is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+        listening = bound(section.host, section.port)
+        listener = await loop.create_server(self._connection, sock=listening, ssl=context, backlog=BACKLOG)
+        self._listeners.append(listener)
         if section.socket is not None:
-            path = self._home.path / section.socket
-            self._listeners.append(
-                await loop.create_unix_server(self._connection, sock=unix.bound(path), backlog=BACKLOG)
-            )
+            await self._listen_on(self._home.path / section.socket)
+        self.url = _url(section, listening.getsockname()[1])
         self._announce()
+
+    async def _listen_on(self, path: Path) -> None:
+        try:
+            listening = unix.bound(path)
+        except ConfigError:
+            self._listeners.pop().close()
+            raise
+        loop = asyncio.get_running_loop()
+        self._listeners.append(await loop.create_unix_server(self._connection, sock=listening, backlog=BACKLOG))
 
     def _connection(self) -> HttpConnection:
         return HttpConnection(self._config, self.state, self._bounds, self._sockets)
@@ -114,6 +120,14 @@ class HttpServer:
 async def _ended(tasks: set[asyncio.Task[None]], grace: float) -> set[asyncio.Task[None]]:
     """Wait for the end of ``tasks``; the answer is those that have not ended."""
     return (await asyncio.wait(tasks, timeout=grace))[1] if tasks else set()
+
+
+def _url(section: HttpSection, port: int) -> str:
+    """Where a client on this machine finds it, under a name that it answers to."""
+    host = section.host
+    if host in WILDCARDS:
+        host = next(iter(section.hosts), "localhost")
+    return f"{'http' if section.certificate is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _tls(section: HttpSection) -> ssl.SSLContext | None:

@@ -48,13 +48,14 @@ class Http:
         self._starting = asyncio.get_running_loop().create_task(self._start())
 
     async def _start(self) -> None:
-        server = await self._threads.run("blocking", self._loaded)
         try:
+            server = await self._threads.run("blocking", self._loaded)
             await server.start()
+            self._server = server
         except ConfigError as error:
             _log.warning("no HTTP: %s", error.message)
-            return
-        self._server = server
+        except Exception:  # noqa: BLE001  # the door of a task that nobody awaits
+            _log.exception("no HTTP")
 
     def _loaded(self) -> HttpServer:
         # Here and not above: a third of a second that the first answer on the Unix socket does not wait for.

@@ -7,6 +7,7 @@ Messages may hold several lines. Who has no ``Authorization`` header, as a brows
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -26,6 +27,8 @@ HELLO_TIMEOUT = 5.0
 """Seconds until the first frame has to be here, where no header had a token."""
 PING_INTERVAL = 20.0
 """Seconds between pings; a peer from which nothing came since the last one is gone."""
+_silent = logging.getLogger("ksi.http.websocket")
+_silent.setLevel(logging.ERROR)  # below that it writes what is in the frames: tokens, and what people say
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
@@ -44,7 +47,7 @@ class WebSockets:
         Raises:
             KSIError: It is refused, and nothing was written.
         """
-        wire = ServerProtocol(max_size=self._common.limits.frame_bytes_max)
+        wire = ServerProtocol(max_size=self._common.limits.frame_bytes_max, logger=_silent)
         wire.receive_data(handshake)
         request = next((event for event in wire.events_received() if isinstance(event, Request)), None)
         if request is None:
