@@ -10,9 +10,7 @@ from ksi.core import canonical, ids
 from ksi.core.envelope import (
     HOPS_MAX,
     EventEnvelope,
-    child_span,
     min_deadline,
-    new_traceparent,
     trace_of,
 )
 from ksi.core.errors import HopLimitError, ValidationError
@@ -38,7 +36,7 @@ envelopes = st.builds(
     hops=st.integers(0, HOPS_MAX),
     subject=st.none() | words,
     rule=st.none() | words,
-    traceparent=st.none() | st.builds(new_traceparent),
+    traceparent=st.none() | st.just(f"00-{'a' * 32}-{'b' * 16}-01"),
     schema_version=st.integers(1, 9),
     path=st.just("") | words,
 )
@@ -98,7 +96,8 @@ def test_run_trace_principal_branch_subject_and_deadline_flow_to_the_effect(
     kept = (child.name, child.raw, child.id)
     child.caused_by(parent)
     assert child.cause == parent.id
-    assert (child.correlation, child.traceparent) == (parent.correlation, parent.traceparent)
+    assert child.correlation == parent.correlation
+    assert child.traceparent == (None if parent.traceparent is None else parent.trace_context)
     assert (child.principal, child.branch, child.hops) == (parent.principal, parent.branch, parent.hops + 1)
     assert child.subject == (own or parent.subject)
     assert child.deadline_us == min_deadline(deadline, parent.deadline_us)
@@ -144,21 +143,30 @@ def test_data_follows_the_payload_that_is_there_now() -> None:
 @given(envelopes)
 def test_metadata_says_all_that_the_envelope_knows(envelope: EventEnvelope) -> None:
     metadata = envelope.metadata
-    assert (metadata.trace_id, metadata.span_id) == trace_of(envelope.traceparent)
+    assert (metadata.trace_id, metadata.span_id) == envelope.trace == trace_of(envelope.trace_context)
     for name in ("principal", "source", "branch", "hops", "subject", "rule", "schema_version", "correlation_id"):
         assert getattr(metadata, name) == getattr(envelope, name)
 
 
-def test_a_child_span_stays_in_its_trace() -> None:
-    parent = new_traceparent()
-    child = child_span(parent)
-    assert trace_of(child)[0] == trace_of(parent)[0]
-    assert trace_of(child)[1] != trace_of(parent)[1]
+@given(envelopes, envelopes)
+def test_what_an_event_causes_stays_in_its_trace_below_its_span(parent: EventEnvelope, child: EventEnvelope) -> None:
+    child.correlation = None
+    child.caused_by(parent)
+    assert child.trace[0] == parent.trace[0]
+    assert child.trace[1] != parent.trace[1]
+    assert trace_of(child.traceparent)[1] in (None, parent.trace[1])
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "00-abc-def-01", f"00-{'g' * 32}-{'1' * 16}-01", f"00-{'0' * 32}-{'0' * 16}-01"]
 )
-def test_what_is_no_traceparent_has_no_ids_and_begins_a_new_trace(text: str | None) -> None:
+def test_what_is_no_traceparent_leaves_the_trace_to_the_run(text: str | None) -> None:
     assert trace_of(text) == (None, None)
-    assert None not in trace_of(child_span(text))
+    envelope = EventEnvelope.create("a:b", traceparent=text)
+    assert envelope.trace[0] == envelope.event_id.hex()
+
+
+def test_a_run_that_is_no_uuid_has_a_trace_too() -> None:
+    one, other = (EventEnvelope.create("a:b", correlation="run-1") for _ in range(2))
+    assert one.trace[0] == other.trace[0]
+    assert len(one.trace[0]) == 32

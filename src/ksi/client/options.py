@@ -12,7 +12,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How one request is made; ``timeout`` in seconds, ids as text.
 
     ``branch`` None is that of the event which is being handled, or else the client's. ``idempotent`` False sends it
-    without an event id: then it is never sent again when the connection is lost.
+    without an event id: then it is never sent again when the connection is lost. ``traceparent`` is the W3C trace
+    context that the request belongs to; default the variable ``TRACEPARENT``, inside a handler that of the event.
     """
 
     timeout: float | None = None
@@ -23,6 +24,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     branch: str | None = None
     buffer_size: int = BUFFER_SIZE
     idempotent: bool = True
+    traceparent: str | None = None
 
 
 DEFAULT = Options()

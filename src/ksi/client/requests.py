@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,11 +45,14 @@ def request_of(
         branch=options.branch or branch,
         priority=options.priority,
         timeout=options.timeout,
+        traceparent=options.traceparent,
     )
     parent = event_context()
     if parent is not None:
         _inherit(request, parent, clock)
         request.branch = options.branch or parent.branch
+    elif request.traceparent is None:
+        request.traceparent = os.environ.get("TRACEPARENT")
     return request
 
 
@@ -65,7 +69,7 @@ def _encoded(data: Payload, fields: Mapping[str, Any]) -> bytes:
 def _inherit(request: Request, parent: EventEnvelope, clock: Clock) -> None:
     request.correlation_id = request.correlation_id or parent.correlation_id
     request.causation_id = request.causation_id or ids.text(parent.event_id)
-    request.traceparent = parent.traceparent
+    request.traceparent = request.traceparent or parent.trace_context
     if parent.deadline_us is None:
         return
     left = (parent.deadline_us - clock.time_us()) / 1_000_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from os import urandom
+from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from ksi.core.events import MAIN
 HOPS_MAX = 64
 _CLOCK = SystemClock()
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -109,7 +110,7 @@ class EventEnvelope(msgspec.Struct, kw_only=True, array_like=True, gc=False):
         self.principal = parent.principal
         self.branch = parent.branch
         self.subject = self.subject or parent.subject
-        self.traceparent = parent.traceparent
+        self.traceparent = None if parent.traceparent is None else parent.trace_context
         self.hops = parent.hops + 1
         self.deadline_us = min_deadline(self.deadline_us, parent.deadline_us)
         return self
@@ -133,13 +134,25 @@ class EventEnvelope(msgspec.Struct, kw_only=True, array_like=True, gc=False):
         return self.correlation
 
     @property
+    def trace(self) -> tuple[str, str]:
+        """Ids of its trace and of its own span, in hex. The trace is its caller's, else that of its run."""
+        trace_id, _ = trace_of(self.traceparent)
+        return trace_id or trace_of_run(self.correlation_id), self.event_id[8:].hex()
+
+    @property
+    def trace_context(self) -> str:
+        """The W3C ``traceparent`` of what is done in its name."""
+        trace_id, span_id = self.trace
+        return f"00-{trace_id}-{span_id}-01"
+
+    @property
     def data(self) -> Any:
         """The payload as builtins, decoded anew each time."""
         return canonical.decode(self.raw)
 
     @property
     def metadata(self) -> EventMetadata:
-        trace_id, span_id = trace_of(self.traceparent)
+        trace_id, span_id = self.trace
         return EventMetadata(
             event_id=ids.text(self.event_id),
             correlation_id=self.correlation_id,
@@ -251,15 +264,10 @@ def min_deadline(one: int | None, other: int | None) -> int | None:
     return min(one, other)
 
 
-def new_traceparent() -> str:
-    """A fresh W3C trace context."""
-    return f"00-{urandom(16).hex()}-{urandom(8).hex()}-01"
-
-
-def child_span(traceparent: str | None) -> str:
-    """The trace context of a new span below ``traceparent``, or of a new trace where it is none."""
-    trace_id, _ = trace_of(traceparent)
-    return new_traceparent() if trace_id is None else f"00-{trace_id}-{urandom(8).hex()}-01"
+def trace_of_run(correlation: str) -> str:
+    """The trace of a run that no caller gave one: its id, where that is a UUID."""
+    digits = correlation.replace("-", "").lower()
+    return digits if _TRACE_ID.fullmatch(digits) else blake2b(correlation.encode(), digest_size=16).hexdigest()
 
 
 def trace_of(traceparent: str | None) -> tuple[str | None, str | None]:

@@ -11,6 +11,7 @@ import msgspec
 from ksi.core.clock import Clock
 from ksi.core.ports import EffectGateway, EventLog, Journal
 from ksi.core.threads import Threads
+from ksi.core.tracing import Tracer
 from ksi.core.views import Projections
 from ksi.kernel.effects import LiveEffects
 from ksi.kernel.loader import Source
@@ -30,6 +31,7 @@ class Ports(msgspec.Struct, kw_only=True):
     threads: Threads
     clock: Clock
     effects: EffectGateway = msgspec.field(default_factory=LiveEffects)
+    tracer: Tracer | None = None
 
 
 class Kernel:
@@ -54,6 +56,7 @@ class Kernel:
             services=self.services,
             limits=limits or Limits(),
         )
+        self.router.tracer = ports.tracer
         self.plugins = Plugins(self.router, self.registry, self.middleware, home=home, settings=settings)
         self.services.register(EventRegistry, self.registry)
         self.services.register(EventPipeline, EventPipeline(self.middleware))

@@ -19,6 +19,7 @@ from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS
 from ksi.kernel.joining import deliver
 from ksi.kernel.middleware import Parked
+from ksi.kernel.writing import measuring
 
 if TYPE_CHECKING:
     from ksi.kernel.spec import HandlerSpec
@@ -34,7 +35,11 @@ class Deciding(Execution):
         """Hand all of it to the log; ``raw`` is the answer when that is on disk."""
         self.committing = self.opened = True
         self.given = (raw, None)
-        self.router.journal.write(unit, self._committed)
+        done = self._committed
+        if self.measured is not None:
+            self.measured.part("handler", self.measured.began_us, None)
+            done = measuring(self.measured, done)
+        self.router.journal.write(unit, done)
 
     def _committed(self, committed: Committed | None, refused: KSIError | None) -> None:
         if refused is not None:
@@ -45,6 +50,8 @@ class Deciding(Execution):
         self.answered = True
         row, raw = self.row, self.given[0]
         row.calls += 1
+        if self.measured is not None:
+            self.measured.end(None)
         deliver(self.done, self.token, raw, None)
         for each in self.joined:
             deliver(each.done, each.token, raw, None)

@@ -149,6 +149,7 @@ class Effects:
         self._path = path_of(execution.envelope, context.scope)
         self._recorded = recorded or Recorded()
         self._gateway = execution.router.services.get(EffectGateway)
+        self._began_us: dict[Key, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._times = 0
 
@@ -258,6 +259,8 @@ class Effects:
         entries.append(_entry(REQUESTED, {**self._facts(key), "request": msgspec.Raw(raw)}))
         await self._execution.written(Unit(origin=self._execution.envelope, entries=entries))
         self._context.check_open()
+        if self._execution.measured is not None:
+            self._began_us[key] = self._execution.measured.now()
 
     async def record_times(self) -> None:
         """Put on disk what :meth:`now` gave: what follows may be made of it, and a rerun must make the same."""
@@ -278,6 +281,8 @@ class Effects:
         self._context.buffer(_entry(OBSERVED, self._result(key, value, error)))
 
     def _result(self, key: Key, value: bytes, error: KSIError | None) -> dict[str, Any]:
+        if self._execution.measured is not None and key in self._began_us:
+            self._execution.measured.part(key[1], self._began_us.pop(key), error, goes_out=True)
         if error is not None:
             facts = {"code": error.code, "message": error.message, "details": error.details()}
             return {**self._facts(key), "ok": False, "error": facts}

@@ -60,6 +60,8 @@ class Execution(WritingRequest):
     """Those of the ones who wait for it together, once there are several."""
     heir: Joined | None = None
     """Who has taken the place of the one who asked first."""
+    _handled_us = 0
+    """When its handler began, where that is measured."""
 
     # ── begin ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self) -> None:
@@ -122,6 +124,8 @@ class Execution(WritingRequest):
 
     # ── handle ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _handle(self) -> None:
+        if self.measured is not None:
+            self._handled_us = self.measured.now()
         handlers = self.row.handlers
         if len(handlers) > 1 or self.row.stack.onions:
             self._spawn(self.row.handle_many(self))
@@ -198,6 +202,8 @@ class Execution(WritingRequest):
         """The handler has really ended; what remains is to record and to answer."""
         self.ended = True
         self._close_contexts()
+        if self.measured is not None and self._handled_us:
+            self.measured.part("handler", self._handled_us, error)
         if self.committing:
             return
         if self.answered:
@@ -260,6 +266,8 @@ class Execution(WritingRequest):
         for deadline in self.deadlines:
             deadline.stop()
         self.row.count(error)
+        if self.measured is not None:
+            self.measured.end(error)
         if self.parent is not None and self.is_query and (reads := self.parent.read_recorder()) is not None:
             reads.query(self.envelope, raw, error, self.reads)
         deliver(self.done, self.token, raw, error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ksi.core import ids
 from ksi.core.context import current
-from ksi.core.envelope import EventEnvelope
+from ksi.core.envelope import EventEnvelope, trace_of
 from ksi.core.errors import CheckpointConflictError, KSIError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.patterns import expand
@@ -70,7 +70,9 @@ class Observers:
         try:
             async with subscription as events:
                 async for event in events:
-                    if checkpoint is None:
+                    if event.is_erased:
+                        await self._pass_over(event, events, checkpoint)
+                    elif checkpoint is None:
                         await self._show(handler, event, events)
                     else:
                         await self._see(handler, event, events)
@@ -78,6 +80,10 @@ class Observers:
             raise
         except Exception:  # noqa: BLE001  # the door of a supervised task
             _log.exception("observer %s stopped", handler.where)
+
+    async def _pass_over(self, event: RecordedEvent, events: Subscription, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            await events.ack(event)
 
     async def _see(self, handler: HandlerSpec, event: RecordedEvent, events: Subscription) -> None:
         """Show it one fact, until it has taken it. What it fails at a few times is parked."""
@@ -140,6 +146,12 @@ def caused_by_fact(event: RecordedEvent, handler: HandlerSpec) -> EventEnvelope:
         cause=event.event_id.bytes,
         hops=metadata.get("hops", 0) + 1,
         subject=event.subject,
-        traceparent=metadata.get("traceparent"),
+        traceparent=_trace_below(event),
         path=f"{metadata.get('path', '') or event.name}/{handler.where}",
     )
+
+
+def _trace_below(event: RecordedEvent) -> str | None:
+    """The trace of the request that said the fact, with that as the span above."""
+    trace_id, _ = trace_of(event.metadata.get("traceparent"))
+    return None if trace_id is None or event.cause is None else f"00-{trace_id}-{event.cause[8:].hex()}-01"

@@ -44,6 +44,7 @@ class Reaction(Execution):
         """Caused by the fact itself: the reaction is in no log."""
         envelope = super().child(name, raw, awaited=awaited, scope=scope)
         envelope.cause = self.envelope.cause
+        envelope.traceparent = self.envelope.traceparent
         return envelope
 
     def unit(self) -> Unit:

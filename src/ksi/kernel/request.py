@@ -10,6 +10,7 @@ from ksi.core import ids
 from ksi.core.envelope import EventEnvelope, path_of
 from ksi.core.errors import ConflictError, KSIError
 from ksi.core.ports import Known
+from ksi.core.tracing import Measured
 from ksi.core.views import View
 from ksi.kernel.context import EventContext
 from ksi.kernel.door import Done, Session
@@ -47,6 +48,8 @@ class Request:
     given: tuple[bytes | None, KSIError | None] = (None, None)
     """The answer, once it is known."""
     reads: Reads | None = None
+    measured: Measured | None = None
+    """Where somebody wants its spans."""
     _ordinals: dict[str, int] | None = None
 
     def __init__(

@@ -27,6 +27,7 @@ from ksi.core.errors import (
 )
 from ksi.core.ports import Committed, Journal, Known, Outcome, Unit
 from ksi.core.threads import Threads, settle
+from ksi.core.tracing import Tracer
 from ksi.kernel.context import EventContext
 from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
@@ -95,6 +96,8 @@ class Router:
         self._denials = Denials(self)
         self._base = contextvars.copy_context()
         self._idle: asyncio.Event | None = None
+        self.tracer: Tracer | None = None
+        """Who wants to know of spans. Rows are compiled for it, so it is set before there are any."""
 
     # ── the door ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
@@ -510,6 +513,8 @@ class Router:
     def enter(self, execution: Execution) -> None:
         self.running[execution.envelope.event_id] = execution
         self.under_way.add(execution)
+        if self.tracer is not None and (execution.is_recorded or execution.parent is not None):
+            execution.measured = self.tracer.begin(execution.envelope)
 
     def leave(self, execution: Execution) -> None:
         event_id = execution.envelope.event_id

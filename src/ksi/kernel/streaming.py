@@ -159,6 +159,8 @@ class Streaming(Execution):
     # ── the handler ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _handle(self) -> None:
         self._become_readable()
+        if self.measured is not None:
+            self._handled_us = self.measured.now()
         handler = self.row.handlers[0]
         context = self.new_context()
         self._spawn(self._pump(handler.invoke(self.payload, context), context))

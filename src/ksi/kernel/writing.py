@@ -11,6 +11,7 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, ValidationError
 from ksi.core.ports import Committed, Entry, Outcome, Unit
 from ksi.core.threads import settle
+from ksi.core.tracing import Measured
 from ksi.kernel.context import EventContext
 from ksi.kernel.effects import EFFECTS, READ
 from ksi.kernel.request import Request
@@ -43,6 +44,8 @@ class WritingRequest(Request):
             unit.entries = [*unit.entries, *self._unsaved_reads(closes=unit.outcome is not None)]
         if unit.emits:
             done = self._emitting(unit.emits, done)
+        if self.measured is not None:
+            done = measuring(self.measured, done)
         self.router.journal.write(unit, done)
 
     def _unopened(self) -> list[Request]:
@@ -126,6 +129,17 @@ def _was_said(fact: Entry, history: History) -> bool:
     if is_known:
         history.facts[fact.stream, fact.name] -= 1
     return is_known
+
+
+def measuring(measured: Measured, done: Written) -> Written:
+    """``done`` as the end of a span, from now on."""
+    began_us = measured.now()
+
+    def written(committed: Committed | None, error: KSIError | None) -> None:
+        measured.part("commit", began_us, error)
+        done(committed, error)
+
+    return written
 
 
 def _opening(unopened: Sequence[Request], done: Written) -> Written:
