@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Literal, Protocol
 
 from ksi.core.errors import (
@@ -61,7 +62,8 @@ class Projection:
         """Held while it is changed."""
         self.moved = Bell()
         self._again: deque[RecordedEvent] = deque()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        # Whatever request has loaded the plugin: this is none of its work.
+        self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     async def end(self) -> None:
         self.cancel()
@@ -69,6 +71,7 @@ class Projection:
 
     def cancel(self) -> None:
         self._task.cancel()
+        self.moved.ring()
 
     async def _run(self) -> None:
         while True:
@@ -235,15 +238,10 @@ class LogProjections:
         return [await self._status(kept) for kept in chosen]
 
     async def wait_for(self, name: str, position: Position, timeout: float) -> None:
-        kept = self._kept(name)
-        projection = self._behind.get(name)
-        moved = self._log.bell if projection is None else projection.moved
         try:
             async with asyncio.timeout(timeout):
-                if kept.coming is not None:
-                    await asyncio.shield(kept.coming)
-                while self._position(name) < position:
-                    await moved.wait()
+                while (kept := self._kept(name)).coming is not None or self._position(name) < position:
+                    await self._moved(kept)
         except TimeoutError:
             raise EventTimeoutError(f"projection {name}", seconds=timeout) from None
 
@@ -283,6 +281,16 @@ class LogProjections:
         if kept is None:
             raise NotFoundError("projection", name)
         return kept
+
+    async def _moved(self, kept: KeptView) -> None:
+        """Until it may be somewhere else: also when it is loaded again, or taken out."""
+        projection = self._behind.get(kept.view.name)
+        if kept.coming is not None:
+            await asyncio.shield(kept.coming)
+        elif projection is not None:
+            await projection.moved.wait()
+        else:
+            await self._log.bell.wait()
 
     def _position(self, name: str) -> int:
         behind = self._behind.get(name) or self._coming.get(name)

@@ -963,6 +963,20 @@ class ProjectionContract:
             await store.projections.wait_for("sums", Position(1), timeout=0.01)
         assert "sums" in caught.value.message
 
+    async def test_who_waits_for_one_that_is_loaded_again_waits_for_the_new_one(self, store: Journal) -> None:
+        store.register(Sums)
+        waiting = asyncio.ensure_future(store.projections.wait_for("sums", Position(1), timeout=10))
+        await asyncio.sleep(0)
+        store.unregister(Sums)
+        store.register(Sums)
+        await store.append("counter/a", [added(1)])
+        await waiting
+        waiting = asyncio.ensure_future(store.projections.wait_for("sums", Position(2), timeout=10))
+        await asyncio.sleep(0)
+        store.unregister(Sums)
+        with pytest.raises(NotFoundError):
+            await waiting
+
     async def test_its_position_moves_where_nothing_matches(self, store: Journal) -> None:
         store.register(Sums)
         await store.append("note/1", [NewEvent(name="note:written", data={})] * 3)
