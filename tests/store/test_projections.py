@@ -86,7 +86,7 @@ async def test_a_projection_that_can_park_no_more_stands_still_and_says_why(
     store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ksi.store.parked.PARKED_MAX", 2)
-    monkeypatch.setattr("ksi.store.projections.RESTART_DELAY", 0.01)
+    monkeypatch.setattr("ksi.store.behind.RESTART_DELAY", 0.01)
     async with SqliteEventStore.open(store_path, durability="normal") as store:
         store.register(Sums)
         await store.append("counter/a", [added(1), *[added("poison")] * 3, added(2)])
