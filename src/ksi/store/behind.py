@@ -12,11 +12,7 @@ from collections.abc import Sequence
 from contextvars import Context
 from typing import Protocol
 
-from ksi.core.errors import (
-    KSIError,
-    StoreClosedError,
-    UnavailableError,
-)
+from ksi.core.errors import KSIError, StoreClosedError, UnavailableError
 from ksi.core.events import Lag, Position, Query, RecordedEvent
 from ksi.store.bell import Bell
 from ksi.store.parked import ParkedEvents, is_parking, said

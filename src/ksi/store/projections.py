@@ -8,12 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from ksi.core.errors import (
-    ConflictError,
-    EventTimeoutError,
-    NotFoundError,
-    StoreClosedError,
-)
+from ksi.core.errors import ConflictError, EventTimeoutError, NotFoundError, StoreClosedError
 from ksi.core.events import Lag, Position
 from ksi.core.views import ProjectionStatus, Rebuilt
 from ksi.store.behind import Projecting, Projection, subscriber_of, unknown
