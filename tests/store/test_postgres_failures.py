@@ -13,7 +13,7 @@ import pytest
 
 from ksi.core import ids
 from ksi.core.errors import CheckpointConflictError, LogDamagedError, LogLockedError, UnavailableError
-from ksi.core.events import Appended, Position, StreamAppend
+from ksi.core.events import Appended, Filter, Position, StreamAppend
 from ksi.core.ports import Entry, Outcome, Unit
 from ksi.store import postgres_notify, postgres_shared, postgres_writer
 from ksi.store.postgres_log import PostgresEventStore
@@ -292,6 +292,28 @@ async def test_verify_finds_what_is_wrong(postgres: PostgresServer, url: str, da
         assert await store.verify() == []
         postgres.execute(damage)
         assert len(await store.verify()) == 1
+
+
+async def test_a_log_that_is_not_what_was_written_is_not_opened(postgres: PostgresServer, url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        await store.append("counter/a", [added(1)])
+    postgres.execute("UPDATE ksi.log SET body = set_byte(body, 10, get_byte(body, 10) # 1)")
+    with pytest.raises(LogDamagedError):
+        async with PostgresEventStore.open(url):
+            pass
+    postgres.execute("UPDATE ksi.meta SET value = 'x' WHERE key = 'version'")
+    with pytest.raises(LogDamagedError):
+        async with PostgresEventStore.open(url):
+            pass
+
+
+async def test_keys_of_an_older_ksi_are_written_anew(postgres: PostgresServer, url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        await submitted(store, command(amount=5))
+    postgres.execute("TRUNCATE ksi.keys; TRUNCATE ksi.names; UPDATE ksi.meta SET value = '0' WHERE key = 'keys'")
+    async with PostgresEventStore.open(url) as store:
+        assert len(await listed(store.read_all([Filter(names=("counter:*",))]))) == 1
+        assert await store.verify() == []
 
 
 # ── other programs ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,9 +14,9 @@ from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.core.events import Position
 from ksi.store.chain import DIGEST, GENESIS, Link
 from ksi.store.idindex import KnownId
-from ksi.store.keys import number_of
 from ksi.store.opening import checked_commit
-from ksi.store.postgres_arrays import Bigints, Byteas, register
+from ksi.store.postgres_arrays import Bigints, Byteas
+from ksi.store.postgres_keys import key_number
 from ksi.store.postgres_schema import Connection, connect
 from ksi.store.row import Row, row_of
 from ksi.store.tail import R, linked
@@ -54,7 +54,6 @@ class Session:
     def _ask(self, query: str, parameters: Parameters) -> list[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url)
-            register(self._connection)
         return self._connection.execute(query.encode(), parameters, binary=True).fetchall()
 
     def value(self, query: str, parameters: Parameters = ()) -> Any:
@@ -112,11 +111,6 @@ class PostgresTable:
         """A position after which all of the stream's events from ``version`` on follow, and few others."""
         found: int | None = self._session.value(_START, (_stored_name(stream), version))
         return found or 0
-
-
-def key_number(key: str) -> int:
-    """``key`` as it is stored. The one of a stream is a hash here: its rows are also found by name and version."""
-    return number_of(f"in:{key[2:]}" if key.startswith("s:") else key, {})
 
 
 def _stored_name(name: str) -> bytes:

@@ -16,6 +16,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ksi.core.errors import LogDamagedError, LogLockedError, UnavailableError
+from ksi.store.postgres_arrays import register
+from ksi.store.postgres_keys import KIND, write_anew
 from ksi.store.schema import Durability
 
 Access = Literal["own", "share", "read"]
@@ -122,6 +124,7 @@ def connect(url: str, durability: Durability = "full") -> Connection:
     """
     connection = psycopg.connect(conninfo_of(url), autocommit=True)
     try:
+        register(connection)
         connection.execute(_SETTINGS)
         if durability == "normal":
             connection.execute("SET synchronous_commit = off")
@@ -185,11 +188,15 @@ def prepare(connection: Connection) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, SCHEMA))
         if not exists(connection):
             connection.execute(TABLES)
-            connection.execute("INSERT INTO ksi.meta VALUES ('version', %s)", (VERSION,))
+            connection.execute("INSERT INTO ksi.meta VALUES ('version', %s), ('keys', %s)", (VERSION, KIND))
         _check_version(connection)
         if meta(connection, "keep") != _KEEP_DIGEST:
             connection.execute(KEEP)
             set_meta(connection, "keep", _KEEP_DIGEST)
+        if meta(connection, "keys") != KIND:
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, WRITE))
+            write_anew(connection)
+            set_meta(connection, "keys", KIND)
 
 
 def exists(connection: Connection) -> bool:

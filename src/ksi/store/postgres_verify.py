@@ -8,8 +8,9 @@ from contextlib import closing
 from ksi.core.errors import LogDamagedError
 from ksi.store.adopt import entered_of
 from ksi.store.chain import GENESIS
-from ksi.store.postgres_arrays import Byteas, register
-from ksi.store.postgres_reading import key_number, read_news, stored_checkpoints, stored_link
+from ksi.store.postgres_arrays import Byteas
+from ksi.store.postgres_keys import key_number
+from ksi.store.postgres_reading import read_news, stored_checkpoints, stored_link
 from ksi.store.postgres_schema import Connection, connect
 from ksi.store.query import keys_of
 from ksi.store.row import Row
@@ -21,7 +22,6 @@ KEYS_DAMAGED = "the keys, by which events are found, do not fit the log"
 def verify(url: str) -> Sequence[str]:
     """What is wrong, one sentence each."""
     with closing(connect(url)) as connection, connection.transaction():
-        register(connection)
         # One state of the log, whatever is committed meanwhile.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return [*_problems(connection)]

@@ -17,11 +17,11 @@ from ksi.core.errors import LogLockedError, UnavailableError
 from ksi.core.events import Position
 from ksi.store.chain import GENESIS, next_link
 from ksi.store.decide import Decided
-from ksi.store.postgres_arrays import Bigints, Byteas, register
-from ksi.store.postgres_reading import News, key_number, read_news, read_recent
+from ksi.store.postgres_arrays import Bigints, Byteas
+from ksi.store.postgres_keys import as_stored, entries, names_in
+from ksi.store.postgres_reading import News, read_news, read_recent
 from ksi.store.postgres_schema import Access, Connection, connect, exists, place_of, prepare, syncs, take
 from ksi.store.postgres_shelf import PostgresShelf
-from ksi.store.query import keys_of
 from ksi.store.row import Row
 from ksi.store.schema import Durability
 from ksi.store.sight import marked
@@ -60,7 +60,6 @@ class PostgresWriter:
                 prepare(connection)
             elif not exists(connection):
                 raise UnavailableError("the log", "this database holds none")
-            register(connection)
         except BaseException:
             connection.close()
             raise
@@ -82,7 +81,7 @@ class PostgresWriter:
         link = self.link
         if written:
             link = self.sent = next_link(link, at, written[-1].committed.position, [one.body for one in written])
-        names = self._new_names(written)
+        names = names_in([one.row for one in written if one.row is not None]) - self._names
         columns = _Columns(written, names, _moves(batch, checkpoints))
         arguments = (self.link.hash if self.link.at else None, *(link if written else (None,) * 3), *columns)
         if not self._tried(lambda connection: connection.execute(_KEEP, arguments).fetchone() == (True,)):
@@ -90,10 +89,6 @@ class PostgresWriter:
         self._names |= names
         self.link = link
         return None
-
-    def _new_names(self, written: Sequence[Decided]) -> set[str]:
-        keys = {key for one in written if one.row is not None for key in keys_of(one.row)}
-        return {key[2:] for key in keys if key.startswith(("n:", "q:"))} - self._names
 
     def news(self) -> News:
         """What others wrote behind the link that is known."""
@@ -178,10 +173,8 @@ class _Columns:
         versions = [(stream.encode(), version, row.last) for row in rows for stream, version in _versions(row).items()]
         yield from _two([(name, version) for name, version, _ in versions])
         yield Bigints([last for _, _, last in versions])
-        keys = [(number, row.last) for row in rows for number in {key_number(key) for key in keys_of(row)}]
-        yield Bigints([number for number, _ in keys])
-        yield Bigints([last for _, last in keys])
-        yield Byteas([name.encode() for name in sorted(self._names)])
+        yield from entries(rows)
+        yield as_stored(self._names)
         yield from _two([(subscriber, stood) for subscriber, stood, _ in self._moves])
         yield Bigints([moved for _, _, moved in self._moves])
 
