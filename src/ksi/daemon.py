@@ -23,7 +23,7 @@ import uvloop
 
 from ksi.core import config as configuration
 from ksi.core.clock import Clock, SystemClock
-from ksi.core.config import Config
+from ksi.core.config import Config, TraceSection
 from ksi.core.errors import ConfigError, KSIError
 from ksi.core.home import Home
 from ksi.core.ports import Journal, Shutdown, Tokens
@@ -32,6 +32,8 @@ from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.loader import Source, discover
 from ksi.kernel.router import Limits
 from ksi.observe import logs
+from ksi.observe.otlp import Exporter, otlp_sender
+from ksi.observe.spans import Sampling, Spans
 from ksi.observe.watchdog import Watchdog
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.sqlite_log import SqliteEventStore
@@ -108,8 +110,9 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         stack.callback(threads.close)
         clock = SystemClock()
         store = await stack.enter_async_context(log_of(config, clock, threads))
+        tracer = await stack.enter_async_context(tracing(config.trace, clock, threads))
         kernel = Kernel(
-            Ports(journal=store, threads=threads, clock=clock),
+            Ports(journal=store, threads=threads, clock=clock, tracer=tracer),
             limits=kernel_limits(config),
             home=home.path,
             settings=settings_of(config),
@@ -160,6 +163,20 @@ async def log_of(config: Config, clock: Clock, threads: Threads) -> AsyncIterato
             yield in_database
     finally:
         lock.release()
+
+
+@asynccontextmanager
+async def tracing(wanted: TraceSection, clock: Clock, threads: Threads) -> AsyncIterator[Spans | None]:
+    """Who keeps spans, and sends them on where that is wanted; None where nobody does."""
+    sampling = Sampling(share=wanted.share, slow=wanted.slow)
+    if not wanted.enabled or wanted.endpoint is None:
+        yield Spans(clock, sampling) if wanted.enabled else None
+        return
+    exporter = Exporter(otlp_sender(wanted.endpoint, service="ksi"), threads)
+    try:
+        yield Spans(clock, sampling, exporter.put)
+    finally:
+        await exporter.close()
 
 
 def sources(config: Config, plugins: Sequence[str] = ()) -> list[Source]:

@@ -155,6 +155,12 @@ def show_tree(invocation: Invocation, answer: Record, started_at: str | None = N
     if invocation.json:
         click.echo(json_line(answer))
         return
-    click.secho(f"run {answer['run']}  {time_of(started_at)}".rstrip(), bold=True)
+    click.secho("  ".join(filter(None, (f"run {answer['run']}", time_of(started_at), _trace(answer)))), bold=True)
     for line in tree_lines(answer["tree"]):
         click.echo(fitted(line))
+
+
+def _trace(answer: Record) -> str:
+    """Its trace, where that is another one than the run."""
+    trace_id = answer["trace_id"]
+    return "" if trace_id == answer["run"].replace("-", "") else f"trace {trace_id}"

@@ -9,14 +9,17 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from ksi.core.envelope import trace_of_run
 from ksi.core.events import Filter, Position, RecordedEvent
 from ksi.core.ports import EventLog
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventRegistry
+from ksi.kernel.router import Router
 from ksi.plugins.references import FAILURES, LINKED, ROOTS, find_event, find_run
 from ksi.plugins.runs import Node, Run, Status
 from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
+from ksi.plugins.traced import traced_tree
 from ksi.store.debugger import TimeTravelDebugger
 
 EVENTS_MAX = 5000
@@ -56,9 +59,13 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """What a run did. ``complete`` is false where it has more events than are put together."""
+    """What a run did. ``complete`` is false where it has more events than are put together.
+
+    ``trace_id`` is that of W3C: the client's, or one that is made of the run's id.
+    """
 
     run: str
+    trace_id: str
     tree: list[Node]
     complete: bool
 
@@ -77,6 +84,7 @@ class Correlation(AsyncPlugin):
     async def initialize(self) -> None:
         self._log = self.host.services.get(EventLog)
         self._registry = self.host.services.get(EventRegistry)
+        self._tracer = self.host.services.get(Router).tracer
 
     @query("correlation:runs", examples=[{}, {"limit": 5}, {"status": "interrupted"}])
     async def runs(
@@ -116,7 +124,10 @@ class Correlation(AsyncPlugin):
         run = await find_run(self._log, run)
         whole = await self._run(run)
         await self._count_chunks(whole)
-        return Tree(run, whole.roots, complete=whole.size < EVENTS_MAX)
+        spans = () if self._tracer is None else self._tracer.of_run(run)
+        return Tree(
+            run, whole.trace_id or trace_of_run(run), traced_tree(whole, spans), complete=whole.size < EVENTS_MAX
+        )
 
     @query("correlation:chain", errors=["not_found", "ambiguous"], examples=[{"event_id": "@1234"}])
     async def chain(

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from ksi.core.envelope import trace_of
 from ksi.core.events import RecordedEvent
 
 EFFECTS, READ = "$effects", "effect:read"
@@ -26,12 +27,13 @@ _STATUS_OF_CODE: Mapping[str, Status] = {
 class Node(msgspec.Struct):
     """A request, effect or fact, with what it caused. Facts have no status; ``tokens`` are its own, not its children's.
 
-    ``chunks`` counts those of a stream; they are not listed.
+    ``chunks`` counts those of a stream; they are not listed. A ``client`` is who asked, where that said its trace; its
+    ``event_id`` is its span's. A ``commit`` is known where traces are kept, and has the ``position`` of its request.
     """
 
     event_id: str
     name: str
-    kind: Literal["request", "effect", "fact"]
+    kind: Literal["request", "effect", "fact", "client", "commit"]
     status: Status | None
     position: int
     duration_ms: float | None
@@ -48,6 +50,10 @@ class Run:
         self.size = 0
         self.facts_in: Counter[str] = Counter()
         self.requests: dict[UUID, Node] = {}
+        self.trace_id: str | None = None
+        """The one that a client named; None where none did."""
+        self.clients: dict[str, tuple[str, str]] = {}
+        """By the id of a request that nothing caused: the span of its client, and the source that it is."""
         self.principal: str | None = None
         self.started_at: datetime | None = None
         self.last_at: datetime | None = None
@@ -126,6 +132,10 @@ class Run:
         above = None if event.causation_id is None else self._nodes.get(event.causation_id)
         (self.roots if above is None else above.children).append(node)
         self._nodes[event.event_id] = node
+        trace_id, span_id = trace_of(event.metadata.get("traceparent"))
+        self.trace_id = self.trace_id or trace_id
+        if kind == "request" and event.causation_id is None and span_id is not None:
+            self.clients[node.event_id] = (span_id, event.metadata.get("source", ""))
         return node
 
     def _end(self, node: Node | None, event: RecordedEvent, value: Any) -> None:

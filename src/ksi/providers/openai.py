@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from ksi.core.context import event_context
 from ksi.core.errors import (
     KSIError,
     ProviderBugError,
@@ -108,6 +109,9 @@ class OpenAIProvider:
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        asked_by = event_context()
+        if asked_by is not None:
+            headers["traceparent"] = asked_by.trace_context
         return headers | ({"authorization": f"Bearer {self._api_key}"} if self._api_key else {})
 
     async def _refusal(self, response: httpx.Response, model: str) -> KSIError:
