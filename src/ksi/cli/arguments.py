@@ -99,6 +99,23 @@ class MomentType(click.ParamType):  # type: ignore[type-arg]  # it is generic in
             self.fail(f"{value!r} is no time: write 30s, 5m, 2h, 1d or 2026-11-24T08:00", param, ctx)
 
 
+class Moment(msgspec.Struct, frozen=True):
+    """A place in the log that was given as a time: microseconds since 1970."""
+
+    us: int
+
+
+class PlaceType(click.ParamType):  # type: ignore[type-arg]  # it is generic in new versions of click only
+    """``@1234``, or a time as :class:`MomentType` takes it, which becomes a :class:`Moment`."""
+
+    name = "@N|5m"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Moment:
+        if str(value).removeprefix("@").isdecimal():
+            return PositionType().convert(value, param, ctx)
+        return Moment(MomentType().convert(value, param, ctx))
+
+
 class DurationType(click.ParamType):  # type: ignore[type-arg]  # it is generic in new versions of click only
     """A length of time, as ``30m``; becomes seconds."""
 
@@ -167,6 +184,7 @@ def _microseconds_in(match: re.Match[str]) -> float:
 
 POSITION = PositionType()
 MOMENT = MomentType()
+PLACE = PlaceType()
 DURATION = DurationType()
 EVENT_NAME = EventNameType()
 FIELD = FieldType()

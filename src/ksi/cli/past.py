@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ksi.cli.arguments import POSITION
+from ksi.cli.arguments import PLACE, Moment
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, json_line, show_value, time_of
 from ksi.cli.reach import ask
@@ -19,14 +19,15 @@ REPLAY_TIMEOUT = 600.0
 @command()
 @click.argument("entity")
 @click.argument("path")
-@click.option("--at", type=POSITION, help="As it was at this position.")
+@click.option("--at", type=PLACE, help="As it was at this position, or time.")
 @click.pass_obj
-def blame(invocation: Invocation, entity: str, path: str, at: int | None) -> None:
+def blame(invocation: Invocation, entity: str, path: str, at: int | Moment | None) -> None:
     """Find the event that wrote a value of an entity, and the causes behind it.
 
     PATH is a way to the value, as in messages.3, messages[-1].text or values["a key"].
     """
-    found = ask(invocation, "timetravel:blame", {"entity": entity, "path": path} | ({} if at is None else {"at": at}))
+    place = {} if at is None else {"at": position_of(invocation, at)}
+    found = ask(invocation, "timetravel:blame", {"entity": entity, "path": path} | place)
     if invocation.json:
         show_value(invocation, found)
         return
@@ -82,6 +83,13 @@ def _show_divergence(error: ReplayDivergenceError) -> None:
     for sign, what, colour in (("-", error.recorded, "red"), ("+", error.requested, "green")):
         if what is not None:
             click.secho(f"{sign} {json_line(what)}", fg=colour)
+
+
+def position_of(invocation: Invocation, place: int | Moment) -> int:
+    """The position that a place stands for; of a time the last one that was recorded by then."""
+    if isinstance(place, int):
+        return place
+    return int(ask(invocation, "timetravel:position", when_us=place.us))
 
 
 def show_chain(events: list[Record]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ksi.core import ids
+from ksi.core.clock import utc
 from ksi.core.config import Config
 from ksi.core.ports import EventLog
 from ksi.kernel.context import EventContext
@@ -149,6 +150,13 @@ class TimeTravel(AsyncPlugin):
         assert report.replayed is not None  # a failure was raised
         seal: SealKind = "audit hook and system calls" if report.native else "audit hook"
         return Repeated(**msgspec.structs.asdict(report.replayed), calls=0, seal=seal)
+
+    @query("timetravel:position", examples=[{"when_us": 1_790_000_000_000_000}])
+    async def position_at(
+        self, when_us: Annotated[int, Meta(ge=0, description="microseconds since 1970")], context: EventContext
+    ) -> Place:
+        """Give the last position that was recorded by a moment; 0 where there was none."""
+        return await self._log.position_at(utc(when_us), branch=context.branch) or 0
 
     @query("timetravel:diff", errors=["not_found"], examples=[{"entity": "state/default", "before": "@10"}])
     async def diff(
