@@ -15,7 +15,7 @@ from typing import Protocol
 from ksi.core.errors import KSIError, StoreClosedError, UnavailableError
 from ksi.core.events import Lag, Position, Query, RecordedEvent
 from ksi.store.bell import Bell
-from ksi.store.parked import ParkedEvents, is_parking, said
+from ksi.store.parked import ParkedEvents, said
 from ksi.store.query import Wanted
 from ksi.store.rebuild import Rebuilding
 from ksi.store.subscribe import LogSubscription
@@ -91,6 +91,7 @@ class Projection:
     async def _begin_anew(self) -> None:
         """A crash came while a parked event was tried again: nobody knows whether the records have it."""
         await self._log.clear_view(self.kept)
+        self._again.clear()
         self._stand(0)
 
     def _stand(self, position: int) -> None:
@@ -130,10 +131,9 @@ class Projection:
         self.kept.show_all(changes)
 
     async def _park(self, event: RecordedEvent, error: Exception, parked: ParkedEvents) -> None:
-        name = self.kept.view.name
-        _log.error("projection %s can not take @%d: it is parked", name, event.position, exc_info=error)
-        if not is_parking(event):
+        if parked.may_hold(event):
             await parked.park(event, said(error))
+        _log.error("projection %s goes on without @%d", self.kept.view.name, event.position, exc_info=error)
 
     def _give_again(self, event: RecordedEvent) -> None:
         self._again.append(event)
@@ -142,6 +142,8 @@ class Projection:
     async def _try_again(self, event: RecordedEvent, parked: ParkedEvents) -> None:
         """Its place in the order is past; a rebuild would give it that."""
         async with self.turn:
+            if event.position not in parked or event.position > self.position:
+                return  # it is done by now, or comes in its place
             try:
                 changes = self.kept.apply([event])
             except Exception as error:  # noqa: BLE001  # a view's code is a plugin's

@@ -83,6 +83,10 @@ class ParkedEvents:
         """In order of position."""
         return [self._events[position] for position in sorted(self._events)]
 
+    def may_hold(self, event: RecordedEvent) -> bool:
+        """Whether it can be parked: what was given up is not, nor what tells of parked events itself."""
+        return event.position not in self.dropped and not is_parking(event)
+
     async def park(self, event: RecordedEvent, reason: str) -> None:
         """Raises OverloadedError where too many are parked."""
         if len(self._events) >= PARKED_MAX and event.position not in self._events:
@@ -90,9 +94,11 @@ class ParkedEvents:
         await self._say(EventParked(event.position, event.event_id, event.name, event.stream, reason), event)
 
     async def retry(self, position: Position | None) -> int:
-        """Have one, or all, given again; how many they are. Raises NotFoundError where that one is not parked."""
+        """Have one, or all, given again, once; how many they are. Raises NotFoundError where that one is not parked."""
         wanted = self._chosen(position)
         for parked in wanted:
+            if parked.is_retried:
+                continue
             event = await self._log.at(parked.position)
             assert event is not None  # it was parked, so it is there
             await self.doubt(event)

@@ -11,7 +11,7 @@ from ksi.core.events import Position, RecordedEvent
 from ksi.core.views import Difference, Rebuilt
 from ksi.store.cursor import Cursor
 from ksi.store.order import AFTER_ALL
-from ksi.store.parked import PARKED_MAX, ParkedEvents, is_parking, said
+from ksi.store.parked import PARKED_MAX, ParkedEvents, said
 from ksi.store.views import KeptView, Span, ViewBook
 
 PAGE_MAX = 128
@@ -121,7 +121,7 @@ class Rebuild:
         return await compare(self._old, self.new) if self._is_whole else Comparison()
 
     async def _swap(self, parked: ParkedEvents) -> None:
-        failed = [(event, error) for event, error in self._failed if not is_parking(event)]
+        failed = [(event, error) for event, error in self._failed if parked.may_hold(event)]
         taken = await parked.others({event.position for event, _ in failed})
         for event, error in failed:
             await parked.park(event, said(error))

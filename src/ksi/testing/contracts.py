@@ -1015,13 +1015,24 @@ class ProjectionContract:
         await self.caught_up(store)
         subscriber = store.projections.subscriber("sums")
         monkeypatch.setattr(Sums, "apply", forgiving)
-        assert await store.retry_parked(subscriber, Position(2)) == 1
+        twice = await asyncio.gather(*(store.retry_parked(subscriber, Position(2)) for _ in range(2)))
+        assert twice == [1, 1]
         async with asyncio.timeout(5):
             while len(await store.parked(subscriber)) > 1:  # noqa: ASYNC110  # its end is no event for this test
                 await asyncio.sleep(0)
         assert await store.view(Sums).get("a") == Counter("a", 1003)
         assert await store.drop_parked(subscriber) == 1
         assert (await store.projections.status("sums"))[0].parked == 0
+
+    async def test_what_was_given_up_is_not_parked_again(self, store: Journal) -> None:
+        store.register(Sums)
+        await store.append("counter/a", [added(1), added("poison"), added(2)])
+        await self.caught_up(store)
+        subscriber = store.projections.subscriber("sums")
+        assert await store.drop_parked(subscriber) == 1
+        await store.projections.rebuild("sums")
+        assert await store.parked(subscriber) == []
+        assert await store.view(Sums).get("a") == Counter("a", 3)
 
     @pytest.mark.parametrize("view", [Careless, CarelessInline])
     async def test_a_rebuild_says_what_differs_and_takes_the_place(
