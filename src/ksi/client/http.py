@@ -91,6 +91,7 @@ class Carried:
         self.is_stream = request.stream or request.resume is not None
         self.patience = Patience(reconnect_timeout)
         self.task: asyncio.Task[None] | None = None
+        self.is_stopped = False
         self.next(request)
 
     def next(self, request: Request) -> None:
@@ -126,7 +127,8 @@ class HttpLink:
             self._steer(steered, request)
 
     def _steer(self, carried: Carried, request: Request) -> None:
-        if request.cancel:
+        if request.cancel and not carried.is_stopped:
+            carried.is_stopped = True
             self._own(self._stop(carried))
         else:
             carried.credit.give(request.credit or 0)
@@ -212,7 +214,7 @@ class HttpLink:
         if carried.event_id is not None and await self._is_cancelled(carried.event_id):
             return
         if carried.task is not None and carried.task.cancel():
-            error = WireError(code=CancelledError.code, message="it was cancelled")
+            error = WireError(code=CancelledError.code, message="it was cancelled", details={"partial": None})
             self._hand_on(carried, Answer(ok=False, end=True, error=error))
 
     async def _is_cancelled(self, event_id: str) -> bool:

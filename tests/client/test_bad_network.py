@@ -1,0 +1,75 @@
+"""Through a network that cuts, delays and truncates: all of each stream and subscription, in order, without doubles."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ksi.client.client import EventClient, Options
+from ksi.testing.proxy import Faults
+from tests.client.ways import WAYS, Way, Ways, opened
+
+PATIENCE = 120.0
+BAD = Faults(cut=0.05, portion_bytes=128, delay_max=0.01)
+
+
+async def counted(client: EventClient, to: int) -> list[int]:
+    stream = client.stream("work:count", to=to, options=Options(buffer_size=4))
+    chunks = [chunk.data async for chunk in stream]
+    assert stream.end == "counted"
+    return chunks
+
+
+async def followed(client: EventClient, count: int) -> list[int]:
+    seen: list[int] = []
+    async with client.subscribe("work:", after="start") as facts:
+        async for chunk in facts:
+            seen.append(chunk.data["data"]["number"])
+            if len(seen) == count:
+                break
+    return seen
+
+
+async def worked(client: EventClient, count: int) -> None:
+    for number in range(count):
+        assert await client.request("work:do", number=number) == number
+
+
+async def through(ways: Ways, way: Way, *, seed: int, size: int, faults: Faults) -> int:
+    """Everything at once over one client; how many connections were cut."""
+    async with ways.proxy(way, seed=seed, faults=faults) as proxy:
+        async with ways.client(way, proxy, reconnect_timeout=PATIENCE) as client, asyncio.TaskGroup() as tasks:
+            streams = [tasks.create_task(counted(client, size)) for _ in range(3)]
+            following = tasks.create_task(followed(client, size))
+            tasks.create_task(worked(client, size))
+        cuts = proxy.cuts
+    assert [stream.result() for stream in streams] == [list(range(1, size + 1))] * 3
+    assert following.result() == list(range(size))
+    assert [fact.data["number"] for fact in await ways.ksi.facts("work:*")] == list(range(size))
+    return cuts
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.virtual
+async def test_all_comes_in_order_without_doubles(way: Way, seed: int, tmp_path: Path) -> None:
+    async with opened(tmp_path) as ways:
+        assert await through(ways, way, seed=seed, size=60, faults=BAD) > 5
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_and_so_it_does_in_real_time(way: Way, tmp_path: Path) -> None:
+    async with opened(tmp_path) as ways:
+        assert await through(ways, way, seed=4, size=60, faults=BAD) > 5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("seed", range(10, 30))
+@pytest.mark.virtual
+async def test_however_bad_it_is(way: Way, seed: int, tmp_path: Path) -> None:
+    faults = Faults(cut=0.05, delay=0.3, delay_max=2.0, portion_bytes=64)
+    async with opened(tmp_path) as ways:
+        await through(ways, way, seed=seed, size=200, faults=faults)
