@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -53,3 +54,22 @@ async def test_no_label_holds_an_id_or_a_principal(site: Site, http: httpx.Async
     text = (await http.get("/metrics")).text
     for secret in (told.headers["ksi-event-id"], site.token, "uid:1000", "a-secret-key"):
         assert secret not in text
+
+
+async def test_the_head_of_an_answer_can_be_asked_for_alone(http: httpx.AsyncClient) -> None:
+    for _ in range(2):  # the connection goes on
+        answer = await http.head("/healthz")
+        assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "20", b"")
+
+
+async def test_who_waits_for_leave_to_send_its_body_gets_it(site: Site) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(
+        b"POST /v1/events/probe:ask HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 2\r\n"
+        b"content-type: application/json\r\nauthorization: Bearer %b\r\n\r\n" % site.token.encode()
+    )
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+    writer.close()

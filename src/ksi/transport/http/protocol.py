@@ -22,6 +22,7 @@ from ksi.transport.http.problems import LateRequestError, problem, status_of
 from ksi.transport.http.websocket import WebSockets
 
 HEADER_BYTES_MAX = 64 << 10
+CONTINUE = b"HTTP/1.1 100 "
 LINGER = 1.0
 """Seconds that a client which was refused has to read why."""
 STANDING = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
@@ -35,6 +36,27 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int
     header_timeout: float
     body_timeout: float
+
+
+class Corked:
+    """A transport that holds the head of an answer back until its body comes: one write for both, one packet."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and not data.startswith(CONTINUE):
+            self._head = data
+        else:
+            self._transport.write((self._head or b"") + data)
+            self._head = b"" if self._head is not None else None
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -87,6 +109,9 @@ class HttpConnection(HttpToolsProtocol):
         self._awaited = "body"
         self.server_state.default_headers = _standing_headers()
         super().on_headers_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and self.scope["method"] != "HEAD":  # there no body follows
+            cycle.transport = cast(asyncio.Transport, Corked(self.transport))
 
     def on_message_complete(self) -> None:
         self._awaited = None

@@ -158,8 +158,7 @@ class Outlet:
             raise self.refusal
         exchange, form = self._exchange, self._form
         await exchange.start(200, [(b"content-type", form.media), (b"x-accel-buffering", b"no")])
-        if at:
-            await exchange.write(form.opening(at))
+        await exchange.write(form.opening(at) if at else b"")  # also where it is nothing: the head goes out with it
         while True:
             await self._news_or_heartbeat()
             is_last, body, chunks = self._take()
