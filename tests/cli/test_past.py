@@ -22,6 +22,9 @@ def test_what_wrote_a_value_what_made_it_true_and_what_is_not_the_same(ksi: Cli)
     places = ("--at", f"@{first['position']}", "--diff", f"@{second['position']}")
     assert ksi.text("show", "state/past", *places).splitlines() == ["- a: 1", "+ a: 2"]
     assert ksi("show", "state/past", "--diff", "@1").returncode == 2
+    (then,) = ksi.records("show", "state/past", "--at", first["recorded_at"])
+    assert (then["at"], then["state"]) == (first["position"], {"a": 1})
+    assert ksi("show", "state/past", "--at", "1h").returncode == 1, "an hour ago there was nothing"
 
 
 def test_a_run_is_repeated_and_a_handler_that_has_changed_diverges(ksi: Cli, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class TimeTravel(AsyncPlugin):
     @query("timetravel:position", examples=[{"when_us": 1_790_000_000_000_000}])
     async def position_at(
         self, when_us: Annotated[int, Meta(ge=0, description="microseconds since 1970")], context: EventContext
-    ) -> Place:
+    ) -> int:
         """Give the last position that was recorded by a moment; 0 where there was none."""
         return await self._log.position_at(utc(when_us), branch=context.branch) or 0
 
