@@ -37,6 +37,28 @@ def test_a_backup_says_its_position_and_becomes_a_home_again(ksi: Cli, tmp_path:
         other("stop", "-q")
 
 
+def test_what_was_sent_for_a_subject_is_in_no_file_of_the_home_once_it_is_erased(ksi: Cli) -> None:
+    secret = "lighthouse-keeper"
+    sent = ksi.records("send", "state:set", "key=who", f"value={secret}", "--subject", "person/1")
+    assert sent[0]["version"] == 1
+    ksi.records("projection", "rebuild", "state")
+    assert any(secret.encode() in file.read_bytes() for file in files_of(ksi))
+    said = ksi.text("erase", "person/1")
+    assert said.endswith("built again: state\n")
+    assert [str(file) for file in files_of(ksi) if secret.encode() in file.read_bytes()] == []
+    assert ksi.text("verify").startswith("the log is whole")
+    (found,) = ksi.records("send", "state:get", "key=who")
+    assert found["found"] is False
+    *_, shown = ksi.records("log", "state:")
+    assert (shown["data"], shown["metadata"]["erased"]) == (None, True)
+    ksi("restart")
+    assert [str(file) for file in files_of(ksi) if secret.encode() in file.read_bytes()] == []
+
+
+def files_of(cli: Cli) -> list[Path]:
+    return [file for file in cli.home.rglob("*") if file.is_file()]
+
+
 def test_a_log_that_is_there_is_not_restored_over(ksi: Cli, tmp_path: Path) -> None:
     ksi.text("backup", str(tmp_path / "copy.db"))
     running = ksi("store", "restore", str(tmp_path / "copy.db"))

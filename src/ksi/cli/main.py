@@ -57,6 +57,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "discard": ("branch", "Read and write a branch no more."),
         "verify": ("verify", "Check that the log is what was written."),
         "backup": ("store", "Copy the log into a file, while all goes on."),
+        "erase": ("store", "Erase what was recorded for somebody."),
     },
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),

@@ -21,6 +21,7 @@ from ksi.client.client import Options
 @click.option("--stream", "whole_frames", is_flag=True, help="Print each chunk with its number and address.")
 @click.option("--end", "end_only", is_flag=True, help="Print the end value only, without chunks.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait for the answer.")
+@click.option("--subject", metavar="NAME", help="Whose personal data this is: `ksi erase NAME` erases it.")
 @click.option("--event-id", metavar="UUID", help="Send it again under the same id: it is done once.")
 @click.pass_obj
 def send(

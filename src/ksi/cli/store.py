@@ -1,4 +1,4 @@
-"""``ksi backup`` and ``ksi store``: copies of the log, and what is done to one that no daemon has open."""
+"""``ksi backup``, ``ksi erase`` and ``ksi store``: care of the log, also of one that no daemon has open."""
 
 from __future__ import annotations
 
@@ -20,18 +20,38 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @command()
 @click.argument("file", type=FILE)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.option("--keys", type=FILE, help="Another new file, for the keys of what can be erased.")
 @click.pass_obj
-def backup(invocation: Invocation, file: Path, timeout: float) -> None:
+def backup(invocation: Invocation, file: Path, timeout: float, keys: Path | None) -> None:
     """Copy the log into FILE, a new one, while all goes on; the copy is checked.
 
-    `ksi store restore FILE` makes a log of it again.
+    `ksi store restore FILE` makes a log of it again. What was recorded for a subject is in it as ciphertext: keep the
+    keys elsewhere, and not for longer than an erasure may take.
     """
-    made: Record = ask(invocation, "store:backup", path=str(file.absolute()), options=Options(timeout=timeout))
+    said = {"path": str(file.absolute()), "keys": None if keys is None else str(keys.absolute())}
+    made: Record = ask(invocation, "store:backup", said, options=Options(timeout=timeout))
     if invocation.json:
         click.echo(json_line(made))
         return
     click.echo(f"{made['path']}: the log up to @{made['position']}, {size(made['bytes'])}")
     click.echo(f"sha256 {made['sha256']}")
+
+
+@command()
+@click.argument("subject")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.pass_obj
+def erase(invocation: Invocation, subject: str, timeout: float) -> None:
+    """Erase what was recorded for SUBJECT, for good: its key is destroyed, read models are built again without it.
+
+    Backups of the log can not be read there either; backups of the keys can: remove those.
+    """
+    erased: Record = ask(invocation, "store:erase", subject=subject, options=Options(timeout=timeout))
+    if invocation.json:
+        click.echo(json_line(erased))
+        return
+    views = f"; built again: {', '.join(erased['views'])}" if erased["views"] else ""
+    click.echo(f"{erased['events']} events of {subject} can not be read any more{views}")
 
 
 @family()
@@ -41,12 +61,13 @@ def store() -> None:
 
 @store.command()
 @click.argument("file", type=FILE)
+@click.option("--keys", type=FILE, help="The backup of the keys; without it what has a subject can not be read.")
 @click.pass_obj
-def restore(invocation: Invocation, file: Path) -> None:
+def restore(invocation: Invocation, file: Path, keys: Path | None) -> None:
     """Make the log of this home, which has none yet, out of the backup FILE. The backup is checked first."""
     from ksi.store.backup import restore as restored_from  # SQLite: `ksi backup` asks the daemon without it
 
-    restored = restored_from(file, invocation.home.log)
+    restored = restored_from(file, invocation.home.log, keys)
     click.echo(
         json_line(restored) if invocation.json else f"{restored.path} is there again, up to @{restored.position}"
     )

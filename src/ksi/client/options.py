@@ -14,6 +14,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ``branch`` None is that of the event which is being handled, or else the client's. ``idempotent`` False sends it
     without an event id: then it is never sent again when the connection is lost. ``traceparent`` is the W3C trace
     context that the request belongs to; default the variable ``TRACEPARENT``, inside a handler that of the event.
+    ``subject`` is whose personal data this is: what is recorded for it can be erased.
     """
 
     timeout: float | None = None
@@ -22,6 +23,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     causation_id: str | None = None
     branch: str | None = None
+    subject: str | None = None
     buffer_size: int = BUFFER_SIZE
     idempotent: bool = True
     traceparent: str | None = None

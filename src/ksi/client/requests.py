@@ -29,7 +29,7 @@ def request_of(
 ) -> Request:
     """The frame that asks for ``event``, on ``branch`` where nothing else says one.
 
-    Run, cause, trace, branch and deadline come from the event that is being handled.
+    Run, cause, trace, branch, subject and deadline come from the event that is being handled.
 
     Raises:
         ValidationError: The payload has no JSON form.
@@ -43,6 +43,7 @@ def request_of(
         correlation_id=options.correlation_id,
         causation_id=options.causation_id,
         branch=options.branch or branch,
+        subject=options.subject,
         priority=options.priority,
         timeout=options.timeout,
         traceparent=options.traceparent,
@@ -70,6 +71,7 @@ def _inherit(request: Request, parent: EventEnvelope, clock: Clock) -> None:
     request.correlation_id = request.correlation_id or parent.correlation_id
     request.causation_id = request.causation_id or ids.text(parent.event_id)
     request.traceparent = request.traceparent or parent.trace_context
+    request.subject = request.subject or parent.subject
     if parent.deadline_us is None:
         return
     left = (parent.deadline_us - clock.time_us()) / 1_000_000

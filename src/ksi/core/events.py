@@ -29,6 +29,8 @@ ROOT = "root"
 """Tag of the requests that nothing caused: they began a run, or go on with one."""
 FAILED = "failed"
 """Tag of the outcomes that are errors."""
+ERASED = "erased"
+"""In the metadata of an event whose payload was erased; its data is None."""
 
 
 class StreamState(Enum):
@@ -109,6 +111,11 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def recorded_at(self) -> datetime:
         """The log's own time; it never goes back from one position to the next."""
         return utc(self.recorded_us)
+
+    @property
+    def is_erased(self) -> bool:
+        """Only the envelope is left: folds, views and observers pass it over."""
+        return ERASED in self.metadata
 
     @property
     def data(self) -> Any:
@@ -204,12 +211,21 @@ class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backup(msgspec.Struct, frozen=True):
-    """A copy of the log in one file: all events up to ``position``."""
+    """A copy of the log in one file: all events up to ``position``. ``keys``: that of the keys of subjects."""
 
     path: str
     position: Position
     bytes: int
     sha256: str
+    keys: str | None = None
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """``events`` of ``subject`` can not be read any more, and ``views`` were built again without them."""
+
+    subject: str
+    events: int
+    views: Sequence[str]
 
 
 class BranchInfo(msgspec.Struct, frozen=True):

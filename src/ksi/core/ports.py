@@ -26,6 +26,7 @@ from ksi.core.events import (
     Backup,
     BranchInfo,
     Durable,
+    Erased,
     ExpectedVersion,
     Kind,
     Lag,
@@ -291,14 +292,26 @@ class EventLog(Protocol):
     async def verify(self) -> Sequence[str]:
         """What is wrong with what is stored, one sentence each; empty when all is whole."""
 
-    async def backup(self, path: Path) -> Backup:
+    async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         """Copy the log into a new file, while all goes on; it is read again and checked before it gets its name.
+
+        What is sealed for a subject is in it as ciphertext; its keys go into ``keys``, another new file.
 
         Raises:
             UnsupportedError: This backend has tools of its own for that.
             ConflictError: The file is there already.
             LogDamagedError: The log is not whole.
             UnavailableError: The file can not be written.
+        """
+
+    async def erase_subject(self, subject: str) -> Erased:
+        """Make that no payload recorded for ``subject`` by now can ever be read again, here or in a backup.
+
+        Read models are built again without it. Twice is no error: it ends what was begun.
+
+        Raises:
+            UnsupportedError: This backend does not seal payloads.
+            UnavailableError: Something could not be overwritten; the key is destroyed all the same. Ask again.
         """
 
     async def bytes_on_disk(self) -> int:

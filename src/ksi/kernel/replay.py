@@ -18,7 +18,7 @@ import msgspec
 
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, NotFoundError, OutcomeUnknownError, ReplayDivergenceError
+from ksi.core.errors import KSIError, NotFoundError, OutcomeUnknownError, ReplayDivergenceError, ReplayError
 from ksi.core.events import MAIN, Filter, Position
 from ksi.core.ports import Committed, Done, Journal, Known, Outcome, Unit
 from ksi.core.threads import settle
@@ -101,6 +101,8 @@ class Replay:
     async def _recorded(self, run: str, branch: str) -> AsyncIterator[Attempt]:
         requests = (Filter(correlation_id=run, kinds=("request",)),)
         async for event in self._past.read_all(requests, branch=branch):
+            if event.is_erased:
+                raise ReplayError(f"a part of the run was erased, as the request @{event.position}")
             known = await self._past.find(event.event_id.bytes) if event.stream == REQUESTS else None
             if known is not None:
                 caused = caused_by(known.request.event_id)

@@ -1,4 +1,4 @@
-"""Care of the log as events: copies of it."""
+"""Care of the log as events: copies of it, and erasing what somebody's data was."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.errors import ValidationError
-from ksi.core.events import Backup, fact
+from ksi.core.events import Backup, Erased, fact
 from ksi.core.ports import EventLog
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.plugin import AsyncPlugin
+from ksi.store.salvage import STREAM
 
-STREAM = "store/log"
+File = Annotated[str, Meta(description="a new file on the daemon's machine, absolute")]
 
 
 @fact("store:was_backed_up")
@@ -26,6 +27,14 @@ class WasBackedUp(msgspec.Struct, frozen=True):
     position: int
     bytes: int
     sha256: str
+
+
+@fact("store:subject_was_erased")
+class SubjectWasErased(msgspec.Struct, frozen=True):
+    """So many ``events`` of ``subject`` can not be read any more."""
+
+    subject: str
+    events: int
 
 
 class Care(AsyncPlugin):
@@ -43,17 +52,49 @@ class Care(AsyncPlugin):
         errors=["conflict", "log_damaged", "unavailable", "unsupported"],
         examples=[{"path": "/backups/ksi-monday.db"}],
     )
-    async def backup(
-        self,
-        path: Annotated[str, Meta(description="a new file on the daemon's machine, absolute")],
-        context: EventContext,
-    ) -> Backup:
-        """Copy the log into a file while all goes on. The answer says up to which position, and the file's checksum."""
-        target = Path(path)
-        if not target.is_absolute() or not target.parent.is_dir():
-            raise ValidationError(f"{path!r} is no file in a directory that is there, from the root on")
+    async def backup(self, path: File, context: EventContext, keys: File | None = None) -> Backup:
+        """Copy the log into a file while all goes on. The answer says up to which position, and the file's checksum.
+
+        What was recorded for a subject is in the copy as ciphertext; ``keys`` is another file, for the keys.
+        """
+        targets = _new_file(path), None if keys is None else _new_file(keys)
         made: Backup = await context.effect(
-            "store:backup", {"path": path}, lambda: self._log.backup(target), result=Backup
+            "store:backup",
+            {"path": path, "keys": keys},
+            lambda: self._log.backup(targets[0], keys=targets[1]),
+            result=Backup,
         )
         context.append(STREAM, WasBackedUp(made.path, made.position, made.bytes, made.sha256))
         return made
+
+    @event(
+        "store:erase",
+        durability="before",
+        on_crash="rerun",
+        timeout=None,
+        errors=["conflict", "unavailable", "unsupported"],
+        examples=[{"subject": "person/1"}],
+    )
+    async def erase(
+        self, subject: Annotated[str, Meta(min_length=1, description="whose data")], context: EventContext
+    ) -> Erased:
+        """Erase what was recorded for a subject: its key is destroyed, read models are built again without it.
+
+        Nobody can read it any more, here or in a backup of the log. Names, streams and times of the events stay.
+        """
+        erased: Erased = await context.effect(
+            "store:erase",
+            {"subject": subject},
+            lambda: self._log.erase_subject(subject),
+            result=Erased,
+            idempotent=True,
+        )
+        context.append(STREAM, SubjectWasErased(subject, erased.events))
+        return erased
+
+
+def _new_file(path: str) -> Path:
+    target = Path(path)
+    if not target.is_absolute() or not target.parent.is_dir():
+        raise ValidationError(f"{path!r} is no file in a directory that is there, from the root on")
+    return target

@@ -93,7 +93,7 @@ class Conversation(AsyncPlugin):
         """All messages of a conversation, as they stand or as they stood at the position ``at``."""
         fold, state, last = ConversationFold(), ConversationFold().initial(), None
         async for event in context.read_stream(stream_of(conversation)):
-            if at is None or event.position <= at:
+            if (at is None or event.position <= at) and not event.is_erased:
                 state, last = fold.apply(state, event), event
         if last is None:
             raise NotFoundError("conversation", conversation)

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from ksi.core.envelope import trace_of
-from ksi.core.events import RecordedEvent
+from ksi.core.events import FAILED, RecordedEvent
 
 EFFECTS, READ = "$effects", "effect:read"
 MODEL_ASKED = "llm:stream"
@@ -107,6 +107,8 @@ class Run:
         match event.kind:
             case "outcome" if event.name == READ:
                 pass  # what a request had read when it made a nested one: of no interest here
+            case "request" | "outcome" if event.stream == EFFECTS and event.is_erased:
+                pass  # which effect it was is erased with it
             case "request" if event.stream == EFFECTS:
                 self._effects[_effect_key(event)] = self._node(event, event.data["effect"], "effect")
             case "outcome" if event.stream == EFFECTS:
@@ -115,7 +117,7 @@ class Run:
                 self.requests[event.event_id] = self._node(event, event.name, "request")
             case "outcome" if event.causation_id is not None:
                 node = self.requests.get(event.causation_id)
-                self._end(node, event, event.data.get("data"))
+                self._end(node, event, None if event.is_erased else event.data.get("data"))
                 if node is not None:
                     self._end_effects(node, event)
             case _:
@@ -141,7 +143,9 @@ class Run:
     def _end(self, node: Node | None, event: RecordedEvent, value: Any) -> None:
         if node is None:  # it began before the part of the run that is looked at
             return
-        error = event.data.get("error") or {}
+        error: Mapping[str, Any] = {"code": ""} if FAILED in event.tags else {}
+        if not event.is_erased:
+            error = event.data.get("error") or {}
         node.status = _status_of(error, value)
         node.duration_ms = milliseconds(self._began[node.position], event.recorded_at)
         node.tokens = _tokens(value) or _tokens((error.get("details") or {}).get("partial"))

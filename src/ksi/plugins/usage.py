@@ -56,7 +56,7 @@ async def _asked(completion: UUID, log: EventLog) -> CompletionRequest | None:
     """What was sent to its provider; None where that was not called."""
     query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=completion),)
     async for event in log.read_all(query):
-        if event.data["effect"] == "llm:stream":
+        if not event.is_erased and event.data["effect"] == "llm:stream":
             return msgspec.convert(event.data["request"]["request"], CompletionRequest)
     return None
 

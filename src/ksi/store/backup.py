@@ -19,6 +19,7 @@ import msgspec
 from ksi.core.errors import ConflictError, LogDamagedError, NotFoundError
 from ksi.core.events import Backup, Position
 from ksi.store.chain import GENESIS, Link, Witness, seen_in, witness_of
+from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.opening import stored_head
 from ksi.store.schema import APPLICATION, connect_reader, pragma, set_pragmas
@@ -33,8 +34,10 @@ class Restored(msgspec.Struct, frozen=True):
     position: Position
 
 
-def back_up(log: Path, vfs: str | None, target: Path) -> Backup:
+def back_up(log: Path, vfs: str | None, target: Path, keys: Path | None) -> Backup:
     """Copy the open log at ``log`` into ``target``: all that was acknowledged by now, and perhaps more.
+
+    Its file of keys goes into ``keys``: after the log, so that no payload in the copy lacks its key.
 
     Raises:
         ConflictError: The file is there already.
@@ -44,7 +47,9 @@ def back_up(log: Path, vfs: str | None, target: Path) -> Backup:
     with _new_file(target) as made:
         _copy(log, vfs, made)
         position = _checked(made, seen)
-        return Backup(str(target), position, made.stat().st_size, sha256_of(made))
+        if keys is not None:
+            _copy_keys(keys_of(log), keys)
+        return Backup(str(target), position, made.stat().st_size, sha256_of(made), None if keys is None else str(keys))
 
 
 def _copy(log: Path, vfs: str | None, target: Path) -> None:
@@ -67,6 +72,16 @@ def _drop_views(copy: apsw.Connection) -> None:
     copy.execute("DELETE FROM views")
 
 
+def _copy_keys(file: Path, target: Path) -> None:
+    with _new_file(target) as made:
+        source, copy = KeyFile(file), apsw.Connection(str(made))
+        try:
+            source.copy_to(copy)
+        finally:
+            source.close()
+            copy.close()
+
+
 def _checked(copy: Path, seen: Link) -> Position:
     """Its last position. Raises LogDamagedError."""
     try:
@@ -84,8 +99,8 @@ def _checked(copy: Path, seen: Link) -> Position:
     return Position(head)
 
 
-def restore(backup: Path, log: Path) -> Restored:
-    """Make the log at ``log``, where none is, out of a copy that :func:`back_up` made.
+def restore(backup: Path, log: Path, keys: Path | None = None) -> Restored:
+    """Make the log at ``log``, where none is, out of a copy that :func:`back_up` made, and its keys out of ``keys``.
 
     Raises:
         NotFoundError: There is no such copy.
@@ -93,8 +108,9 @@ def restore(backup: Path, log: Path) -> Restored:
         LogLockedError: A daemon runs there.
         LogDamagedError: The copy is not whole.
     """
-    if not backup.is_file():
-        raise NotFoundError("backup", str(backup))
+    for given in (backup, keys):
+        if given is not None and not given.is_file():
+            raise NotFoundError("backup", str(given))
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = LockFile(lock_of(log))
     try:
@@ -105,6 +121,8 @@ def restore(backup: Path, log: Path) -> Restored:
         with _new_file(log) as made:
             shutil.copyfile(backup, made)
             position = _checked(made, GENESIS)
+            if keys is not None:
+                _copy_keys(keys, keys_of(log))
         _bear_witness(log)
         return Restored(str(log), position)
     finally:

@@ -96,7 +96,7 @@ def _lines(unit: Unit, bases: tuple[bytes, ...], at: int, head: int, versions: S
                 schema_version=entry.schema_version,
                 run=run if entry.correlation is None and entry.cause is None else _run_of(entry, origin),
                 cause=cause if entry.cause is None else entry.cause or None,
-                subject=entry.subject,
+                subject=entry.subject or origin.subject,
                 occurred_us=entry.occurred_us,
                 recorded_us=at,
                 branch=origin.branch,

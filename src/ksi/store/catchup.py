@@ -55,7 +55,8 @@ class CatchUp:
         kept = self._kept
         cursor = Cursor(kept.query, after=self.position, until=head)
         while not cursor.at_end:
-            kept.show_all(kept.apply(await self._log.page(cursor, PAGE_MAX)))
+            page = await self._log.page(cursor, PAGE_MAX)
+            kept.show_all(kept.apply_again(page, passes_over=self._log.vault.has_erased))
             self.position = cursor.position
             self._log.view_stands(kept, self.position)
             await asyncio.sleep(0)

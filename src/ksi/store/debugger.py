@@ -99,7 +99,7 @@ class TimeTravelDebugger:
         fold = self._fold(entity)
         state, built = fold.initial(), 0
         async for event in self.time_travel(entity, _NOW if until is None else until):
-            if event.kind in _kinds(fold):
+            if _counts(event, fold):
                 before, state, built = state, fold.apply(state, event), built + 1
                 yield Change(event, before, state, built)
 
@@ -132,7 +132,7 @@ class TimeTravelDebugger:
             if event.stream.startswith("$") or not matches(pattern, event.stream):
                 continue
             fold = self._fold(event.stream)
-            if event.kind in _kinds(fold):
+            if _counts(event, fold):
                 before = states[event.stream] if event.stream in states else fold.initial()
                 states[event.stream] = fold.apply(before, event)
         return states
@@ -171,6 +171,8 @@ class TimeTravelDebugger:
         state = fold.initial()
         events: list[RecordedEvent] = []
         async for event in self._log.read_all(fold.query, until=until, branch=self._branch):
+            if event.is_erased:
+                continue
             if after is not None and event.position <= after:
                 state = fold.apply(state, event)
             else:
@@ -233,6 +235,10 @@ def _kinds(fold: EntityFold[Any]) -> tuple[Kind, ...]:
     """A fold may say that chunks belong to its entity too, as the tokens of a completion do."""
     kinds: tuple[Kind, ...] = getattr(fold, "kinds", ("fact",))
     return kinds
+
+
+def _counts(event: RecordedEvent, fold: EntityFold[Any]) -> bool:
+    return event.kind in _kinds(fold) and not event.is_erased
 
 
 def _is_of(run: str, first: Position, event: RecordedEvent) -> bool:

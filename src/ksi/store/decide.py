@@ -31,6 +31,7 @@ from ksi.store.query import Compiled, StreamRange
 from ksi.store.row import Row, events_of, pack
 from ksi.store.sight import Sight, marked
 from ksi.store.tail import RowSource
+from ksi.store.vault import Vault
 from ksi.store.views import Change, ViewBook
 
 Moved = tuple[str, Position | None]
@@ -59,6 +60,7 @@ class Shelves(Protocol):
     """What the decider asks a backend for, on the loop: what is visible. It does not wait."""
 
     ids: IdIndex
+    vault: Vault
 
     def stored_version(self, stream: str) -> int: ...
     def sight(self, branch: str) -> Sight:
@@ -125,8 +127,9 @@ class Decider:
         if not (unit.entries or unit.request or unit.outcome or unit.emits or unit.ancestors):
             return self._queue(Decided(done, Committed(self.last, (), ()), checkpoint=unit.checkpoint))
         versions, heads = self._versions(unit)
-        decided = self._decided(unit, build(unit, self.last, at, versions), versions, done)
-        self._apply(decided)
+        row = build(unit, self.last, at, versions)
+        decided = self._decided(unit, row, versions, done)
+        self._apply(decided, row)
         self.heads.update(heads)
         return self._queue(decided)
 
@@ -202,6 +205,7 @@ class Decider:
 
     def _decided(self, unit: Unit, row: Row, versions: tuple[int, ...], done: Done) -> Decided:
         try:
+            row = self._shelves.vault.sealed(row)
             body = sealed(pack(row))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValidationError(f"can not be recorded: {error}") from None
@@ -211,10 +215,8 @@ class Decider:
         closed = row.origin.event_id if row.closing is not None and not row.recorded else None
         return Decided(done, committed, row, body, entered, opened, closed, unit.checkpoint)
 
-    def _apply(self, decided: Decided) -> None:
+    def _apply(self, decided: Decided, row: Row) -> None:
         """Change the pending views and the indexes; the last step, for a view's code may raise."""
-        row = decided.row
-        assert row is not None
         try:
             decided.changes = self._views.apply(row) if row.origin.branch == MAIN else ()
         except UnavailableError:  # a record that it reads is damaged: no fault of its code
@@ -256,7 +258,7 @@ class Decider:
         base = ids.base_of(raw)
         for known in (raw,) if base is None else (raw, base[0]):
             for row in self.rows_of(known):
-                for event in events_of(row):
+                for event in self._shelves.vault.opened(events_of(row)):
                     if event.id == raw:
                         return event
         return None

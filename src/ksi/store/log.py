@@ -25,6 +25,7 @@ from ksi.core.events import (
     Backend,
     Backup,
     Durable,
+    Erased,
     ExpectedVersion,
     NewEvent,
     Position,
@@ -34,9 +35,11 @@ from ksi.core.ports import Committed, Done, Entry, Known, Unit
 from ksi.core.threads import settle
 from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.decide import Decided, Decider, IdIndex, move
+from ksi.store.erasing import erase
 from ksi.store.row import REQUESTS, outcome_of, requests_of
 from ksi.store.sight import marked
 from ksi.store.tail import RowSource
+from ksi.store.vault import Vault
 from ksi.store.viewed import ViewedLog
 
 GATHERED_MAX = 256
@@ -58,8 +61,9 @@ class LoopLog(ViewedLog):
     durable: Durable
     ids: IdIndex
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, vault: Vault | None = None) -> None:
         super().__init__(clock)
+        self.vault = vault or Vault(None)
         self._decider = Decider(self, self._views)
         self._batch: Batch | None = None
         self._in_flight: Batch | None = None
@@ -208,7 +212,7 @@ class LoopLog(ViewedLog):
 
     def _known(self, event_id: bytes) -> Known | None:
         found: Known | None = None
-        for row in self._decider.rows_of(event_id):
+        for row in map(self.vault.opened_row, self._decider.rows_of(event_id)):
             for position, request in requests_of(row):
                 if request.event_id == event_id:
                     found = Known(copy(request), position, None)
@@ -225,8 +229,19 @@ class LoopLog(ViewedLog):
             if known is not None and known.outcome is None:
                 yield known
 
-    async def backup(self, path: Path) -> Backup:
+    async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         raise UnsupportedError(f"a log in {self.backend} has no backup of its own")
+
+    async def erase_subject(self, subject: str) -> Erased:
+        erased = await erase(self, self._views, subject)
+        self._branch_views.clear()
+        return erased
+
+    async def destroy_key(self, subject: str) -> None:
+        self.vault.destroy(subject)
+
+    async def overwrite(self) -> None:  # not every backend has a disk
+        """Leave nothing on disk of what views held before."""
 
     def visible_head(self) -> int:
         """Position of the last acknowledged event; 0 where there is none."""

@@ -17,6 +17,7 @@ from ksi.store.cursor import Cursor
 from ksi.store.log import Batch, LoopLog
 from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.tail import Tail
+from ksi.store.vault import MemoryKeys, Vault
 from ksi.store.views import KeptView, Place, Shelf
 
 
@@ -30,7 +31,7 @@ class InMemoryEventStore(LoopLog):
         self.ids = MemoryIds()
         self._tail = Tail()
         self._commits: list[tuple[int, int]] = []
-        super().__init__(clock or SystemClock())
+        super().__init__(clock or SystemClock(), Vault(MemoryKeys()))
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,7 +62,7 @@ class InMemoryEventStore(LoopLog):
         return self._decider.open
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
-        return cursor.page(self._tail, count)
+        return self.vault.opened(cursor.page(self._tail, count))
 
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         return MemoryShelf(place_of), 0

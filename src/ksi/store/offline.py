@@ -9,9 +9,11 @@ import msgspec
 
 from ksi.core.errors import NotFoundError
 from ksi.store.chain import seen_in, witness_of
+from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.opening import stored_head
 from ksi.store.schema import connect_reader
+from ksi.store.vault import Vault
 from ksi.store.verify import verify
 
 
@@ -42,10 +44,12 @@ def verify_file(path: Path) -> Verdict:
 
 def _verdict(path: Path) -> Verdict:
     connection = as_it_lies(path)
+    vault = Vault(KeyFile(keys_of(path)))
     try:
-        problems = verify(connection, seen_in(witness_of(path)))
+        problems = verify(connection, seen_in(witness_of(path)), vault)
         return Verdict(problems, stored_head(connection).last)
     finally:
+        vault.close()
         connection.close()
 
 

@@ -15,6 +15,7 @@ from ksi.store.decide import Decider
 from ksi.store.query import Compiled, StreamRange, Wanted
 from ksi.store.row import REQUESTS, events_of
 from ksi.store.sight import Sight
+from ksi.store.vault import Vault
 
 PAGE_MIN, PAGE_MAX = 64, 1024
 """Events that are read at once: few at first, for many readers want no more; then more, for each page is a job."""
@@ -26,6 +27,7 @@ class LogReads(ABC):
     """The reading half of a log."""
 
     _decider: Decider
+    vault: Vault
 
     @abstractmethod
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
@@ -119,7 +121,7 @@ class LogReads(ABC):
 
     async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
         row = self._decider.row_at(position) if position <= self._decider.visible else None
-        events = [] if row is None else self.sight(branch).chosen(events_of(row))
+        events = [] if row is None else self.sight(branch).chosen(self.vault.opened(events_of(row)))
         return next((event for event in events if event.position == position), None)
 
     async def head(self, *, branch: str = MAIN) -> Position | None:

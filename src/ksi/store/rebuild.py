@@ -12,6 +12,7 @@ from ksi.core.views import Difference, Rebuilt
 from ksi.store.cursor import Cursor
 from ksi.store.order import AFTER_ALL
 from ksi.store.parked import PARKED_MAX, ParkedEvents, said
+from ksi.store.vault import Vault
 from ksi.store.views import KeptView, Span, ViewBook
 
 PAGE_MAX = 128
@@ -21,6 +22,8 @@ EXAMPLES_MAX = 20
 
 class Rebuilding(Protocol):
     """The log as a rebuild sees it."""
+
+    vault: Vault
 
     def visible_head(self) -> int: ...
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]: ...
@@ -72,7 +75,7 @@ class Rebuild:
 
     def _take(self, page: Sequence[RecordedEvent]) -> None:
         try:
-            self.new.show_all(self.new.apply(page))
+            self.new.show_all(self.new.apply_again(page, passes_over=self._log.vault.has_erased))
         except Exception as error:  # noqa: BLE001  # a view's code is a plugin's
             if len(page) == 1:
                 self._note_failure(page[0], error)

@@ -27,6 +27,10 @@ REQUESTS = "$requests"
 """Stream of requests and outcomes. Their version is their position: a counter of their own would order nothing more."""
 
 
+SEALED = b"\0"
+"""Begins a payload that can not be read as it stands: no JSON begins so. See :mod:`ksi.store.vault`."""
+
+
 class Line(RecordedEvent, array_like=True, frozen=True, kw_only=True):
     """A fact, chunk or effect. It is stored as the event that readers get: replay is one call of the decoder.
 
@@ -156,7 +160,7 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
         stream=REQUESTS,
         version=row.last,
         name=origin.name,
-        raw=(b'{"data":%b,"ok":true}' if closing.ok else b'{"error":%b,"ok":false}') % closing.raw,
+        raw=closing.raw if closing.raw.startswith(SEALED) else outcome_json(closing.raw, ok=closing.ok),
         id=ids.nth_of(row.bases[-1] if row.bases else origin.event_id, closing.nth % ids.ENTRIES_MAX + 1),
         kind="outcome",
         tags=_NO_TAGS if closing.ok else _FAILED,
@@ -168,6 +172,11 @@ def _outcome_event(row: Row, closing: Closing) -> RecordedEvent:
         branch=origin.branch,
         metadata={**metadata_of(origin), **(closing.metadata or {})},
     )
+
+
+def outcome_json(raw: bytes, *, ok: bool) -> bytes:
+    """The payload of an outcome's event, with the answer's or the error's JSON in it."""
+    return (b'{"data":%b,"ok":true}' if ok else b'{"error":%b,"ok":false}') % raw
 
 
 def metadata_of(request: EventEnvelope) -> dict[str, Any]:

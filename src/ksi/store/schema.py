@@ -58,6 +58,7 @@ def _prepare(connection: apsw.Connection, durability: Durability) -> None:
         if not new and (application, version) != (APPLICATION, VERSION):
             raise LogDamagedError(f"application {application:#x}, schema {version}: not this log's", position=0)
         set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-4_096)
+        set_pragmas(connection, secure_delete=1)  # records of views hold in the clear what the log has sealed
         if new:
             _create(connection)
     except apsw.NotADBError as error:
@@ -78,7 +79,7 @@ def connect_reader(path: Path, vfs: str | None) -> apsw.Connection:
     return connection
 
 
-_SYNCHRONOUS = {"normal": 1, "full": 2}
+_SYNCHRONOUS = {"normal": 1, "full": 2, "extra": 3}
 
 
 def set_pragmas(connection: apsw.Connection, **wanted: Any) -> None:

@@ -19,6 +19,7 @@ from ksi.core.views import View
 from ksi.store.backup import back_up
 from ksi.store.cursor import Cursor
 from ksi.store.idindex import SqliteIds
+from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.keys import Table
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.log import Batch, LoopLog
@@ -31,6 +32,7 @@ from ksi.store.shelf import SqliteShelf
 from ksi.store.swap import drop_aside, put_in_place, set_aside
 from ksi.store.tail import Tail
 from ksi.store.upkeep import CHANGES_MAX, Upkeep
+from ksi.store.vault import Vault
 from ksi.store.verify import KEYS_DAMAGED, verify, view_damaged
 from ksi.store.views import KeptView, Place, Shelf
 from ksi.store.writer import Writer
@@ -49,7 +51,7 @@ class SqliteEventStore(LoopLog):
     ids: SqliteIds
 
     def __init__(self, path: Path, clock: Clock, threads: Threads, durability: Durability, vfs: str | None) -> None:
-        super().__init__(clock)
+        super().__init__(clock, Vault(None))
         self.durable: Durable = "disk" if durability == "full" else "process"
         self._path, self._vfs, self._threads = path, vfs, threads
         self._failed = False
@@ -60,7 +62,8 @@ class SqliteEventStore(LoopLog):
         self._generations = Generations(0, Tail(self._stored_rows))
         self._lock = LockFile(lock_of(path))
         try:
-            self._writer = Writer(path, durability, vfs)
+            self.vault = Vault(KeyFile(keys_of(path)))
+            self._writer = Writer(path, durability, vfs, self.vault)
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
             self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
             if meta(self._point, "index") != INDEX:
@@ -163,7 +166,7 @@ class SqliteEventStore(LoopLog):
         found = recover(self._point, self._writer.witness, Tail(self._stored_rows))
         self._start(found)
         for row in found.tail.rows(None, before, self.visible_head(), False, len(found.tail), unpack):
-            for change in self._views.apply(row):
+            for change in self._views.apply(self.vault.opened_row(row)):
                 change.kept.show(change)
         self._refused, self._failed = None, False
         self.bell.ring()
@@ -184,6 +187,7 @@ class SqliteEventStore(LoopLog):
         for connection in (*self._readers, self._point):
             connection.close()
         await self._threads.run("writer", self._writer.close)
+        self.vault.close()
         self._lock.release()
         self.bell.ring()
 
@@ -220,8 +224,8 @@ class SqliteEventStore(LoopLog):
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
         if cursor.low >= self._generations.unpacked_from:
-            return cursor.page(self.stored_source(), count)  # all of it is in memory
-        return await self._in_reader(lambda source: cursor.page(source, count))
+            return self.vault.opened(cursor.page(self.stored_source(), count))  # all of it is in memory
+        return await self._in_reader(lambda source: self.vault.opened(cursor.page(source, count)))
 
     async def _in_reader(self, job: Callable[[Segments], T]) -> T:
         if self.closed:
@@ -275,7 +279,7 @@ class SqliteEventStore(LoopLog):
 
         def work() -> Sequence[str]:
             with self._reader() as connection:
-                return verify(connection, seen)
+                return verify(connection, seen, self.vault)
 
         problems = await self._threads.run("reader", work)
         if KEYS_DAMAGED in problems:
@@ -285,11 +289,21 @@ class SqliteEventStore(LoopLog):
                 self.projections.mend(name)
         return problems
 
-    async def backup(self, path: Path) -> Backup:
+    async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         try:
-            return await self._threads.run("reader", partial(back_up, self._path, self._vfs, path))
+            return await self._threads.run("reader", partial(back_up, self._path, self._vfs, path, keys))
         except (apsw.Error, OSError) as error:
             raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
+
+    async def destroy_key(self, subject: str) -> None:
+        try:
+            await self._threads.run("writer", partial(self.vault.destroy, subject))
+        except apsw.Error as error:
+            raise UnavailableError("the file of keys", str(error)) from error
+
+    async def overwrite(self) -> None:
+        await self._views_idle()
+        await self._threads.run("writer", partial(self._writer.overwrite, frozenset(self._views.kept)))
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:

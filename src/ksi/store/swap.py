@@ -5,9 +5,12 @@ What is no longer wanted is set aside first and dropped later; what a crash leav
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import apsw
 
 from ksi.store.shelf import SqliteShelf, quoted
+from ksi.store.views import BESIDE
 
 ASIDE = "~old"
 
@@ -24,6 +27,19 @@ def set_aside(name: str, connection: apsw.Connection) -> None:
 def drop_aside(name: str, connection: apsw.Connection) -> None:
     """Drop what :func:`set_aside` has left."""
     connection.execute(f"DROP TABLE IF EXISTS {quoted(f'view:{name}{ASIDE}')}")
+
+
+def drop_others(views: Collection[str], connection: apsw.Connection) -> None:
+    """Drop the tables of all but ``views``, and what was set aside of these."""
+    names = [str(name) for (name,) in connection.execute(_TABLES).fetchall()]
+    for name in names:
+        view = name.removeprefix("view:")
+        if view.removesuffix(BESIDE) not in views:
+            connection.execute(f"DROP TABLE {quoted(name)}")
+            connection.execute("DELETE FROM views WHERE name = ?", (view,))
+
+
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'view:%'"
 
 
 def put_in_place(name: str, shelf: SqliteShelf, connection: apsw.Connection) -> None:

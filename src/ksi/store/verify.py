@@ -21,14 +21,15 @@ from ksi.store.row import Row, requests_of
 from ksi.store.schema import DAMAGE
 from ksi.store.shelf import is_whole, quoted, sealed_shape
 from ksi.store.sight import marked
+from ksi.store.vault import Vault, key_of, sealed_in
 
 
-def verify(connection: apsw.Connection, seen: Link) -> list[str]:
-    """What is wrong, one sentence each. ``seen`` is the head that the witness saw."""
+def verify(connection: apsw.Connection, seen: Link, vault: Vault | None = None) -> list[str]:
+    """What is wrong, one sentence each. ``seen`` is the head that the witness saw; None: the keys are elsewhere."""
     found: list[str] = []
     connection.execute("BEGIN")  # one state of the log, whatever is committed meanwhile
     try:
-        found.extend(_problems(connection, seen))
+        found.extend(_problems(connection, seen, SealedPayloads(vault)))
         found.extend(map(view_damaged, _damaged_views(connection)))
     except DAMAGE as error:
         found.append(f"SQLite can not read it: {error}")
@@ -38,7 +39,7 @@ def verify(connection: apsw.Connection, seen: Link) -> list[str]:
     return found
 
 
-def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
+def _problems(connection: apsw.Connection, seen: Link, payloads: SealedPayloads) -> Iterator[str]:
     head = stored_head(connection)
     for (answer,) in connection.execute("PRAGMA quick_check"):
         if answer != "ok":
@@ -53,6 +54,7 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
         for row, _ in checked_rows(connection, GENESIS):
             yield from found.add(row)
             keys.add(row)
+            payloads.add(row)
             last = row.last
     except LogDamagedError as error:
         yield error.message
@@ -63,6 +65,7 @@ def _problems(connection: apsw.Connection, seen: Link) -> Iterator[str]:
     yield from found.end(stored_open(connection))
     if not keys.fit():
         yield KEYS_DAMAGED
+    yield from payloads.end()
     for subscriber, position in stored_checkpoints(connection).items():
         if position > head.last:
             yield f"the checkpoint of {subscriber!r} is at @{position}, beyond the head @{head.last}"
@@ -143,6 +146,28 @@ class Indexes:
         for raw, position in stored.items() ^ self._open.items():
             where = "is open and not" if self._open.get(raw) == position else "is not open but"
             yield f"the request {ids.text(raw)} @{position} {where} in the index of open requests"
+
+
+class SealedPayloads:
+    """What is sealed, against the keys that there are, and those that were destroyed."""
+
+    def __init__(self, vault: Vault | None) -> None:
+        self._vault = vault
+        self._known: set[bytes] = set()
+        self._lost = 0
+
+    def add(self, row: Row) -> None:
+        if self._vault is None:
+            return
+        for key_id in map(key_of, sealed_in(row)):
+            if key_id in self._known or self._vault.knows(key_id):
+                self._known.add(key_id)
+            else:
+                self._lost += 1
+
+    def end(self) -> Iterator[str]:
+        if self._lost:
+            yield f"{self._lost} payloads are sealed, and their keys are not in the file of keys: restore that"
 
 
 KEYS_DAMAGED = "the keys, by which events are found, do not fit the log: they are written anew at the next start"

@@ -6,6 +6,7 @@ A *shelf* holds what is visible; it is a dict in memory, and a bounded memory in
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
@@ -16,13 +17,14 @@ import msgspec
 
 from ksi.core import canonical
 from ksi.core.errors import NotFoundError, ValidationError
-from ksi.core.events import RecordedEvent
+from ksi.core.events import ERASED, RecordedEvent
 from ksi.core.views import Page, View
 from ksi.store.order import AFTER_ALL, beginning_of, sort_key
 from ksi.store.query import Compiled
 from ksi.store.row import Row
 
 R = TypeVar("R")
+_log = logging.getLogger("ksi.store")
 Key = tuple[Any, ...]
 SCAN_MAX = 1000
 """Records a page of a scan has at most."""
@@ -106,11 +108,27 @@ class KeptView:
         self._unit, self._undo = [], []
         try:
             for event in events:
-                self.view.apply(self, event)
+                if ERASED not in event.metadata:
+                    self.view.apply(self, event)
         except BaseException:
             self.undo()
             raise
         return self._unit
+
+    def apply_again(self, events: Sequence[RecordedEvent], *, passes_over: bool) -> list[Change]:
+        """The same for facts that it has taken once. One that it can not take may be passed over.
+
+        So it is where something was erased: what is left may not be what ``apply`` was written for.
+        """
+        try:
+            return self.apply(events)
+        except Exception as error:
+            if not passes_over:
+                raise
+            if len(events) == 1:
+                _log.warning("the view %s goes on without @%d: %s", self.view.name, events[0].position, error)
+                return []
+        return [change for event in events for change in self.apply_again([event], passes_over=True)]
 
     def chosen(self, facts: Sequence[RecordedEvent]) -> Sequence[RecordedEvent]:
         """Those of ``facts`` that the view's query asks for."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -17,10 +18,13 @@ from ksi.store.decide import Decided, Moved
 from ksi.store.keys import write_all_keys, write_keys
 from ksi.store.schema import Durability, connect_writer
 from ksi.store.shelf import SqliteShelf
+from ksi.store.swap import drop_others
 from ksi.store.tail import Tail
+from ksi.store.vault import Vault
 
 CHUNKS = (64, 16, 4, 1)
 """Rows of one INSERT: few different statements, so that each stays prepared."""
+OVERWRITE_TIMEOUT_MS = 10_000
 PAGES_MAX = 4_000
 """Pages of the WAL (4 KiB each) at which it is copied into the database."""
 
@@ -28,8 +32,9 @@ PAGES_MAX = 4_000
 class Writer:
     """Owns the writing connection and the witness. Its jobs run one at a time, nearly all in the writer's lane."""
 
-    def __init__(self, path: Path, durability: Durability, vfs: str | None) -> None:
+    def __init__(self, path: Path, durability: Durability, vfs: str | None, vault: Vault) -> None:
         self._path = path
+        self._vault = vault
         self._durability: Durability = durability
         self._vfs = vfs
         self._lock = RLock()  # a view that is registered is flushed on the loop
@@ -79,6 +84,7 @@ class Writer:
         link = self.link
         try:
             with self._transaction() as connection:
+                self._vault.write_keys()
                 if written:
                     link = next_link(self.link, at, written[-1].committed.position, [one.body for one in written])
                     _insert(connection, written, link)
@@ -160,6 +166,22 @@ class Writer:
                 self.witness.sync()
             except (apsw.Error, OSError):
                 return
+
+    def overwrite(self, views: Collection[str]) -> None:
+        """Leave nothing of the records of other ``views``, nor of what was deleted or changed.
+
+        Raises:
+            UnavailableError: Somebody reads what is to be overwritten; it is not done.
+        """
+        self.within(partial(drop_others, views))
+        with self._lock:
+            try:
+                self.connection.set_busy_timeout(OVERWRITE_TIMEOUT_MS)
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.Error as error:
+                raise UnavailableError("the log", f"it could not be overwritten: {error}") from error
+            finally:
+                self.connection.set_busy_timeout(0)
 
     def close(self) -> None:
         with self._lock:

@@ -35,6 +35,8 @@ def envelope_of(name: str, data: Any, frame: Head, session: Session, clock: Cloc
         envelope.priority = frame.priority
     if frame.traceparent is not None:
         envelope.traceparent = frame.traceparent
+    if frame.subject is not None:
+        envelope.subject = frame.subject
     if frame.event_id is not None:
         envelope.id = id_bytes(frame.event_id, field="event_id")
     if frame.causation_id is not None:

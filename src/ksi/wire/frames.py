@@ -66,6 +66,7 @@ class Head(msgspec.Struct, kw_only=True, gc=False):
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     timeout: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     traceparent: Name | None = None
+    subject: Name | None = None
     hello: int | None = None
     token: Text | None = None
     client: Name | None = None
@@ -193,6 +194,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     priority: int = 0
     timeout: float | None = None
     traceparent: str | None = None
+    subject: str | None = None
     hello: int | None = None
     token: str | None = None
     client: str | None = None

@@ -118,7 +118,7 @@ class Past:
             event.data["text"]
             for completion in completions
             async for event in self._context.read_stream(stream_of(completion))
-            if event.kind == "chunk"
+            if event.kind == "chunk" and not event.is_erased
         ]
 
     async def status(self, completion: str) -> Status:
@@ -135,7 +135,7 @@ class Past:
         """What was sent to the provider; None where it was not called."""
         query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=UUID(completion)),)
         async for event in self._log.read_all(query, limit=1):
-            return msgspec.convert(event.data["request"], Asked)
+            return None if event.is_erased else msgspec.convert(event.data["request"], Asked)
         return None
 
     async def _unstarted(self, reference: str) -> str:

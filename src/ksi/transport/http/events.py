@@ -27,6 +27,7 @@ METADATA = {
     b"ksi-branch": "branch",
     b"ksi-priority": "priority",
     b"ksi-timeout": "timeout",
+    b"ksi-subject": "subject",
     b"traceparent": "traceparent",
 }
 """Headers that say what stands beside the payload in a frame of the wire."""

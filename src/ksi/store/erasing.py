@@ -1,0 +1,54 @@
+"""Erasing what was recorded for a subject: its key first, then all that was computed from what the key had sealed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from ksi.core.errors import UnsupportedError
+from ksi.core.events import MAIN, Backend, BranchInfo, Erased, Filter, Query, RecordedEvent
+from ksi.core.views import Projections
+from ksi.store.query import KINDS
+from ksi.store.vault import Vault
+from ksi.store.views import ViewBook
+
+_EVERYTHING = (Filter(kinds=KINDS),)
+
+
+class Erasing(Protocol):
+    """The log as an erasure sees it."""
+
+    backend: Backend
+    vault: Vault
+
+    @property
+    def projections(self) -> Projections: ...
+    async def branches(self) -> Sequence[BranchInfo]: ...
+    def read_all(self, query: Query, *, branch: str) -> AsyncIterator[RecordedEvent]: ...
+    async def destroy_key(self, subject: str) -> None: ...
+    async def overwrite(self) -> None:
+        """Leave nothing on disk of what views held before. Raises UnavailableError."""
+
+
+async def erase(log: Erasing, book: ViewBook, subject: str) -> Erased:
+    """See :meth:`ksi.core.ports.EventLog.erase_subject`."""
+    if not log.vault.can_erase:
+        raise UnsupportedError(f"a log in {log.backend} does not seal what has a subject: it can not erase it")
+    await log.destroy_key(subject)
+    events, concerned = 0, set[str]()
+    for branch in await log.branches():
+        async for event in log.read_all(_EVERYTHING, branch=branch.name):
+            if event.subject == subject and event.branch == branch.name:
+                events += 1
+                concerned |= _views_of(event, book)
+    for name in sorted(concerned):
+        await log.projections.rebuild(name)
+    await log.overwrite()
+    return Erased(subject, events, sorted(concerned))
+
+
+def _views_of(event: RecordedEvent, book: ViewBook) -> set[str]:
+    """The read models that have seen ``event``."""
+    if event.branch != MAIN:
+        return set()
+    return {kept.view.name for kept in book.shown() if kept.query.matches(event)}
