@@ -155,6 +155,26 @@ async def test_a_subscription_catches_up_and_goes_live_and_a_handler_can_be_take
     assert len(heard) == count
 
 
+async def test_a_subscriber_that_dies_with_an_event_in_its_hands_gets_it_again(ways: Ways) -> None:
+    for number in range(1, 21):
+        await ways.ksi.request("work:do", {"number": number})
+    seen: list[list[int]] = []
+    for count in (5, 5, 12):
+        async with (
+            ways.client("ws") as client,
+            client.subscribe("work:", after="checkpoint", subscriber="audit") as facts,
+        ):
+            seen.append([(await anext(facts)).data["data"]["number"] for _ in range(count)])
+    assert seen == [list(range(1, 6)), list(range(5, 10)), list(range(9, 21))]
+
+
+async def test_a_subscription_from_a_checkpoint_says_where_that_was(ways: Ways, client: EventClient) -> None:
+    async with client.subscribe("work:", after="checkpoint", subscriber="audit") as facts:
+        while facts.at is None:  # noqa: ASYNC110  # turns of the loop until its first frame is here
+            await asyncio.sleep(0)
+        assert facts.at == "@0"
+
+
 # ── cancel ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("event", ["work:wait", "work:hold"])
 async def test_a_cancelled_task_cancels_at_the_daemon(ways: Ways, client: EventClient, event: str) -> None:

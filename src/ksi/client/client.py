@@ -46,7 +46,7 @@ TIMEOUT_GRACE = 1.0
 _CLOCK = SystemClock()
 _log = logging.getLogger("ksi.client")
 Handler = Callable[[Any], Awaitable[None] | None]
-After = Literal["start", "end"] | str
+After = Literal["start", "end", "checkpoint"] | str
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -213,16 +213,19 @@ class EventClient:
     def subscribe(
         self, pattern: str, *, after: After = "end", options: Options | None = None, **fields: Any
     ) -> SubscriptionStream:
-        """Recorded events that match, from ``after`` on: "start", "end" or an address, then live.
+        """Recorded events that match, from ``after`` on: "start", "end", "checkpoint" or an address, then live.
 
-        Each chunk's data is an event as an object, with its ``position``. ``fields`` go to ``event:subscribe``.
+        Each chunk's data is an event as an object, with its ``position``. ``fields`` go to ``event:subscribe``. With a
+        ``subscriber``, whose checkpoint the daemon keeps, one event is under way at a time, whatever the options say:
+        it counts as done when the next one is asked for; over HTTP, which has no credit, when the connection took it.
         """
         options = options or DEFAULT
+        buffer_size = 1 if "subscriber" in fields else options.buffer_size
         request = request_of(
             "event:subscribe", {"pattern": pattern, "after": after, **fields}, {}, options, _CLOCK, self._branch
         )
         request.stream = True
-        return SubscriptionStream(self._exchange, request, buffer_size=options.buffer_size)
+        return SubscriptionStream(self._exchange, request, buffer_size=buffer_size)
 
     async def stream_event(self, event_name: str, data: Payload = None, buffer_size: int = 10) -> AsyncIterator[Any]:
         """The data of each chunk."""

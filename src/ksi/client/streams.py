@@ -77,6 +77,7 @@ class EventStream:
 
     async def __anext__(self) -> Chunk:
         self.open()
+        self._give_credit()
         while not self._chunks:
             if self._is_ended:
                 self._stop()
@@ -86,7 +87,7 @@ class EventStream:
             except asyncio.CancelledError:
                 self.close()
                 raise
-        self._give_credit()
+        self._taken += 1
         return self._chunks.popleft()
 
     async def __aenter__(self) -> Self:
@@ -103,7 +104,7 @@ class EventStream:
         raise StopAsyncIteration
 
     def _give_credit(self) -> None:
-        self._taken += 1
+        """For what was taken before: the reader is done with it when it comes for the next."""
         if self._taken * 2 >= self._buffer_size and not self._is_ended and self._frame_id is not None:
             self._exchange.steer(Request(id=self._frame_id, credit=self._taken))
             self._taken = 0

@@ -81,8 +81,8 @@ class Event(AsyncPlugin):
             kinds=request.kinds,
             correlation_id=None if run is None else await find_run(self._log, run),
         )
-        start = await self._start(request)
-        if request.after == "end":
+        start = await self._start(request, context.branch)
+        if request.after in ("end", "checkpoint"):
             yield Opened(f"@{start}")
         subscription = self._log.subscribe(
             (wanted,), after=start, subscriber=request.subscriber, overflow=request.overflow, branch=context.branch
@@ -97,14 +97,15 @@ class Event(AsyncPlugin):
                 if request.subscriber is not None:
                     await events.ack(event)  # the reader had credit for it: it was taken
 
-    async def _start(self, request: Subscribe) -> Start:
+    async def _start(self, request: Subscribe, branch: str) -> Start:
+        """Where it begins; a position where a reader that comes again without an event yet would begin elsewhere."""
         match request.after:
             case "start":
                 return "start"
-            case "end":  # as a position: without an event yet, a reader that comes again would get another end
+            case "end":
                 return await self._log.head() or Position(0)
-            case "checkpoint" if request.subscriber is not None:
-                return "checkpoint"
+            case "checkpoint" if request.subscriber is not None:  # it moves with what is sent, and may be lost
+                return await self._log.checkpoint(request.subscriber, branch=branch) or Position(0)
             case "checkpoint":
                 raise ValidationError("a checkpoint belongs to a subscriber: give subscriber, or another after")
             case place:
