@@ -47,7 +47,7 @@ class FactRegistry:
 def _facts(plugin: type) -> Iterator[tuple[Named, type]]:
     seen: set[type] = set()
     for module in _modules(plugin):
-        for kind in vars(module).values():
+        for kind in list(vars(module).values()):  # to read the hints of a type may add names to its module
             if not isinstance(kind, type) or kind in seen or "__fact_name__" not in vars(kind):
                 continue  # one that only inherits from a fact is none
             seen.add(kind)
