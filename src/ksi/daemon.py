@@ -58,11 +58,13 @@ BUILT_IN = (
     "ksi.plugins.branch:Branch",
     "ksi.plugins.care:Care",
     "ksi.plugins.budget:Budget",
+    "ksi.plugins.schedule:Scheduler",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",
     "ksi.plugins.model:Model",
     "ksi.plugins.agent:Agent",
+    "ksi.plugins.door:Doors",
 )
 SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""

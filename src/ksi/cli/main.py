@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "complete": ("complete", "Complete a prompt, token by token."),
         "resume": ("complete", "Go on with an interrupted completion."),
         "chat": ("chat", "Talk with a model, or with an agent."),
+        "record": ("record", "Run a script; record what it asks of models."),
     },
     "Look": {
         "log": ("log", "Read the log, oldest first."),
@@ -49,6 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("approvals", "Let a request run that waits."),
         "deny": ("approvals", "End a request that waits."),
         "permission": ("approvals", "Show, check, grant and revoke rights."),
+        "schedule": ("schedule", "Ask for events by the clock."),
         "budget": ("budget", "Cap tokens and money."),
         "whatif": ("whatif", "Change a request and run again what depended on it."),
         "fork": ("branch", "Cut a branch off the log."),

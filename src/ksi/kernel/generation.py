@@ -40,6 +40,7 @@ class Loaded:
         self.home: Path | None = plugins.home
         self._plugins = plugins
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.is_up = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -51,6 +52,9 @@ class Loaded:
 
     async def request(self, name: str, data: Any = b"{}") -> Any:
         return await self._plugins.router.call(name, data)
+
+    async def up(self) -> None:
+        await self.is_up.wait()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._own(self._guarded(coroutine))

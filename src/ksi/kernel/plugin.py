@@ -88,6 +88,9 @@ class Host(Protocol):
     async def request(self, name: str, data: Any = b"{}") -> Any:
         """Ask from a task of the plugin's own; principal ``daemon``."""
 
+    async def up(self) -> None:
+        """Wait until the plugin's events can be asked for, and its views: for a task that its start spawns."""
+
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task that the plugin owns: cancelled when it is unloaded, logged when it fails."""
 

@@ -289,6 +289,8 @@ class Plugins:
                     row = self._same_generation(held, row)
             table[name] = row
         self.router.replace_table(table)
+        for loaded in self._loaded.values():
+            loaded.is_up.set()
         self.observers.set_handlers(self.registry.observers)
 
     @staticmethod
