@@ -1,5 +1,6 @@
 """The command line itself: what it loads, what it refuses, and how it ends where no daemon is."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import msgspec
 import pytest
 
 from ksi.cli.main import SECTIONS, cli, main
+from ksi.core.events import NewEvent
+from ksi.store.postgres_log import PostgresEventStore
 from tests.cli.processes import Cli
 
 HEAVY = {"httpx", "pydantic", "rich", "starlette", "structlog", "uvicorn", "uvloop"}
@@ -175,6 +178,21 @@ def test_doctor_looks_at_the_database_that_holds_the_log(
         level, said = found(wrong)
         assert level == "fail"
         assert "sesame" not in said
+
+
+def test_a_log_in_a_database_is_verified_without_a_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    async def written() -> None:
+        async with PostgresEventStore.open(url) as store:
+            await store.append("note/1", [NewEvent(name="note:written", data={})])
+
+    monkeypatch.setenv("KSI_STORE__URL", url)
+    code, _, err = ends(["--home", str(tmp_path), "verify"], capsys)
+    assert code != 0
+    assert "not_found" in err
+    asyncio.run(written())
+    assert ends(["--home", str(tmp_path), "verify", "--no-json"], capsys)[:2] == (0, "the log is whole up to @1\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -13,6 +14,7 @@ from ksi.cli.output import Record, json_line
 from ksi.cli.reach import ask
 from ksi.client.client import Options
 from ksi.client.spawn import is_answering
+from ksi.core import config
 
 
 @command()
@@ -39,7 +41,13 @@ def verify(invocation: Invocation, timeout: float) -> None:
 
 
 def _verified_here(invocation: Invocation) -> Record:
-    from ksi.store.offline import verify_file  # SQLite: a daemon that runs is asked without it
+    url = config.load(invocation.home, os.environ).store.url
+    if url is None:
+        from ksi.store.offline import verify_file  # SQLite: a daemon that runs is asked without it
 
-    found: Record = msgspec.to_builtins(verify_file(invocation.home.log))
+        found: Record = msgspec.to_builtins(verify_file(invocation.home.log))
+    else:
+        from ksi.store.postgres_verify import verify_database  # an extra
+
+        found = msgspec.to_builtins(verify_database(url.reveal()))
     return found

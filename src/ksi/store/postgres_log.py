@@ -25,7 +25,7 @@ from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Ses
 from ksi.store.postgres_schema import Access
 from ksi.store.postgres_shared import SharedLog
 from ksi.store.postgres_shelf import PostgresShelf, drop, put_in_place
-from ksi.store.postgres_verify import verify
+from ksi.store.postgres_verify import verify_database
 from ksi.store.postgres_writer import PostgresWriter
 from ksi.store.row import Row
 from ksi.store.schema import Durability
@@ -211,7 +211,8 @@ class PostgresEventStore(SharedLog):
     async def verify(self) -> Sequence[str]:
         """Digests, links, versions without a gap, ids, open requests, checkpoints."""
         await self._drained()
-        return await self._threads.run("reader", partial(verify, self._url))
+        verdict = await self._threads.run("reader", partial(verify_database, self._url))
+        return verdict.problems
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:

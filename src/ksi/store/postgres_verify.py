@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from ksi.core.errors import LogDamagedError
+import psycopg
+
+from ksi.core.errors import LogDamagedError, NotFoundError, UnavailableError
 from ksi.store.adopt import entered_of
 from ksi.store.chain import GENESIS
+from ksi.store.offline import Verdict
 from ksi.store.postgres_arrays import Byteas
 from ksi.store.postgres_keys import key_number
 from ksi.store.postgres_reading import read_news, stored_checkpoints, stored_link
-from ksi.store.postgres_schema import Connection, connect
+from ksi.store.postgres_schema import Connection, connect, exists, place_of
 from ksi.store.query import keys_of
 from ksi.store.row import Row
 from ksi.store.verify import Indexes
@@ -19,12 +22,22 @@ from ksi.store.verify import Indexes
 KEYS_DAMAGED = "the keys, by which events are found, do not fit the log"
 
 
-def verify(url: str) -> Sequence[str]:
-    """What is wrong, one sentence each."""
-    with closing(connect(url)) as connection, connection.transaction():
-        # One state of the log, whatever is committed meanwhile.
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        return [*_problems(connection)]
+def verify_database(url: str) -> Verdict:
+    """Check the log, whoever has it open.
+
+    Raises:
+        UnavailableError: There is no server, or it does not let us in.
+        NotFoundError: The database holds no log.
+    """
+    try:
+        with closing(connect(url)) as connection, connection.transaction():
+            # One state of the log, whatever is committed meanwhile.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            if not exists(connection):
+                raise NotFoundError("log", place_of(url))
+            return Verdict([*_problems(connection)], stored_link(connection).last)
+    except psycopg.Error as error:
+        raise UnavailableError("the log", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _problems(connection: Connection) -> Iterator[str]:
