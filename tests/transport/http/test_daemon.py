@@ -13,7 +13,7 @@ from ksi.core.errors import KSIConnectionError
 from ksi.testing.daemon_process import DaemonProcess
 from tests.transport.http.test_streams import client_of, events
 
-SETTINGS = {"http.port": 0}
+SETTINGS = {"http.port": 0, "limits.stop_timeout": 0.5}
 
 
 @pytest.fixture
