@@ -323,6 +323,11 @@ class EventLog(Protocol):
 class Journal(EventLog, Protocol):
     """The log as the kernel uses it."""
 
+    commits: int
+    """Batches that it has put on disk since it was opened."""
+    dropped: int
+    """Events that its subscribers with overflow="drop" have missed since then."""
+
     @property
     def projections(self) -> Projections: ...
 

@@ -51,6 +51,9 @@ class Measured(Protocol):
 class Tracer(Protocol):
     """Who wants to know. The router has None where nobody does, and then measures nothing."""
 
+    dropped: int
+    """Spans that were one too many."""
+
     def begin(self, request: EventEnvelope) -> Measured | None:
         """A request begins; None: it is one too many."""
 

@@ -7,6 +7,7 @@ Whatever is rare (an id of its own, a draining daemon, a request that parks, a t
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ksi.core.context import current
@@ -19,7 +20,7 @@ from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS
 from ksi.kernel.joining import deliver
 from ksi.kernel.middleware import Parked
-from ksi.kernel.writing import measuring
+from ksi.kernel.writing import Written, measuring
 
 if TYPE_CHECKING:
     from ksi.kernel.spec import HandlerSpec
@@ -35,7 +36,7 @@ class Deciding(Execution):
         """Hand all of it to the log; ``raw`` is the answer when that is on disk."""
         self.committing = self.opened = True
         self.given = (raw, None)
-        done = self._committed
+        done: Written = self._committed
         if self.measured is not None:
             self.measured.part("handler", self.measured.began_us, None)
             done = measuring(self.measured, done)
@@ -50,6 +51,7 @@ class Deciding(Execution):
         self.answered = True
         row, raw = self.row, self.given[0]
         row.calls += 1
+        row.latency.add(perf_counter() - self.entered_at)
         if self.measured is not None:
             self.measured.end(None)
         deliver(self.done, self.token, raw, None)
@@ -94,6 +96,7 @@ def compile_deciding(row: Row, handler: HandlerSpec) -> Callable[..., Call | Non
             answer = invoke(payload, context if wants_context else None)
             raw = encode_answer(answer)
         except ENDS as raised:  # the router's door
+            deciding.contexts = (context,)  # what it had observed is recorded with its error
             deciding.failed(raised)
         else:
             if context.emits is None and deciding.reads is None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ksi.core.context import current
@@ -266,6 +267,7 @@ class Execution(WritingRequest):
         for deadline in self.deadlines:
             deadline.stop()
         self.row.count(error)
+        self.row.latency.add(perf_counter() - self.entered_at)
         if self.measured is not None:
             self.measured.end(error)
         if self.parent is not None and self.is_query and (reads := self.parent.read_recorder()) is not None:

@@ -114,6 +114,11 @@ class Keys:
         key = self._keys.get(name)
         return (0, 0) if key is None else (len(key.holders), len(key.queue))
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a key."""
+        return len(self._waiting)
+
     def _begin_ready(self) -> None:
         """One after another: who begins may release at once, and a long queue of such would be a deep recursion."""
         if self._is_beginning:

@@ -46,6 +46,9 @@ class Parking:
         self._router = router
         self._waiting: dict[bytes, tuple[Execution, int]] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def get(self, event_id: bytes) -> Execution | None:
         held = self._waiting.get(event_id)
         return None if held is None else held[0]

@@ -284,7 +284,7 @@ class Plugins:
             row = Row(self.router, spec, self.middleware.compose(spec))
             held = old.get(name)
             if held is not None:
-                row.calls, row.errors = held.calls, held.errors
+                row.calls, row.errors, row.latency = held.calls, held.errors, held.latency
                 if held.spec is spec:
                     row = self._same_generation(held, row)
             table[name] = row

@@ -48,6 +48,8 @@ class Request:
     given: tuple[bytes | None, KSIError | None] = (None, None)
     """The answer, once it is known."""
     reads: Reads | None = None
+    entered_at = 0.0
+    """When it came in, on the clock of :func:`time.perf_counter`."""
     measured: Measured | None = None
     """Where somebody wants its spans."""
     _ordinals: dict[str, int] | None = None

@@ -8,6 +8,7 @@ import contextvars
 import difflib
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -513,6 +514,7 @@ class Router:
     def enter(self, execution: Execution) -> None:
         self.running[execution.envelope.event_id] = execution
         self.under_way.add(execution)
+        execution.entered_at = perf_counter()
         if self.tracer is not None and (execution.is_recorded or execution.parent is not None):
             execution.measured = self.tracer.begin(execution.envelope)
 

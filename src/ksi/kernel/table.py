@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,6 +37,7 @@ from ksi.kernel.door import Call, Done, Session
 from ksi.kernel.execution import CANCEL_GRACE, Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.joining import deliver
+from ksi.kernel.latency import Latency
 from ksi.kernel.middleware import Parked, Stack, wrap
 from ksi.kernel.schema import invalid
 from ksi.kernel.spec import EventSpec, HandlerSpec
@@ -47,6 +49,10 @@ _log = logging.getLogger("ksi.kernel")
 REFUSED_ANSWERS = (ValidationError, msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 REFUSALS = (ValidationError, msgspec.MsgspecError, ValueError, RecursionError)
 """What decoders of both kinds raise; pydantic's is a ValueError."""
+
+
+TIMED_EVERY = 16
+"""Of so many queries that may wait one is timed: the clock costs them a twentieth. Inline ones never wait."""
 
 
 class Row:
@@ -77,6 +83,7 @@ class Row:
         self.on_end: Callable[[], None] | None = None
         """Called after each of its requests, while a generation that was replaced drains."""
         self.calls = 0
+        self.latency = Latency()
         self.errors: dict[str, int] = {}
         self.dispatch: Callable[..., Call | None]
         self.answer_now: Callable[..., bytes | None] | None
@@ -416,7 +423,7 @@ def measured(dispatch: Callable[..., Call | None], tracer: Tracer) -> Callable[.
 class AsyncQuery:
     """A query under way in a task of its own."""
 
-    __slots__ = ("_done", "_envelope", "_is_answered", "_row", "_token", "task", "tick")
+    __slots__ = ("_began_at", "_done", "_envelope", "_is_answered", "_row", "_token", "task", "tick")
     task: asyncio.Task[None]
 
     def __init__(self, row: Row, envelope: EventEnvelope, done: Done, token: Any) -> None:
@@ -425,6 +432,7 @@ class AsyncQuery:
         self._done = done
         self._token = token
         self._is_answered = False
+        self._began_at = perf_counter() if row.calls % TIMED_EVERY == 0 else None
         self.tick: int | None = None
 
     @property
@@ -449,6 +457,8 @@ class AsyncQuery:
         if self.tick is not None:
             row.router.wheel.remove(self, self.tick)
         row.count(error)
+        if self._began_at is not None:
+            row.latency.add(perf_counter() - self._began_at)
         deliver(self._done, self._token, raw, error)
         row.look(self._envelope, error)
 

@@ -13,6 +13,7 @@ from ksi.core.errors import ConfigError
 from ksi.providers.base import CompletionRequest, Provider
 from ksi.providers.desk import Desk, Offer
 from ksi.providers.model import SMOLLM2
+from ksi.providers.prices import Price, dollars
 from ksi.providers.timeouts import Timeouts
 
 LOCAL, OPENAI, SCRIPT, REPLAY = "local", "openai", "script", "replay"
@@ -32,8 +33,14 @@ def desk_of(config: Config) -> Desk:
         offers,
         default=default,
         queue_size_max=completion.queue_size_max,
+        prices=prices_of(config),
         timeouts=Timeouts(first_token=completion.first_token_timeout, between_tokens=completion.between_tokens_timeout),
     )
+
+
+def prices_of(config: Config) -> dict[str, Price]:
+    """What ``[prices]`` says."""
+    return {model: Price(dollars(said.input), dollars(said.output)) for model, said in config.prices.items()}
 
 
 def _local(config: Config) -> Offer:

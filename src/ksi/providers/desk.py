@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,7 +18,8 @@ import msgspec
 from ksi.core.errors import ConflictError, KSIError, NotFoundError, ProviderError, ValidationError
 from ksi.core.threads import settle
 from ksi.kernel.keys import Holder, Keys
-from ksi.providers.base import ModelInfo, Provider
+from ksi.providers.base import ModelInfo, Provider, Usage
+from ksi.providers.prices import Price, price_of
 from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 CONCURRENT = 4
@@ -93,6 +94,14 @@ class Ticket:
         self.ended: asyncio.Future[tuple[bytes | None, KSIError | None]] = asyncio.get_running_loop().create_future()
 
 
+class Spent(msgspec.Struct):
+    """What completions of one provider have used; ``cost`` in micro-dollars, of what has a known price."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: int = 0
+
+
 class Desk:
     """See the module. ``default`` names the provider that answers requests which name neither provider nor model."""
 
@@ -103,11 +112,15 @@ class Desk:
         default: str,
         queue_size_max: int = QUEUE_SIZE_MAX,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
         self.offers = {offer.name: offer for offer in offers}
         self.default = default
         self.timeouts = timeouts
         self.tickets: dict[str, Ticket] = {}
+        self.spent: dict[str, Spent] = {}
+        """By provider, since the daemon's start."""
+        self._prices = prices or {}
         self._queue_size_max = queue_size_max
         self._providers: dict[str, Provider] = {}
         self._listed: dict[str, set[str]] = {}
@@ -233,6 +246,15 @@ class Desk:
             if not self._keys.forget(key, ticket):
                 self._keys.release(key, ticket)
             raise
+
+    def count(self, provider: str, model: str, usage: Usage) -> None:
+        """A completion has used so much."""
+        spent = self.spent.setdefault(provider, Spent())
+        spent.input_tokens += usage.input_tokens
+        spent.output_tokens += usage.output_tokens
+        price = price_of(provider, model, self._prices)
+        if price is not None:
+            spent.cost += price.cost(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
     # ── its own life ─────────────────────────────────────────────────────────────────────────────────────────────────
     def adopt(self) -> None:

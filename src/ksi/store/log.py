@@ -68,6 +68,7 @@ class LoopLog(ViewedLog):
         self._batch: Batch | None = None
         self._in_flight: Batch | None = None
         self._at = 0
+        self.commits = 0
 
     # ── what a backend says ──────────────────────────────────────────────────────────────────────────────────────────
     @abstractmethod
@@ -147,6 +148,7 @@ class LoopLog(ViewedLog):
                 move(self._checkpoints, decided.checkpoint)
             _finish(decided, decided.committed, None)
         self._in_flight = None
+        self.commits += 1
         self._send_when_gathered(0)
         self.bell.ring()
 

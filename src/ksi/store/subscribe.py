@@ -25,6 +25,7 @@ class Subscribed(Delivering, Protocol):
     """The log as its subscriptions see it."""
 
     closed: bool
+    dropped: int
 
     def visible_head(self) -> int: ...
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]: ...
@@ -137,7 +138,9 @@ class LogSubscription:
             more = await self._log.page(cursor, self._buffer)
             if more and self._overflow == "disconnect":
                 raise SubscriptionDroppedError(resume_after=self._given)
-            self.dropped += max(0, len(newest) + len(more) - self._buffer)
+            dropped = max(0, len(newest) + len(more) - self._buffer)
+            self.dropped += dropped
+            self._log.dropped += dropped
             newest.extend(more)
         self._read = cursor.position
         return list(newest)

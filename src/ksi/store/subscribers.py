@@ -30,6 +30,7 @@ class SubscribedLog(BranchedLog):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
+        self.dropped = 0
         self._checkpoints: dict[str, Position] = {}
         self._parked: WeakValueDictionary[str, ParkedEvents] = WeakValueDictionary()
         self._refused: KSIError | None = None

@@ -221,6 +221,8 @@ class Answering:
 
     # ── after it ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _record_end(self, kind: type[CompletionEnded], reason: str) -> None:
+        if self._choice is not None:
+            self._desk.count(self._choice.provider, self._choice.model, self.usage)
         if self._context.is_closed:  # its time was over: the answer is out, and says so
             return
         ended = kind(

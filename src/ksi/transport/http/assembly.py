@@ -36,7 +36,7 @@ def server_of(
     common = msgspec.structs.replace(unix, connections=set(), principal_of=guard.principal_of)
     state, sockets = ServerState(), WebSockets(common, guard)
     connections: Mapping[str, Sized] = {"unix": unix.connections, "http": state.connections, "websocket": sockets.open}
-    metrics = Metrics(router, log, common.budget, home.data, connections)
+    metrics = Metrics(router, common.budget, home.data, connections)
     requests = Requests(common, services.get(EventRegistry))
     plugged = Plugged(services.get(Plugins), router, requests, guard)
     return HttpServer(app_of(requests, guard, Probes(router, log), metrics, plugged), state, sockets, section, home)
