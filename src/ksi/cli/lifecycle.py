@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from time import monotonic
 
 import click
-import msgspec
 
 from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, duration, json_line, show_value, size
 from ksi.cli.output import status as coloured
-from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, run, start_here
+from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, http_url, run, start_here
 from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
 from ksi.client.client import EventClient
 from ksi.core.config import load
 from ksi.core.errors import CapacityError, KSIConnectionError, KSITimeoutError, LapseError
-from ksi.core.home import Home
 from ksi.core.result import Success
 
 STOP_TIMEOUT = 60.0
@@ -81,7 +79,7 @@ def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], se
 def status(invocation: Invocation) -> None:
     """Say how the daemon is. Exit code 3 where none runs, or it does not answer."""
     health = run(invocation, _looked, may_start=False, within=LOOK)
-    _show(invocation, health | {"http": _url(invocation.home, health["pid"])})
+    _show(invocation, health | {"http": http_url(invocation.home, health["pid"])})
 
 
 async def _looked(client: EventClient) -> Record:
@@ -91,15 +89,6 @@ async def _looked(client: EventClient) -> Record:
         case Success(metrics):
             health["requests"] = {name: metrics[name] for name in ("calls", "errors")}
     return health
-
-
-def _url(home: Home, pid: int) -> str | None:
-    """Where the daemon listens for HTTP; None where it does not."""
-    try:
-        said = msgspec.json.decode(home.http_file.read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
-    return str(said["url"]) if said["pid"] == pid else None  # else it is what a crash left
 
 
 def _check(invocation: Invocation, settings: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from ksi.cli.arguments import PLACE, Moment
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, json_line, show_value, time_of
 from ksi.cli.reach import ask
+from ksi.cli.record import replay_script, show_divergence
 from ksi.client.options import Options
 from ksi.core.errors import ReplayDivergenceError
 
@@ -58,31 +59,34 @@ def bisect(invocation: Invocation, run: str, where: str, monotone: bool) -> int:
 
 @command()
 @click.argument("run")
+@click.argument("script", nargs=-1, metavar="[-- SCRIPT…]")
+@click.option("--ignore", multiple=True, metavar="PATH", help="With a script: what does not count, as $.metadata.time.")
 @click.pass_obj
-def replay(invocation: Invocation, run: str) -> None:
+def replay(invocation: Invocation, run: str, script: tuple[str, ...], ignore: tuple[str, ...]) -> int | None:
     """Run the handlers of a run again, on what is recorded. Nothing outside is called.
 
-    Exit code 1: a handler did something else than when it was recorded; both are shown.
+    With a SCRIPT that was recorded: run it, and answer what it asks of models out of the log.
+
+    Exit code 1: a handler, or the script, did something else than when it was recorded; both are shown.
     """
+    if script:
+        return replay_script(invocation, run, script, ignore)
+    if ignore:
+        raise click.UsageError("--ignore is for a script: ksi replay RUN -- python my_agent.py")
     try:
         found = ask(invocation, "timetravel:replay", options=Options(timeout=REPLAY_TIMEOUT), run=run)
     except ReplayDivergenceError as error:
         if not invocation.json:
-            _show_divergence(error)
+            show_divergence(error)
         raise
     if invocation.json:
         show_value(invocation, found)
-        return
+        return None
     counts = ", ".join(f"{found[name]} {name}" for name in ("requests", "facts", "chunks", "effects"))
     click.echo(f"{click.style('identical', fg='green')}: {counts}; {found['calls']} calls (sealed by {found['seal']})")
     if found["cut_off"]:
         click.echo(f"{found['cut_off']} requests had been cancelled or cut off: they were repeated up to there")
-
-
-def _show_divergence(error: ReplayDivergenceError) -> None:
-    for sign, what, colour in (("-", error.recorded, "red"), ("+", error.requested, "green")):
-        if what is not None:
-            click.secho(f"{sign} {json_line(what)}", fg=colour)
+    return None
 
 
 def position_of(invocation: Invocation, place: int | Moment) -> int:

@@ -136,6 +136,15 @@ def daemon_pid(home: Home) -> int | None:
     return holder_of(lock_of(home.log)) if is_answering(home.socket) else None
 
 
+def http_url(home: Home, pid: int | None) -> str | None:
+    """Where the daemon listens for HTTP; None where it does not."""
+    try:
+        said = msgspec.json.decode(home.http_file.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return str(said["url"]) if said["pid"] == pid else None  # else it is what a crash left
+
+
 @asynccontextmanager
 async def _client(invocation: Invocation, *, may_start: bool) -> AsyncIterator[EventClient]:
     wants_start = invocation.start or invocation.is_interactive

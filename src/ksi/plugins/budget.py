@@ -25,6 +25,8 @@ from ksi.providers.budgets import Budgets, PaidCall
 from ksi.providers.prices import Price, dollars, price_of
 
 KEY = "budget"
+OUTPUT_TOKENS_MAX = 32_768
+"""Tokens that a call is taken to write at most where it does not say: no more than most models can."""
 SCOPE = r"^(all|(principal|agent|conversation|provider):.+)$"
 Scope = Annotated[str, Meta(pattern=SCOPE, max_length=300, description="all, or agent:ada, provider:openai, …")]
 Tokens = Annotated[int, Meta(ge=0, description="tokens read and written, at most")]
@@ -58,6 +60,14 @@ class BudgetWasReserved(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     price: Price
+
+
+@fact("budget:was_settled")
+class BudgetWasSettled(msgspec.Struct, frozen=True):
+    """A call that is no completion has ended."""
+
+    completion: str
+    usage: Usage
 
 
 @fact("budget:was_exceeded")
@@ -103,6 +113,7 @@ class AccountsView(View[Account]):
     name = "budgets"
     query = (Filter(names=("budget:*", "completion:finished", "completion:interrupted")),)
     record = Account
+    version = 2
     key = ("kind", "name")
 
     def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
@@ -113,7 +124,7 @@ class AccountsView(View[Account]):
                 writer.delete("scope", event.into(BudgetWasRemoved).scope)
             case "budget:was_reserved":
                 self._hold(writer, event.into(BudgetWasReserved), _day(event))
-            case "completion:finished" | "completion:interrupted":
+            case "completion:finished" | "completion:interrupted" | "budget:was_settled":
                 self._settle(writer, event.into(Ended), _day(event))
 
     def _set(self, writer: ViewWriter, said: BudgetWasSet) -> None:
@@ -197,9 +208,13 @@ class ShownBudgets(msgspec.Struct, frozen=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
-    """``granted`` false: ``scope`` has only ``left`` of its ``unit`` where ``needed`` may be used."""
+    """``granted`` false: ``scope`` has only ``left`` of its ``unit`` where ``needed`` may be used.
+
+    ``output_tokens`` may be written: what was asked for, or what there is room for.
+    """
 
     granted: bool
+    output_tokens: int = 0
     scope: str | None = None
     unit: str | None = None
     needed: int = 0
@@ -207,14 +222,14 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A call that is about to be made, with the price that it has."""
+    """A call that is about to be made, with its price. ``output_tokens`` null: as many as there is room for."""
 
     completion: str
     scopes: list[Scope]
     provider: str
     model: str
     input_tokens: int
-    output_tokens: int
+    output_tokens: int | None
     price: Price
 
 
@@ -268,11 +283,11 @@ class Budget(AsyncPlugin):
         return ShownBudgets([_shown(_today(account, context)) for account in page.records])
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def reserve(self, context: EventContext, call: PaidCall) -> None:
+    async def reserve(self, context: EventContext, call: PaidCall) -> int | None:
         """See :class:`ksi.providers.budgets.Budgets`."""
         capped = [scope for scope in call.scopes if await self._is_capped(context, scope)]
         if not capped:
-            return
+            return None
         price = price_of(call.provider, call.model, self._prices)
         if price is None and await self._is_money_capped(context, capped):
             raise UnsupportedError(f"nobody knows what {call.model!r} costs: set [prices] in ksi.toml")
@@ -290,15 +305,24 @@ class Budget(AsyncPlugin):
             raise BudgetExceededError(
                 answer.scope or "", unit=answer.unit or "", needed=answer.needed, left=answer.left
             )
+        return answer.output_tokens
+
+    def settle(self, context: EventContext, call: str, usage: Usage) -> None:
+        """See :class:`ksi.providers.budgets.Budgets`."""
+        context.append(f"reservation/{call}", BudgetWasSettled(call, usage))
 
     @event("budget:reserve", key=lambda _: KEY)
     async def take(self, request: Reserve, context: EventContext) -> Reservation:
         """Take a call out of the budgets of its scopes, or say which has not enough left."""
-        tokens = request.input_tokens + request.output_tokens
-        cost = request.price.cost(input_tokens=request.input_tokens, output_tokens=request.output_tokens)
-        for scope in request.scopes:
-            account = await context.view(AccountsView).get("scope", scope)
-            short = None if account is None else _short_of(_today(account, context), tokens, cost)
+        found = [await context.view(AccountsView).get("scope", scope) for scope in request.scopes]
+        accounts = [_today(account, context) for account in found if account is not None]
+        output = request.output_tokens
+        if output is None:
+            output = min((_room(account, request) for account in accounts), default=OUTPUT_TOKENS_MAX)
+        tokens = request.input_tokens + output
+        cost = request.price.cost(input_tokens=request.input_tokens, output_tokens=output)
+        for account in accounts:
+            scope, short = account.name, _short_of(account, tokens, cost)
             if short is not None:
                 unit, needed, left = short
                 exceeded = BudgetWasExceeded(
@@ -312,11 +336,11 @@ class Budget(AsyncPlugin):
             provider=request.provider,
             model=request.model,
             input_tokens=request.input_tokens,
-            output_tokens=request.output_tokens,
+            output_tokens=output,
             price=request.price,
         )
         context.append(f"reservation/{request.completion}", reserved)
-        return Reservation(granted=True)
+        return Reservation(granted=True, output_tokens=output)
 
     async def _is_capped(self, context: EventContext, scope: str) -> bool:
         return await context.view(AccountsView).get("scope", scope) is not None
@@ -324,6 +348,22 @@ class Budget(AsyncPlugin):
     async def _is_money_capped(self, context: EventContext, scopes: Sequence[str]) -> bool:
         accounts = [await context.view(AccountsView).get("scope", scope) for scope in scopes]
         return any(account is not None and account.cost is not None for account in accounts)
+
+
+def _room(account: Account, request: Reserve) -> int:
+    """How many tokens a call that bounds nothing itself may write; at least one, so that an empty budget refuses it."""
+    room = OUTPUT_TOKENS_MAX
+    if account.tokens is not None:
+        room = min(room, account.tokens - account.tokens_spent - account.tokens_held - request.input_tokens)
+    if account.cost is not None and request.price.output:
+        left = (
+            account.cost
+            - account.cost_spent
+            - account.cost_held
+            - request.price.cost(input_tokens=request.input_tokens, output_tokens=0)
+        )
+        room = min(room, left * 1_000_000 // request.price.output)
+    return max(1, room)
 
 
 def _short_of(account: Account, tokens: int, cost: int) -> tuple[str, int, int] | None:

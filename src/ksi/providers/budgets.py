@@ -6,38 +6,48 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ksi.providers.base import CompletionRequest, TextPart
+from ksi.providers.base import CompletionRequest, TextPart, Usage
 
 MESSAGE_TOKENS = 16
 """At most so many tokens stand around the text of a message."""
 
 
 class PaidCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of a model that is about to be made. ``call`` is the completion that it is settled with."""
+    """A call of a model that is about to be made. ``call`` is the completion that it is settled with.
+
+    ``output_tokens`` None: the request does not bound its answer.
+    """
 
     call: str
     scopes: tuple[str, ...]
     provider: str
     model: str
     input_tokens: int
-    output_tokens: int
+    output_tokens: int | None
 
 
 class Budgets(Protocol):
     """A service; where nobody provides it nothing is capped."""
 
-    async def reserve(self, context: Any, call: PaidCall) -> None:
+    async def reserve(self, context: Any, call: PaidCall) -> int | None:
         """Take ``call`` out of every budget that one of its scopes has, on disk, or out of none.
 
-        It is settled by the fact that ends the completion; one that a crash cut off counts as spent.
+        It is settled by the fact that ends the completion, or by :meth:`settle`; one that a crash cut off counts as
+        spent.
 
         Args:
             context: That of the handler which makes the call.
+
+        Returns:
+            How many tokens may be written; None where nothing is capped.
 
         Raises:
             BudgetExceededError: It might cost more than is left. The model must not be called.
             UnsupportedError: Money is capped, and nobody knows the model's price.
         """
+
+    def settle(self, context: Any, call: str, usage: Usage) -> None:
+        """Give back what a call that is no completion has not used: with the next commit of ``context``."""
 
 
 def input_tokens_max(request: CompletionRequest) -> int:

@@ -65,6 +65,7 @@ STATUS: dict[type[KSIError], int] = {
     errors.WrongExpectedVersionError: 409,
     errors.AppendConditionError: 409,
     errors.EventIdConflictError: 409,
+    errors.ReplayDivergenceError: 409,
     errors.CheckpointConflictError: 409,
     errors.PayloadTooLargeError: 413,
     UnsupportedMediaError: 415,
