@@ -34,6 +34,7 @@ class Doorbell:
             with suppress(psycopg.Error):  # without a server the poll goes on
                 async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
+                    self._ring(None)  # for what came before there was somebody to hear it
                     await self._listen(connection)
             self._ring(None)
             await asyncio.sleep(POLL)
