@@ -49,6 +49,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     sizes: list[int] | None = None
     nested: dict[str, int] = {}
     moment: float | str | None = None
+    either: int | list[int] = 0
 
 
 class Probe(AsyncPlugin):

@@ -78,8 +78,11 @@ async def test_a_query_is_read_with_a_get_and_its_texts_become_what_the_schema_s
         "sizes": [1, 2],
         "nested": {"a": 1},
         "moment": "x",
+        "either": 0,
     }
     assert (await http.get("/v1/events/probe:ask?number=null&moment=7")).json()["moment"] == 7
+    assert (await http.get("/v1/events/probe:ask?either=1")).json()["either"] == 1
+    assert (await http.get("/v1/events/probe:ask?either=1&either=2")).json()["either"] == [1, 2]
 
 
 @pytest.mark.parametrize("query", ["number=five", "flag=maybe", "nmae=x", "text=a&text=b"])
@@ -218,6 +221,9 @@ async def test_a_query_whose_client_leaves_is_cancelled(site: Site) -> None:
 
 async def test_a_command_whose_client_leaves_is_done_and_recorded(site: Site) -> None:
     await leave(site, "probe:act", {"name": "gone"})
+    await site.until(lambda: not site.server.state.connections)
+    for _ in range(10):
+        await asyncio.sleep(0)  # whoever is told of it has been told
     site.probe.gate.set()
     await site.until(lambda: site.probe.ended == ["gone"])
     await site.until(lambda: not site.ksi.kernel.router.running)

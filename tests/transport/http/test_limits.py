@@ -269,5 +269,6 @@ async def test_sockets_that_stall_hold_little_whatever_they_granted(tmp_path: Pa
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held < count * (2 << 20)
+        assert len(site.server._sockets.open) == count, "none was cut off"
         for held_open in list(site.server._sockets.open):
             held_open.abort()
