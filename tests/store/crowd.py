@@ -61,7 +61,7 @@ async def write(url: str, seed: int, units: int) -> None:
         with suppress(UnavailableError):  # the connection was cut off while it was opened
             async with PostgresEventStore.open(url, access="share") as store:
                 await asyncio.gather(
-                    *[_appender(store, choices, [*SHARED, f"own/{seed}"], left) for _ in range(AT_ONCE)]
+                    *[_appender(store, choices, [*SHARED, *[f"own/{seed}"] * 3], left) for _ in range(AT_ONCE)]
                 )
 
 

@@ -30,7 +30,7 @@ async def test_followers_of_eight_writers_miss_nothing_though_all_goes_wrong(
 
 async def test_without_the_lock_it_would_go_wrong(postgres: PostgresServer, log: str) -> None:
     without(postgres, LOCK)
-    assert await crowd(postgres, log, writers=4, units=15, timeout=20)
+    assert await crowd(postgres, log, writers=4, units=60, timeout=30)
 
 
 @pytest.mark.soak
