@@ -42,7 +42,7 @@ def test_it_does_what_the_model_does(postgres: PostgresServer, url: str, access:
             self.store = self.run(self._opened())
             self.store.register(CounterView)
 
-    run_state_machine_as_test(Machine, settings=FEW)  # type: ignore[no-untyped-call]  # Hypothesis does not type it
+    run_state_machine_as_test(Machine, settings=FEW)
 
 
 def test_two_writers_in_turn_do_what_the_model_does(postgres: PostgresServer, url: str) -> None:
@@ -61,4 +61,4 @@ def test_two_writers_in_turn_do_what_the_model_does(postgres: PostgresServer, ur
             self.store, self.other = self.other, self.store
             self.run(self.store.catch_up())
 
-    run_state_machine_as_test(Machine, settings=FEW)  # type: ignore[no-untyped-call]  # Hypothesis does not type it
+    run_state_machine_as_test(Machine, settings=FEW)
