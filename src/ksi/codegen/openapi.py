@@ -32,8 +32,9 @@ PARAMETERS: Mapping[str, Json] = {
     "Prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": "Answer as soon as the request is on disk, with its ids.",
-        "schema": {"enum": ["respond-async"]},
+        "description": "`respond-async`: answer as soon as the request is on disk, with its ids.",
+        "schema": {"type": "string"},
+        "example": "respond-async",
     },
     "LastEventId": {
         "name": "Last-Event-ID",

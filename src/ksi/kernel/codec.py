@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -13,7 +14,10 @@ _LOOSE = (Any, object, dict, Mapping, msgspec.Raw)
 
 
 class Codec:
-    """How values of one type enter and leave: ``decode`` takes JSON bytes, ``encode`` gives canonical JSON."""
+    """How values of one type enter and leave: ``decode`` takes JSON bytes, ``encode`` gives canonical JSON.
+
+    ``schema`` gives its JSON schema, made when it is first asked for; it is not to be changed.
+    """
 
     __slots__ = ("decode", "encode", "hint", "is_deep", "schema")
 
@@ -27,5 +31,5 @@ class Codec:
         self.hint = hint
         self.decode = decode
         self.encode = encode
-        self.schema = schema
+        self.schema = cache(schema)
         self.is_deep = any(part in _LOOSE for part in parts_of(hint))

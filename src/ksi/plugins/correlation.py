@@ -16,7 +16,7 @@ from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventRegistry
 from ksi.kernel.router import Router
-from ksi.plugins.references import FAILURES, LINKED, ROOTS, find_event, find_run
+from ksi.plugins.references import FAILURES, LINKED, ROOTS, EventReference, RunReference, find_event, find_run
 from ksi.plugins.runs import Node, Run, Status
 from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
 from ksi.plugins.traced import traced_tree
@@ -26,7 +26,6 @@ EVENTS_MAX = 5000
 """Events of one run that are put together."""
 LOOKED_AT_MAX = 1000
 """Runs that are looked at for one page."""
-RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 
 
 class RunSummary(msgspec.Struct, frozen=True):
@@ -130,9 +129,7 @@ class Correlation(AsyncPlugin):
         )
 
     @query("correlation:chain", errors=["not_found", "ambiguous"], examples=[{"event_id": "@1234"}])
-    async def chain(
-        self, event_id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")]
-    ) -> Chain:
+    async def chain(self, event_id: EventReference) -> Chain:
         """Say why an event happened: what caused it, what caused that, up to the beginning."""
         event = await find_event(self._log, event_id)
         return Chain([shown(each) for each in await TimeTravelDebugger(self._log).chain(event)])

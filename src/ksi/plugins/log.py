@@ -15,7 +15,7 @@ from ksi.core.ports import EventLog
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
-from ksi.plugins.references import find_event, find_run
+from ksi.plugins.references import EventReference, find_event, find_run
 from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
 
 
@@ -108,9 +108,7 @@ class Log(AsyncPlugin):
         errors=["ambiguous", "not_found"],
         examples=[{"id": "@1234"}, {"id": "01992f3a-7c2e-7"}],
     )
-    async def get(
-        self, id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")]
-    ) -> OneEvent:
+    async def get(self, id: EventReference) -> OneEvent:
         """Give one event."""
         return OneEvent(shown(await find_event(self._log, id)))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
+
+from msgspec import Meta
 
 from ksi.core import ids
 from ksi.core.clock import utc
@@ -11,6 +14,17 @@ from ksi.core.events import FAILED, MAIN, ROOT, Filter, Kind, Position, Recorded
 from ksi.core.ports import EventLog
 from ksi.plugins.shapes import position
 
+_BLOCK = "[0-9a-fA-F]"
+_BEGINNING = f"{_BLOCK}{{8}}(-{_BLOCK}{{0,4}}|(-{_BLOCK}{{4}}){{1,3}}(-{_BLOCK}{{0,4}})?|(-{_BLOCK}{{4}}){{3}}-{_BLOCK}{{0,12}})?"
+EventReference = Annotated[
+    str,
+    Meta(
+        description="an event's id, a unique beginning of it, or @1234",
+        extra_json_schema={"pattern": f"^(@[0-9]{{1,18}}|{_BEGINNING})$"},
+    ),
+]
+"""The pattern is only said: :func:`find_event` refuses with better words."""
+RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 DIGITS_MIN = 8
 """Hexadecimal digits that a beginning needs: they are 65 s of a UUIDv7's time, which says where to look."""
 DIGITS_OF_TIME = 12
@@ -48,13 +62,18 @@ async def find_event(log: EventLog, reference: str, *, branch: str = MAIN) -> Re
 async def find_run(log: EventLog, reference: str, *, branch: str = MAIN) -> str:
     """The run (its correlation id) that a client means: also by the reference of any of its events.
 
-    Raises: as :func:`find_event`.
+    Raises:
+        NotFoundError: There is none. A run may have any name, so no reference is wrong.
+        AmbiguousError: Several ids begin like that.
     """
     if reference == "last":
         return await _last_run(log, branch)
     async for event in log.read_all((Filter(correlation_id=reference, kinds=LINKED),), limit=1, branch=branch):
         return event.correlation_id or reference
-    event = await find_event(log, reference, branch=branch)
+    try:
+        event = await find_event(log, reference, branch=branch)
+    except (NotFoundError, ValidationError):
+        raise NotFoundError("run", reference) from None
     if event.correlation_id is None:
         raise NotFoundError("run", reference)
     return event.correlation_id

@@ -13,8 +13,17 @@ from ksi.core import ids
 from ksi.core.errors import ValidationError
 from ksi.core.events import Kind, Position, RecordedEvent
 
-Place = Annotated[int | str, Meta(description="position in the log: 1234 or @1234")]
+_POSITION = r"^@?[0-9]{1,18}$"
+Place = Annotated[
+    Annotated[int, Meta(ge=0, lt=10**18)] | Annotated[str, Meta(extra_json_schema={"pattern": _POSITION})],
+    Meta(description="position in the log: 1234 or @1234"),
+]
+"""The pattern is only said: :func:`position` refuses with better words."""
 Limit = Annotated[int, Meta(ge=1, le=1000, description="at most so many")]
+
+
+DIGITS_MAX = 18
+"""Of a position: what has more is none in any log."""
 
 
 class ShownEvent(msgspec.Struct, frozen=True):
@@ -60,7 +69,7 @@ def position(place: int | str) -> Position:
         ValidationError: It is neither.
     """
     digits = str(place).removeprefix("@")
-    if not (digits.isascii() and digits.isdecimal()):
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= DIGITS_MAX):
         raise ValidationError(f"{place!r} is no position: write @1234")
     return Position(int(digits))
 

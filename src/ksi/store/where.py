@@ -94,8 +94,14 @@ class _Parser:
         if kind == "word" and token not in _CONSTANTS:
             path = parse_path(token)
             return lambda state: _or_null(value_at(state, path))
-        constant = _CONSTANTS[token] if kind == "word" else ast.literal_eval(token)
+        constant = _CONSTANTS[token] if kind == "word" else self._literal(token)
         return lambda state: constant
+
+    def _literal(self, token: str) -> Any:
+        try:
+            return ast.literal_eval(token)
+        except (ValueError, SyntaxError):  # an escape that Python has not
+            raise self._error(f"{token} is no text") from None
 
     def _deeper(self, part: Callable[[], Value]) -> Value:
         self._depth += 1

@@ -18,7 +18,7 @@ from ksi.kernel.declare import End, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
 from ksi.kernel.router import Router
-from ksi.plugins.references import find_event, find_run
+from ksi.plugins.references import EventReference, RunReference, find_event, find_run
 from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
 from ksi.plugins.timetravel.child import repeat
 from ksi.plugins.timetravel.orders import Orders, settings_of
@@ -32,7 +32,6 @@ from ksi.store.where import compile_where
 
 REPLAY_TIMEOUT = 600.0
 WHATIF_TIMEOUT = 3600.0
-RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 EntityName = Annotated[str, Meta(description="name of its stream, as in conversation/c1")]
 
 
@@ -206,11 +205,7 @@ class TimeTravel(AsyncPlugin):
         return _bisected(run, change)
 
     @query("timetravel:cone", errors=["not_found", "ambiguous", "overloaded"], examples=[{"event_id": "@1234"}])
-    async def cone(
-        self,
-        event_id: Annotated[str, Meta(description="an event's id, a unique beginning of it, or @1234")],
-        context: EventContext,
-    ) -> ShownCone:
+    async def cone(self, event_id: EventReference, context: EventContext) -> ShownCone:
         """Say what would have been different without an event: what it caused, and who had read what came of it."""
         branch, views = context.branch, self.host.services.get(Plugins).views()
         event = await find_event(self._log, event_id, branch=branch)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ksi.core.errors import InternalError, KSIError
@@ -55,12 +55,21 @@ class App:
     """All routes."""
 
     def __init__(self, routes: Sequence[Route], otherwise: ASGIApp) -> None:
+        self._routes = routes
         self._router = Router(routes, default=otherwise, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         try:
             await self._router(scope, receive, send)
-        except HTTPException:  # starlette's own: the path is there, the method is not
+        except HTTPException as refused:  # starlette's own: the path is there, the method is not
             exchange = Exchange(scope, receive, send)
-            await exchange.fail(MethodError(exchange.path, exchange.method))
+            await exchange.fail(MethodError(exchange.path, exchange.method, self._allowed(scope, refused)))
+
+    def _allowed(self, scope: Scope, refused: HTTPException) -> list[str]:
+        """The methods of all routes of the path; starlette knows those of the first."""
+        known = {name.strip() for name in (refused.headers or {}).get("Allow", "").split(",") if name}
+        for route in self._routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                known.update(route.methods or ())
+        return sorted(known)

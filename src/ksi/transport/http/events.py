@@ -9,7 +9,7 @@ import msgspec
 
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import InvalidFrameError, KSIError, NotFoundError, PayloadTooLargeError
+from ksi.core.errors import InvalidFrameError, KSIError, NotFoundError, PayloadTooLargeError, ValidationError
 from ksi.core.threads import settle
 from ksi.kernel.door import Call
 from ksi.kernel.registry import EventRegistry
@@ -83,6 +83,8 @@ class Requests:
             case b"application/json" if cloudevents.is_binary(exchange.headers):
                 return cloudevents.from_binary(exchange.headers, body, name, exchange.session)
             case b"application/json":
+                if body.strip() == b"null":  # in a frame it stands for no fields; a body that has none is left out
+                    raise ValidationError(f"{name}: the body is an object, not null")
                 return self._envelope(exchange, name, body or b"{}")
             case b"" if not body:
                 return self._envelope(exchange, name, b"{}")
@@ -160,6 +162,8 @@ def _head(headers: Mapping[bytes, bytes]) -> Head:
     given = {key: headers[header].decode("latin-1") for header, key in METADATA.items() if header in headers}
     if not given:
         return _NOTHING_SAID
+    if given.get("timeout", "").lower() == "null":  # what is converted from text may be null
+        raise InvalidFrameError("a header is wrong: a timeout is a number of seconds, not null")
     if "event_id" in given:
         given["event_id"] = given["event_id"].strip('"')
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ksi.core import errors
@@ -26,6 +27,8 @@ class UnsupportedMediaError(errors.UnsupportedError):
 class NotReadOnlyError(errors.UnsupportedError):
     """The event does more than read, and whoever repeats a GET would do it twice: POST it."""
 
+    allowed = ("POST",)
+
     def __init__(self, event_name: str) -> None:
         super().__init__(f"{event_name!r} does more than read: POST it")
         self.event_name = event_name
@@ -34,10 +37,11 @@ class NotReadOnlyError(errors.UnsupportedError):
 class MethodError(errors.UnsupportedError):
     """The path is there, the method is not."""
 
-    def __init__(self, path: str, method: str) -> None:
+    def __init__(self, path: str, method: str, allowed: Sequence[str]) -> None:
         super().__init__(f"{path} is not for {method}")
         self.path = path
         self.method = method
+        self.allowed = allowed
 
 
 class LateRequestError(errors.RequestError):
@@ -126,8 +130,8 @@ def _headers(error: KSIError, status: int) -> Headers:
     wait = getattr(error, "retry_after", None)
     if isinstance(wait, int | float):
         headers.append((b"retry-after", b"%d" % math.ceil(wait)))
-    if isinstance(error, NotReadOnlyError):
-        headers.append((b"allow", b"POST"))
+    if isinstance(error, NotReadOnlyError | MethodError):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="ksi"'))
     return headers

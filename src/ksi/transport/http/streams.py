@@ -18,6 +18,7 @@ from ksi.core.errors import InvalidFrameError, KSIError
 from ksi.kernel.door import StreamCall
 from ksi.transport.http.events import Requests
 from ksi.transport.http.exchange import Exchange, Gone
+from ksi.transport.http.problems import NotReadOnlyError
 from ksi.transport.streams import Window
 from ksi.wire.answers import encode_json, error_json
 
@@ -259,8 +260,11 @@ def _resumed(exchange: Exchange) -> str:
 
     Raises:
         InvalidFrameError: The address is of another stream.
+        NotReadOnlyError: It is an event's name: streams have a slash in theirs.
     """
     stream, _, version = exchange.parameter("address").partition("@")
+    if ":" in stream and "/" not in stream:
+        raise NotReadOnlyError(stream)
     last = exchange.headers.get(b"last-event-id", b"").decode("latin-1") or exchange.query_value("after")
     if last.isdecimal():
         return f"{stream}@{last}"
