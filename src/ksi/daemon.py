@@ -59,6 +59,7 @@ BUILT_IN = (
     "ksi.plugins.care:Care",
     "ksi.plugins.budget:Budget",
     "ksi.plugins.schedule:Scheduler",
+    "ksi.plugins.message:Message",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",

@@ -257,3 +257,22 @@ def test_nothing_to_complete_is_a_usage_error(ksi: Cli) -> None:
 @pytest.mark.parametrize("name", ["state:value_was_set", "nothing:at_all"])
 def test_a_pattern_that_matches_nothing_gives_no_lines(ksi: Cli, name: str) -> None:
     assert ksi.records("log", name, "--stream", "state/none") == []
+
+
+def test_a_message_waits_for_who_takes_it(ksi: Cli) -> None:
+    ksi.records("message", "queue", "cli", "text=hello", "--ttl", "60")
+    (listed,) = ksi.records("message", "queues")
+    assert (listed["queue"], listed["waiting"]) == ("cli", 1)
+    (taken,) = ksi.records("message", "take", "cli", "--limit", "5")
+    assert [each["data"] for each in taken["messages"]] == [{"text": "hello"}]
+    assert taken["waiting"] == 0
+
+
+def test_a_topic_is_followed_from_its_start(ksi: Cli) -> None:
+    ksi.records("message", "publish", "cli", "text=hello")
+    with ksi.open("message", "subscribe", "cli", "--after", "start") as following:
+        assert following.stdout is not None
+        assert '"text":"hello"' in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        following.stdout.read()
+    assert following.returncode == 130

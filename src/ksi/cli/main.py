@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "complete": ("complete", "Complete a prompt, token by token."),
         "resume": ("complete", "Go on with an interrupted completion."),
         "chat": ("chat", "Talk with a model, or with an agent."),
+        "message": ("message", "Publish and follow topics; leave messages and take them."),
         "record": ("record", "Run a script; record what it asks of models."),
     },
     "Look": {

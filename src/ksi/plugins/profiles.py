@@ -33,7 +33,7 @@ RULING = (
 BUILT_IN: Mapping[str, ProfileSection] = {
     OPEN_PROFILE: ProfileSection(allow=("*",)),
     "restricted": ProfileSection(allow=READING),
-    "standard": ProfileSection(allow=(*READING, "state:*", "completion:*", "conversation:*", "agent:*")),
+    "standard": ProfileSection(allow=(*READING, "state:*", "completion:*", "conversation:*", "agent:*", "message:*")),
     "researcher": ProfileSection(allow=(*READING, *WATCHING, "completion:*", "conversation:*")),
     "trusted": ProfileSection(allow=("*",), deny=RULING),
 }
