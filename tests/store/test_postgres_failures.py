@@ -18,7 +18,7 @@ from ksi.core.ports import Entry, Outcome, Unit
 from ksi.store import postgres_notify, postgres_shared, postgres_writer
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.testing.contracts import COUNTER, CounterView, added, command, listed, request, submitted
-from ksi.testing.postgres import PostgresServer
+from ksi.testing.postgres import PORT, PostgresServer
 from tests.store.crowd import NOTIFY, without
 from tests.store.severing import severing
 
@@ -201,7 +201,7 @@ async def test_a_commit_whose_answer_is_lost_is_stored_once(
     postgres: PostgresServer, url: str, directory: Path
 ) -> None:
     with severing(postgres.directory, directory) as socket:
-        async with PostgresEventStore.open(f"postgresql://postgres@/postgres?host={directory}") as store:
+        async with PostgresEventStore.open(f"postgresql://postgres@/postgres?host={directory}&port={PORT}") as store:
             for number in range(3):
                 socket.wanted = COUNTER.encode()
                 appended = await store.append("counter/a", [added(number)], expected_version=number)

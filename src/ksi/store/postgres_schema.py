@@ -104,6 +104,11 @@ SET default_transaction_isolation = 'read committed';
 SET lock_timeout = '{LOCK_TIMEOUT}s';
 SET statement_timeout = '{STATEMENT_TIMEOUT}s';
 SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}s';
+-- An owner whose network was cut is not kept out by what the server still takes for its connection.
+SET tcp_keepalives_idle = 10;
+SET tcp_keepalives_interval = 5;
+SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = '30s';
 """
 NETWORK: dict[str, str | int] = {
     "client_encoding": "utf8",

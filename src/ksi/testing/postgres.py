@@ -21,6 +21,8 @@ from typing import Any
 import psycopg
 
 ABSENT = "PostgreSQL's server is not installed here: make test-deps"
+PORT = "5432"
+"""Part of the socket's name; whatever PGPORT says."""
 START_TIMEOUT = 30.0
 QUICK = {"fsync": "off", "full_page_writes": "off"}
 """Settings for a server whose data no power loss will meet."""
@@ -77,7 +79,12 @@ class PostgresServer:
         return self._process.pid
 
     def start(self) -> None:
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.directory), **self._settings}
+        settings = {
+            "listen_addresses": "",
+            "port": PORT,
+            "unix_socket_directories": str(self.directory),
+            **self._settings,
+        }
         chosen = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -104,7 +111,7 @@ class PostgresServer:
             self._process = None
 
     def url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={self.directory}"
+        return f"postgresql://postgres@/{database}?host={self.directory}&port={PORT}"
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Its rows, if it has any."""
