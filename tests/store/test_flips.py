@@ -196,5 +196,5 @@ async def test_every_table_is_flipped_here(tmp_path: Path) -> None:
     connection = apsw.Connection(str(path))
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     connection.close()
-    # Where a subscriber stands is said by nobody else.
+    # Where a subscriber stands is said by nobody else. Snapshots, where there are some: test_snapshots.
     assert tables - {"checkpoints"} == {table for table, _ in TRUTH + KEYS + ENTRY + RECORDS} | {"meta"}

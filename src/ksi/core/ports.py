@@ -38,7 +38,7 @@ from ksi.core.events import (
     StreamAppend,
     StreamInfo,
 )
-from ksi.core.views import Projections, View, ViewReader
+from ksi.core.views import Projections, Snapshots, View, ViewReader
 
 R = TypeVar("R")
 Start = Position | Literal["start", "end", "checkpoint"]
@@ -313,6 +313,10 @@ class EventLog(Protocol):
             UnsupportedError: This backend does not seal payloads.
             UnavailableError: Something could not be overwritten; the key is destroyed all the same. Ask again.
         """
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """States of folds."""
 
     async def bytes_on_disk(self) -> int:
         """What it takes there, indexes and views included."""

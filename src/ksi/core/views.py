@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from ksi.core import canonical
 from ksi.core.events import Position, Query, RecordedEvent
 
 R = TypeVar("R")
@@ -157,8 +158,53 @@ class Fold(Protocol[S]):
     def load(self, raw: bytes) -> S: ...
 
 
+class FoldKey(NamedTuple):
+    """Whose snapshots: ``fold`` is the fold's name, or the entity's."""
+
+    fold: str
+    version: int
+    branch: str
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a fold had made of all events up to ``position``."""
+
+    position: Position
+    state: bytes
+
+
+class Snapshots(Protocol):
+    """States of folds, kept so that not every question begins at the first event. Neither waits."""
+
+    def before(self, key: FoldKey, at: Position) -> Snapshot | None:
+        """The last one that is not behind ``at``."""
+
+    def keep(self, key: FoldKey, made: Sequence[Snapshot]) -> None:
+        """Write them some time, or not at all."""
+
+
+class JsonState(Generic[S]):
+    """``dump`` and ``load`` of a fold whose state has a JSON form: with them it has snapshots.
+
+    ``state`` is its type. Raise ``version`` with each change of the code: older snapshots are others then.
+    """
+
+    state: Any
+    version: int = 1
+
+    def dump(self, state: S) -> bytes:
+        return canonical.encode(state)
+
+    def load(self, raw: bytes) -> S:
+        loaded: S = msgspec.json.decode(raw, type=self.state)
+        return loaded
+
+
 class EntityFold(Protocol[S]):
-    """What one entity is, out of its facts; pure like :class:`Fold`. A plugin names its own in ``folds``."""
+    """What one entity is, out of its facts; pure like :class:`Fold`. A plugin names its own in ``folds``.
+
+    One that is a :class:`JsonState` has snapshots.
+    """
 
     category: str
     """First part of the names of its streams: ``state`` for ``state/default``."""

@@ -15,7 +15,7 @@ from msgspec import Meta
 from ksi.core.errors import ConflictError, InterruptedRunError, NotFoundError
 from ksi.core.events import Filter, RecordedEvent, fact
 from ksi.core.ports import EventLog
-from ksi.core.views import View, ViewWriter
+from ksi.core.views import JsonState, View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
@@ -109,10 +109,11 @@ def changed(agent: AgentRecord | None, event: RecordedEvent) -> AgentRecord:
     )
 
 
-class AgentFold:
+class AgentFold(JsonState[AgentRecord | None]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
+    state = AgentRecord | None
 
     def initial(self) -> AgentRecord | None:
         return None

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from ksi.core.errors import WrongExpectedVersionError
 from ksi.core.events import Filter, RecordedEvent, fact
-from ksi.core.views import View, ViewWriter
+from ksi.core.views import JsonState, View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
@@ -111,10 +111,11 @@ class StateView(View[Value]):
             writer.put(Value(gone.namespace, gone.key, None, gone.version, found=False))
 
 
-class NamespaceFold:
+class NamespaceFold(JsonState[dict[str, Any]]):
     """``state/<namespace>``: its values by key."""
 
     category = "state"
+    state = dict[str, Any]
 
     def initial(self) -> dict[str, Any]:
         return {}

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ksi.core.events import RecordedEvent, fact
+from ksi.core.views import JsonState
 from ksi.providers.base import AnyPart, TextPart
 
 CATEGORY = "conversation"
@@ -46,10 +47,11 @@ class ConversationState(msgspec.Struct, frozen=True):
     messages: tuple[SpokenMessage, ...] = ()
 
 
-class ConversationFold:
+class ConversationFold(JsonState[ConversationState]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
+    state = ConversationState
 
     def initial(self) -> ConversationState:
         return ConversationState()

@@ -24,6 +24,7 @@ from ksi.store.lock import LockFile, lock_of
 from ksi.store.opening import stored_head
 from ksi.store.schema import APPLICATION, connect_reader, pragma, set_pragmas
 from ksi.store.shelf import quoted
+from ksi.store.snapshots import drop_snapshots
 from ksi.store.verify import verify
 
 
@@ -60,6 +61,7 @@ def _copy(log: Path, vfs: str | None, target: Path) -> None:
         set_pragmas(copy, journal_mode="delete", secure_delete=1)
         with copy:
             _drop_views(copy)
+            drop_snapshots(copy)
     finally:
         source.close()
         copy.close()

@@ -16,6 +16,7 @@ from ksi.core.events import MAIN, Filter, Kind, Position, RecordedEvent
 from ksi.core.patterns import matches
 from ksi.core.ports import EventLog
 from ksi.core.views import EntityFold, Fold
+from ksi.store.folding import Folding
 from ksi.store.structure import Difference, Path, differences, value_at
 
 S = TypeVar("S")
@@ -87,12 +88,20 @@ class TimeTravelDebugger:
         Raises:
             NotFoundError: It had no facts then.
         """
-        found: EntityState | None = None
-        async for change in self.changes(entity, until=at):
-            found = EntityState(change.event, change.after)
-        if found is None:
+        fold = self._fold(entity)
+        name = f"{type(fold).__qualname__} {entity}"  # a plugin may come with a fold of its own
+        folding = Folding(self._log, fold, name, (Filter(streams=(entity,), kinds=_kinds(fold)),), self._branch)
+        await folding.to(await self._position(at))
+        event = await self._log.at(folding.position, branch=self._branch) if folding.position else None
+        if event is None:
             raise NotFoundError("entity", entity)
-        return found
+        return EntityState(event, folding.state)
+
+    async def state_at(self, fold: Fold[S], at: Position | datetime | None = None) -> S:
+        """What ``fold`` makes of all that it asks for; up to now where nothing is said."""
+        folding = Folding(self._log, fold, fold.name, fold.query, self._branch)
+        await folding.to(await self._position(at))
+        return folding.state
 
     async def changes(self, entity: str, *, until: Position | datetime | None = None) -> AsyncIterator[Change[Any]]:
         """What each event of ``entity`` made of it, in order."""
@@ -102,13 +111,6 @@ class TimeTravelDebugger:
             if _counts(event, fold):
                 before, state, built = state, fold.apply(state, event), built + 1
                 yield Change(event, before, state, built)
-
-    async def state_at(self, fold: Fold[S], at: Position | datetime | None = None) -> S:
-        """What ``fold`` makes of the log up to ``at``; up to now where nothing is said."""
-        state = fold.initial()
-        async for event in self._log.read_all(fold.query, until=await self._position(at), branch=self._branch):
-            state = fold.apply(state, event)
-        return state
 
     async def time_travel(self, stream: str, at: Position | datetime) -> AsyncIterator[RecordedEvent]:
         """The events of ``stream`` up to ``at``, of all kinds."""

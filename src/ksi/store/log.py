@@ -33,11 +33,13 @@ from ksi.core.events import (
 )
 from ksi.core.ports import Committed, Done, Entry, Known, Unit
 from ksi.core.threads import settle
+from ksi.core.views import Snapshots
 from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.decide import Decided, Decider, IdIndex, move
 from ksi.store.erasing import erase
 from ksi.store.row import REQUESTS, outcome_of, requests_of
 from ksi.store.sight import marked
+from ksi.store.snapshots import NoSnapshots
 from ksi.store.tail import RowSource
 from ksi.store.vault import Vault
 from ksi.store.viewed import ViewedLog
@@ -64,6 +66,7 @@ class LoopLog(ViewedLog):
     def __init__(self, clock: Clock, vault: Vault | None = None) -> None:
         super().__init__(clock)
         self.vault = vault or Vault(None)
+        self.snapshots: Snapshots = NoSnapshots()
         self._decider = Decider(self, self._views)
         self._batch: Batch | None = None
         self._in_flight: Batch | None = None

@@ -14,6 +14,7 @@ from ksi.core.events import MAIN, Durable, Filter, Position, Query, RecordedEven
 from ksi.core.ports import Known
 from ksi.core.views import Page, View, ViewReader
 from ksi.store.memory_shelf import MemoryShelf
+from ksi.store.snapshots import NoSnapshots
 from ksi.store.views import KeptView, KeptViewReader, Place
 
 R = TypeVar("R")
@@ -67,6 +68,7 @@ class PastLog(ReadOnly):
         self._source = source
         self._views: dict[tuple[str, str], PastView[Any]] = {}
         self.projections = ReadOnly()
+        self.snapshots = NoSnapshots()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def read_stream(

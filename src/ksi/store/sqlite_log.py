@@ -29,6 +29,7 @@ from ksi.store.row import unpack
 from ksi.store.schema import DAMAGE, Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
+from ksi.store.snapshots import Job, SqliteSnapshots
 from ksi.store.swap import drop_aside, put_in_place, set_aside
 from ksi.store.tail import Tail
 from ksi.store.upkeep import CHANGES_MAX, Upkeep
@@ -65,6 +66,7 @@ class SqliteEventStore(LoopLog):
             self.vault = Vault(KeyFile(keys_of(path)))
             self._writer = Writer(path, durability, vfs, self.vault)
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
+            self.snapshots = self._kept_states = self._new_snapshots()
             self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
             if meta(self._point, "index") != INDEX:
                 self._writer.write_all_keys(meta(self._point, "flushed") or 0)
@@ -295,6 +297,14 @@ class SqliteEventStore(LoopLog):
         except (apsw.Error, OSError) as error:
             raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
 
+    def _new_snapshots(self) -> SqliteSnapshots:
+        return SqliteSnapshots(self._point, self._write_snapshots)
+
+    def _write_snapshots(self, job: Job) -> None:
+        """Nobody waits for them, and none is missed."""
+        if not self.closed and self._refused is None:
+            self._threads.submit("writer", partial(self._writer.within, job), lambda result, error: None)
+
     async def destroy_key(self, subject: str) -> None:
         try:
             await self._threads.run("writer", partial(self.vault.destroy, subject))
@@ -303,6 +313,9 @@ class SqliteEventStore(LoopLog):
 
     async def overwrite(self) -> None:
         await self._views_idle()
+        kept, self._kept_states = self._kept_states, self._new_snapshots()
+        kept.close()
+        self.snapshots = self._kept_states
         await self._threads.run("writer", partial(self._writer.overwrite, frozenset(self._views.kept)))
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ from ksi.store.row import Row, requests_of
 from ksi.store.schema import DAMAGE
 from ksi.store.shelf import is_whole, quoted, sealed_shape
 from ksi.store.sight import marked
+from ksi.store.snapshots import wrong_snapshots
 from ksi.store.vault import Vault, key_of, sealed_in
 
 
@@ -66,6 +67,7 @@ def _problems(connection: apsw.Connection, seen: Link, payloads: SealedPayloads)
     if not keys.fit():
         yield KEYS_DAMAGED
     yield from payloads.end()
+    yield from wrong_snapshots(connection, head.last)
     for subscriber, position in stored_checkpoints(connection).items():
         if position > head.last:
             yield f"the checkpoint of {subscriber!r} is at @{position}, beyond the head @{head.last}"

@@ -18,6 +18,7 @@ from ksi.store.decide import Decided, Moved
 from ksi.store.keys import write_all_keys, write_keys
 from ksi.store.schema import Durability, connect_writer
 from ksi.store.shelf import SqliteShelf
+from ksi.store.snapshots import drop_snapshots
 from ksi.store.swap import drop_others
 from ksi.store.tail import Tail
 from ksi.store.vault import Vault
@@ -168,12 +169,13 @@ class Writer:
                 return
 
     def overwrite(self, views: Collection[str]) -> None:
-        """Leave nothing of the records of other ``views``, nor of what was deleted or changed.
+        """Leave nothing of the records of other ``views``, of snapshots, nor of what was deleted or changed.
 
         Raises:
             UnavailableError: Somebody reads what is to be overwritten; it is not done.
         """
         self.within(partial(drop_others, views))
+        self.within(drop_snapshots)
         with self._lock:
             try:
                 self.connection.set_busy_timeout(OVERWRITE_TIMEOUT_MS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ksi.core.events import RecordedEvent
+from ksi.core.views import JsonState
 from ksi.plugins.completion.view import CATEGORY, CompletionEnded, CompletionStarted
 from ksi.providers.base import Usage
 
@@ -22,10 +23,11 @@ class CompletionState(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
 
 
-class CompletionFold:
+class CompletionFold(JsonState[CompletionState]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
+    state = CompletionState
     kinds = ("fact", "chunk")
 
     def initial(self) -> CompletionState:
