@@ -1,11 +1,11 @@
-"""The bench compares what ran side by side, and its rows run."""
+"""The rows of the bench run."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import Iterator
-from itertools import cycle
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -16,36 +16,9 @@ from ksi.bench.load import Load
 from ksi.bench.measure import Contestant, Row, Sample, measure
 
 
-def contestant(name: str, *rates: float, target: float | None = None) -> Contestant:
-    """One that reaches these rates by turns; the first run of all is the warm-up."""
-    samples = cycle([Sample(rate, 1.0) for rate in rates])
-    next_sample = iter([Sample(1.0, 1.0)])
-    return Contestant(name, lambda: next(next_sample, None) or next(samples), target)
-
-
-def test_a_machine_that_grows_slower_does_not_change_the_ratio() -> None:
-    row = Row("row", [contestant("floor", 100, 50, 25), contestant("mine", 50, 25, 12.5)])
-    _, mine = measure(row, 3)
-    assert mine.ratio == 0.5
-
-
-def test_the_median_stands_against_one_bad_run() -> None:
-    row = Row("row", [contestant("floor", 100, 100, 100), contestant("mine", 90, 1, 90)])
-    _, mine = measure(row, 3)
-    assert (mine.rate, mine.ratio) == (90, 0.9)
-    assert mine.spread == pytest.approx(89 / 90)
-
-
-def test_a_target_is_met_or_not_and_the_floor_has_none() -> None:
-    contestants = [contestant("floor", 10), contestant("fast", 5, target=0.5), contestant("slow", 4.9, target=0.5)]
-    floor, fast, slow = measure(Row("row", contestants), 1)
-    assert (floor.is_met, fast.is_met, slow.is_met) == (None, True, False)
-    assert "NOT MET" in main.line(slow)
-
-
 @pytest.mark.parametrize("suite", [dispatch, store])
 def test_the_rows_of_a_suite_run(suite: object, tmp_path: Path) -> None:
-    with suite.rows(tmp_path, count=1920) as rows:  # type: ignore[attr-defined]  # a module of the bench
+    with suite.rows(tmp_path, count=1280) as rows:  # type: ignore[attr-defined]  # a module of the bench
         results = [result for row in rows for result in measure(row, 1)]
     assert all(result.rate > 0 and result.cpu_us >= 0 for result in results)
     assert results[0].ratio == 1.0
@@ -122,3 +95,15 @@ def test_an_error_among_the_answers_ends_the_measurement(load: Load, echo: Path,
     lines.write_bytes(b'{"id":1}\n{"id":2,"bad":1}\n')
     with pytest.raises(RuntimeError, match="error"):
         load.run(echo, lines, window=2, count=10)
+
+
+def test_a_peer_that_is_not_installed_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
+        yield [Row("row", [Contestant("KSI", lambda: Sample(count, 1.0))], ["nats-py"])]
+
+    monkeypatch.setitem(main.SUITES, "store", (rows, 100))
+    assert main.main(["store"]) == 0
+    assert capsys.readouterr().err == "row: nats-py is not installed (make bench installs it)\n"

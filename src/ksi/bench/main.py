@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ksi.bench import curve, dispatch, fanout, http, store, wire
-from ksi.bench.measure import Result, Row, measure
+from ksi.bench.measure import CPU, Result, Row, Verdict, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
 SUITES: dict[str, tuple[Rows, int]] = {
@@ -71,9 +71,23 @@ def run(name: str, *, quick: bool) -> Iterator[Result]:
 
 
 def line(result: Result) -> str:
-    """A row of the table."""
-    target = "" if result.target is None else f"  target {result.target:.2f} {'met' if result.is_met else 'NOT MET'}"
-    return (
-        f"{result.row:<52} {result.name:<34} {result.rate:>11,.0f}/s {result.cpu_us:>8.2f} µs CPU "
-        f"{result.ratio:>6.2f} of the floor  ±{result.spread / 2:.0%}{target}"
+    """A row of the table, with a line of its own for each target that is not about the floor."""
+    floor = [_verdict(verdict) for verdict in result.verdicts if verdict.than == result.floor]
+    others = [
+        f"{'':<52} {_beside(verdict):<51} {verdict.reached:>8.2f}{_verdict(verdict)}"
+        for verdict in result.verdicts
+        if verdict.than != result.floor
+    ]
+    first = (
+        f"{result.row:<52} {result.name:<38} {result.rate:>11,.0f}/s {result.cpu_us:>8.2f} µs CPU "
+        f"{result.ratio:>6.2f} of {result.floor}  ±{result.spread / 2:.0%}{''.join(floor)}"
     )
+    return "\n".join([first, *others])
+
+
+def _beside(verdict: Verdict) -> str:
+    return "… µs CPU at most" if verdict.than == CPU else f"… times {verdict.than}"
+
+
+def _verdict(verdict: Verdict) -> str:
+    return f"  target {verdict.target:.2f} {'met' if verdict.is_met else 'NOT MET'}"

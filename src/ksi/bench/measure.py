@@ -6,7 +6,8 @@ Machines are noisy and drift: figures of one run are compared with each other on
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -18,37 +19,66 @@ class Sample(msgspec.Struct, frozen=True):
     cpu_us: float
 
 
+class Stopwatch:
+    """Measures this process, from now on."""
+
+    def __init__(self) -> None:
+        self._begin, self._cpu = time.perf_counter(), time.process_time()
+
+    def sample(self, operations: int) -> Sample:
+        """What ``operations`` took since the beginning."""
+        seconds, cpu = time.perf_counter() - self._begin, time.process_time() - self._cpu
+        return Sample(operations / seconds, cpu / operations * 1e6)
+
+
 class Contestant(msgspec.Struct, frozen=True):
-    """Somebody who does the row's work. ``run()`` is one repetition; ``target`` is the ratio to the floor to reach."""
+    """Somebody who does the row's work; ``run()`` is one repetition.
+
+    Targets: ``target`` is the ratio to the floor to reach, ``against`` those to other contestants by name, and
+    ``cpu_us_max`` the CPU that an operation may take.
+    """
 
     name: str
     run: Callable[[], Sample]
     target: float | None = None
+    against: Mapping[str, float] = {}
+    cpu_us_max: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One kind of work; the first contestant is the floor. ``absent`` says which peers are not installed."""
+    """One kind of work; ratios are to the first contestant, the ``floor``. ``absent``: peers that are not installed."""
 
     name: str
     contestants: Sequence[Contestant]
     absent: Sequence[str] = ()
+    floor: str = "the floor"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A target, and what was reached. ``than`` is whom it is about: the floor, a peer, or "µs CPU"."""
+
+    than: str
+    target: float
+    reached: float
+    is_met: bool
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians of one contestant; ``spread`` is (max - min) / median of its rates."""
+    """Medians of one contestant; ``spread`` is (max - min) / median of its rates, ``ratio`` is to ``floor``."""
 
     row: str
     name: str
     rate: float
     cpu_us: float
+    floor: str
     ratio: float
     spread: float
-    target: float | None
+    verdicts: Sequence[Verdict]
     repetitions: int
 
-    @property
-    def is_met(self) -> bool | None:
-        return None if self.target is None else self.ratio >= self.target
+
+CPU = "µs CPU"
+Samples = Mapping[str, Sequence[Sample]]
 
 
 def measure(row: Row, repetitions: int) -> list[Result]:
@@ -63,20 +93,39 @@ def measure(row: Row, repetitions: int) -> list[Result]:
     for _ in range(repetitions):
         for contestant in row.contestants:
             samples[contestant.name].append(contestant.run())
-    floor = samples[row.contestants[0].name]
-    return [_result(row.name, contestant, samples[contestant.name], floor) for contestant in row.contestants]
+    return [_result(row, contestant, samples) for contestant in row.contestants]
 
 
-def _result(row: str, contestant: Contestant, samples: Sequence[Sample], floor: Sequence[Sample]) -> Result:
-    rates = [sample.rate for sample in samples]
+def _result(row: Row, contestant: Contestant, samples: Samples) -> Result:
+    mine = samples[contestant.name]
+    rates = [sample.rate for sample in mine]
     median = statistics.median(rates)
     return Result(
-        row=row,
+        row=row.name,
         name=contestant.name,
         rate=median,
-        cpu_us=statistics.median(sample.cpu_us for sample in samples),
-        ratio=statistics.median(mine.rate / its.rate for mine, its in zip(samples, floor, strict=True)),
+        cpu_us=statistics.median(sample.cpu_us for sample in mine),
+        floor=row.floor,
+        ratio=_ratio(mine, samples[row.contestants[0].name]),
         spread=(max(rates) - min(rates)) / median,
-        target=contestant.target,
-        repetitions=len(samples),
+        verdicts=list(_verdicts(row, contestant, samples)),
+        repetitions=len(mine),
     )
+
+
+def _verdicts(row: Row, contestant: Contestant, samples: Samples) -> Iterator[Verdict]:
+    mine = samples[contestant.name]
+    if contestant.target is not None:
+        reached = _ratio(mine, samples[row.contestants[0].name])
+        yield Verdict(row.floor, contestant.target, reached, reached >= contestant.target)
+    for than, target in contestant.against.items():
+        if than in samples:  # a peer may not be installed
+            reached = _ratio(mine, samples[than])
+            yield Verdict(than, target, reached, reached >= target)
+    if contestant.cpu_us_max is not None:
+        spent = statistics.median(sample.cpu_us for sample in mine)
+        yield Verdict(CPU, contestant.cpu_us_max, spent, spent <= contestant.cpu_us_max)
+
+
+def _ratio(samples: Sequence[Sample], others: Sequence[Sample]) -> float:
+    return statistics.median(mine.rate / its.rate for mine, its in zip(samples, others, strict=True))

@@ -1,9 +1,8 @@
-"""The log on PostgreSQL: 64 appenders, beside bare batches and a commit for each event. A server of its own, synced."""
+"""The log on PostgreSQL: 64 appenders, beside bare batches, and a commit for each event. Its server syncs."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count as counter
@@ -11,48 +10,49 @@ from itertools import count as counter
 import psycopg
 import uvloop
 
-from ksi.bench.measure import Contestant, Row, Sample
+from ksi.bench.measure import Contestant, Row, Sample, Stopwatch
 from ksi.core.events import NewEvent
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.testing.postgres import PostgresServer, binaries, postgres_server
 
 APPENDERS = 64
-CONNECTIONS = 32
 _CREATE = "CREATE TABLE {}(position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body bytea NOT NULL)"
 _number = counter()
 
 
 @contextmanager
-def rows(raw: bytes, *, count: int) -> Iterator[list[Row]]:
-    """None where there is no server to be started."""
+def serving() -> Iterator[PostgresServer | None]:
+    """A server that syncs; None where its binaries are not installed."""
     if binaries() is None:
-        yield []
+        yield None
         return
     with postgres_server({}) as server:
-        yield [_row(server, raw, count)]
+        yield server
 
 
-def _row(server: PostgresServer, raw: bytes, count: int) -> Row:
+def row(server: PostgresServer, raw: bytes, *, count: int) -> Row:
     url = server.url("postgres")
     return Row(
         f"store on PostgreSQL: append, {APPENDERS} at once",
         [
             Contestant("bare psycopg, batches of 64 ready rows", lambda: _bare(url, raw, count)),
             Contestant("KSI append", lambda: _ksi(server, raw, count)),
-            Contestant(
-                f"psycopg, a commit each, {CONNECTIONS} connections", lambda: uvloop.run(_each(url, raw, count // 4))
-            ),
         ],
     )
+
+
+def each(server: PostgresServer, raw: bytes, *, count: int, connections: int) -> Sample:
+    """A commit for each event, as an event store without batches does it."""
+    return uvloop.run(_each(server.url("postgres"), raw, count, connections))
 
 
 def _bare(url: str, raw: bytes, count: int) -> Sample:
     with psycopg.connect(url, autocommit=True) as connection:
         insert, batch = _table(connection), [raw] * APPENDERS
-        begin, cpu = time.perf_counter(), time.process_time()
+        watch = Stopwatch()
         for _ in range(0, count, APPENDERS):
             connection.execute(f"{insert} SELECT unnest(%b)", (batch,))
-        return _sample(count, begin, cpu)
+        return watch.sample(count)
 
 
 def _table(connection: psycopg.Connection) -> str:
@@ -74,25 +74,20 @@ async def _appended(url: str, raw: bytes, count: int) -> Sample:
             for _ in range(count // APPENDERS):
                 await store.append(f"item/{number}", [NewEvent(name="bench:item_was_put", data=raw)])
 
-        begin, cpu = time.perf_counter(), time.process_time()
+        watch = Stopwatch()
         await asyncio.gather(*[appender(number) for number in range(APPENDERS)])
-        return _sample(count, begin, cpu)
+        return watch.sample(count)
 
 
-async def _each(url: str, raw: bytes, count: int) -> Sample:
-    """As an event store without batches does it; more connections were no faster."""
+async def _each(url: str, raw: bytes, count: int, connections: int) -> Sample:
     with psycopg.connect(url, autocommit=True) as connection:
         insert = _table(connection)
 
     async def appender() -> None:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            for _ in range(count // CONNECTIONS):
+            for _ in range(count // connections):
                 await connection.execute(f"{insert} VALUES (%b)", (raw,))
 
-    begin, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*[appender() for _ in range(CONNECTIONS)])
-    return _sample(count, begin, cpu)
-
-
-def _sample(count: int, begin: float, cpu: float) -> Sample:
-    return Sample(count / (time.perf_counter() - begin), (time.process_time() - cpu) / count * 1e6)
+    watch = Stopwatch()
+    await asyncio.gather(*[appender() for _ in range(connections)])
+    return watch.sample(count // connections * connections)
