@@ -39,6 +39,15 @@ async def test_both_go_on_and_their_difference_is_told(forked: DaemonProcess) ->
         assert [info["name"] for info in (await main.request("store:branches"))["branches"]] == ["main", "exp"]
 
 
+async def test_a_run_that_forked_or_discarded_is_replayed_without_doing_it_again(forked: DaemonProcess) -> None:
+    async with on(forked) as main:
+        await main.request("store:fork", name="exp")
+        assert (await main.request("timetravel:replay", run="last"))["requests"] == 1
+        await main.request("store:discard", name="exp")
+        assert (await main.request("timetravel:replay", run="last"))["requests"] == 1
+        assert [info["name"] for info in (await main.request("store:branches"))["branches"]] == ["main"]
+
+
 async def test_an_agent_goes_on_in_another_way_on_a_branch(forked: DaemonProcess) -> None:
     async with on(forked) as main, on(forked, "exp") as exp:
         await main.request("agent:spawn", agent="ada")

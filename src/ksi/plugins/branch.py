@@ -6,6 +6,7 @@ A request says by its envelope on which branch it runs: what it reads, writes an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -61,14 +62,10 @@ class Branch(AsyncPlugin):
     ) -> ShownBranch:
         """Cut a branch off another: it sees what there was up to a position, and goes on by itself."""
         cut = optional_position(at)
-        if cut is None:
-            cut = await self._log.head() or Position(0)
-        try:
-            await self._log.fork(cut, name, parent=parent)
-        except ConflictError:  # perhaps made by this very request, before a crash
-            found = (await self._branches()).get(name)
-            if found is None or (found.parent, found.forked_at) != (parent, cut):
-                raise
+        if cut is None:  # seen once, so that a rerun after a crash cuts at the same place
+            cut = Position(await context.observe("log:head", {}, self._log.head) or 0)
+        asked = {"name": name, "at": cut, "parent": parent}
+        await context.effect("store:fork", asked, partial(self._fork, name, cut, parent), idempotent=True)
         return ShownBranch(name, parent, cut, cut)
 
     @query("store:branches", examples=[{}])
@@ -83,18 +80,32 @@ class Branch(AsyncPlugin):
         errors=["not_found"],
         examples=[{"name": "experiment"}],
     )
-    async def discard(self, name: BranchName) -> ShownBranch:
+    async def discard(self, name: BranchName, context: EventContext) -> ShownBranch:
         """Read and write a branch no more; its name is not given again."""
-        found = (await self._branches()).get(name)
-        if found is None or name == MAIN:
-            raise NotFoundError("branch", name)
-        await self._log.discard(name)
-        return _shown(found)
+        discarded: ShownBranch = await context.effect(
+            "store:discard", {"name": name}, partial(self._discard, name), result=ShownBranch, idempotent=True
+        )
+        return discarded
 
     @query("store:diff", errors=["not_found"], examples=[{"one": "main", "other": "experiment"}])
     async def diff(self, one: BranchName, other: BranchName) -> BranchDiff:
         """Say how the entities of two branches differ, of those that were written since they parted."""
         return await compare_branches(self._log, self.host.services.get(Plugins).fold_of, one, other)
+
+    async def _fork(self, name: str, cut: Position, parent: str) -> None:
+        try:
+            await self._log.fork(cut, name, parent=parent)
+        except ConflictError:  # perhaps made by this very request, before a crash
+            found = (await self._branches()).get(name)
+            if found is None or (found.parent, found.forked_at) != (parent, cut):
+                raise
+
+    async def _discard(self, name: str) -> ShownBranch:
+        found = (await self._branches()).get(name)
+        if found is None or name == MAIN:
+            raise NotFoundError("branch", name)
+        await self._log.discard(name)
+        return _shown(found)
 
     async def _branches(self) -> Mapping[str, BranchInfo]:
         return {info.name: info for info in await self._log.branches()}
