@@ -40,11 +40,13 @@ async def worked(client: EventClient, count: int) -> None:
 async def through(ways: Ways, way: Way, *, seed: int, size: int, faults: Faults) -> int:
     """Everything at once over one client; how many connections were cut."""
     async with ways.proxy(way, seed=seed, faults=faults) as proxy:
-        async with ways.client(way, proxy, reconnect_timeout=PATIENCE) as client, asyncio.TaskGroup() as tasks:
+        client = ways.client(way, proxy, reconnect_timeout=PATIENCE)  # it connects when it is asked: then it is patient
+        async with asyncio.TaskGroup() as tasks:
             streams = [tasks.create_task(counted(client, size)) for _ in range(3)]
             following = tasks.create_task(followed(client, size))
             tasks.create_task(worked(client, size))
         cuts = proxy.cuts
+        await client.close()
     assert [stream.result() for stream in streams] == [list(range(1, size + 1))] * 3
     assert following.result() == list(range(size))
     assert [fact.data["number"] for fact in await ways.ksi.facts("work:*")] == list(range(size))

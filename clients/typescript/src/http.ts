@@ -1,0 +1,197 @@
+/** fetch: each request is a POST of its own, each stream server-sent events. One that breaks off is asked for alone. */
+
+import { connectionError } from "./errors.js";
+import type { Frame, Request, WireError } from "./frames.js";
+import { type Endpoint, type Link, type Listener, Patience } from "./link.js";
+import { frames } from "./sse.js";
+
+/** Seconds without a sign of life, after which a stream is lost: the daemon says something each 15 s. */
+const SILENCE_MAX = 50;
+/** What a proxy says, in words of its own, when there is no daemon behind it. */
+const NOBODY_THERE = [502, 503, 504];
+
+export class HttpEndpoint implements Endpoint {
+  constructor(
+    readonly url: string,
+    readonly token: string | undefined,
+    readonly reconnectTimeout: number,
+  ) {}
+
+  connect(listener: Listener): Promise<Link> {
+    return Promise.resolve(new HttpLink(this, listener));
+  }
+
+  fetch(path: string, options: RequestInit): Promise<Response> {
+    const headers = new Headers(options.headers);
+    if (this.token !== undefined) headers.set("authorization", `Bearer ${this.token}`);
+    return fetch(this.url + path, { ...options, headers });
+  }
+}
+
+class HttpLink implements Link {
+  #carried = new Map<number, Carried>();
+
+  constructor(
+    readonly endpoint: HttpEndpoint,
+    readonly listener: Listener,
+  ) {}
+
+  send(request: Request): void {
+    const id = request.id as number;
+    if (request.event !== undefined || request.resume !== undefined) {
+      const carried = new Carried(this, id, request);
+      this.#carried.set(id, carried);
+      void carried.run().finally(() => this.#carried.delete(id));
+    } else if (request.cancel) {
+      void this.#carried.get(id)?.stop();
+    } else {
+      this.#carried.get(id)?.give(request.credit ?? 0);
+    }
+  }
+
+  close(): void {
+    for (const carried of this.#carried.values()) carried.hangUp();
+  }
+}
+
+/** A request on its way. */
+class Carried {
+  #credit: number;
+  #room: (() => void) | undefined;
+  #abort = new AbortController();
+  #isStopped = false;
+  #isHungUp = false;
+  #patience: Patience;
+
+  constructor(
+    readonly link: HttpLink,
+    readonly id: number,
+    readonly request: Request,
+  ) {
+    this.#credit = request.credit ?? 0;
+    this.#patience = new Patience(link.endpoint.reconnectTimeout);
+  }
+
+  /** Ask until nobody waits for more of it. */
+  async run(): Promise<void> {
+    let request: Request | undefined = this.request;
+    while (request && (await this.#patience.wait())) {
+      if (this.#isHungUp) return;
+      await this.#ask(request);
+      if (this.#isHungUp) return;
+      request = this.link.listener.again(this.id);
+      this.#credit = request?.credit ?? 0;
+    }
+    if (request) this.link.listener.fail(this.id, connectionError(`no daemon answers at ${this.link.endpoint.url}`));
+  }
+
+  give(credit: number): void {
+    this.#credit += credit;
+    this.#room?.();
+  }
+
+  /** Cancel it at the daemon, whose end still comes; what does not run there under an id ends with its connection. */
+  async stop(): Promise<void> {
+    if (this.#isStopped) return;
+    this.#isStopped = true;
+    this.give(Infinity);
+    const patience = new Patience(this.link.endpoint.reconnectTimeout);
+    while (this.request.event_id !== undefined && (await patience.wait())) {
+      try {
+        const path = `/v1/requests/${this.request.event_id}`;
+        if ((await this.link.endpoint.fetch(path, { method: "DELETE" })).ok) return;
+        break;
+      } catch {
+        continue; // the network: again
+      }
+    }
+    this.hangUp();
+    this.#handOn({ ok: false, end: true, error: { code: "cancelled", message: "it was cancelled" } });
+  }
+
+  hangUp(): void {
+    this.#isHungUp = true;
+    this.#abort.abort();
+  }
+
+  /** Ask once, and hand on what comes before it is whole or breaks off. */
+  async #ask(request: Request): Promise<void> {
+    this.#abort = new AbortController();
+    try {
+      const response = await this.link.endpoint.fetch(...messageOf(request, this.#abort.signal));
+      if (response.ok && response.body && isStream(request)) await this.#readStream(response.body);
+      else await this.#readAnswer(response, isStream(request));
+    } catch {
+      return; // it broke off
+    } finally {
+      this.#abort.abort();
+    }
+  }
+
+  async #readAnswer(response: Response, isStreamed: boolean): Promise<void> {
+    const body = await response.text();
+    if (response.ok) {
+      this.#handOn({ ok: true, data: JSON.parse(body) });
+      return;
+    }
+    const error = problemIn(response.status, body);
+    if (error) this.#handOn({ ok: false, end: isStreamed, error });
+  }
+
+  async #readStream(body: ReadableStream<Uint8Array>): Promise<void> {
+    const abort = this.#abort;
+    let silence: ReturnType<typeof setTimeout> | undefined;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => abort.abort(), SILENCE_MAX * 1000);
+    };
+    try {
+      heard();
+      for await (const frame of frames(body, heard)) {
+        if (frame.seq !== undefined) {
+          clearTimeout(silence); // a slow reader is no silence
+          await this.#take();
+        }
+        heard();
+        this.#handOn(frame);
+      }
+    } finally {
+      clearTimeout(silence);
+    }
+  }
+
+  async #take(): Promise<void> {
+    while (this.#credit <= 0 && !this.#isHungUp) await new Promise<void>((resolve) => (this.#room = resolve));
+    this.#credit -= 1;
+  }
+
+  #handOn(frame: Frame): void {
+    if (!frame.error) this.#patience.renew(); // a daemon that stops refuses whoever goes on, again and again
+    this.link.listener.received({ ...frame, id: this.id });
+  }
+}
+
+function isStream(request: Request): boolean {
+  return request.stream === true || request.resume !== undefined;
+}
+
+function messageOf(request: Request, signal: AbortSignal): [string, RequestInit] {
+  const headers: Record<string, string> = { "content-type": "application/json" };
+  if (isStream(request)) headers["accept"] = "text/event-stream";
+  if (request.resume !== undefined) return [`/v1/stream/${encodeURI(request.resume)}`, { headers, signal }];
+  if (request.event_id !== undefined) headers["idempotency-key"] = request.event_id;
+  if (request.correlation_id !== undefined) headers["ksi-correlation-id"] = request.correlation_id;
+  if (request.timeout !== undefined) headers["ksi-timeout"] = String(request.timeout);
+  const kind = request.stream ? "stream" : "events";
+  const path = `/v1/${kind}/${encodeURIComponent(request.event ?? "")}`;
+  return [path, { method: "POST", headers, body: JSON.stringify(request.data ?? {}), signal }];
+}
+
+function problemIn(status: number, body: string): WireError | undefined {
+  try {
+    const problem = JSON.parse(body) as { code: string; detail: string; details?: Record<string, unknown> };
+    return { code: problem.code, message: problem.detail, details: problem.details ?? {} };
+  } catch {
+    return NOBODY_THERE.includes(status) ? undefined : { code: "remote_error", message: `HTTP ${status}` };
+  }
+}
