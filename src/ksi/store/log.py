@@ -46,6 +46,8 @@ from ksi.store.viewed import ViewedLog
 
 GATHERED_MAX = 256
 """Units that are enough for one commit, even while more come."""
+GATHERED_US = 2_000
+"""Microseconds after which it is begun, even while more come."""
 
 
 class Batch(list[Decided]):
@@ -131,7 +133,8 @@ class LoopLog(ViewedLog):
     def _send_when_gathered(self, seen: int) -> None:
         """Send once a turn of the loop brings no more: a sync of the disk costs more than many turns."""
         if self._in_flight is None and self._batch is not None:
-            if seen < len(self._batch) < GATHERED_MAX:
+            is_young = self._clock.time_us() - self._batch.at < GATHERED_US
+            if is_young and seen < len(self._batch) < GATHERED_MAX:
                 asyncio.get_running_loop().call_soon(self._send_when_gathered, len(self._batch))
             else:
                 self._send()
