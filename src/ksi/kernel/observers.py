@@ -85,10 +85,6 @@ class Observers:
         if checkpoint is not None:
             await events.ack(event)
 
-    async def _pass_over(self, event: RecordedEvent, events: Subscription, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            await events.ack(event)
-
     async def _see(self, handler: HandlerSpec, event: RecordedEvent, events: Subscription) -> None:
         """Show it one fact, until it has taken it. What it fails at a few times is parked."""
         attempts = 0
