@@ -32,7 +32,7 @@ def replay_script(invocation: Invocation, run: str, script: Sequence[str], ignor
     ran = run_script(invocation, script, "door:replay", {"run": run, "ignore": ignore}, is_recorded=False)
     for said in ran.said[:1]:
         error = ReplayDivergenceError(said["position"], recorded=said["recorded"], requested=said["requested"])
-        show_divergence(error)
+        show_divergence(error, on_stderr=True)
         raise error
     calls, left = ran.end["calls"], ran.end["left"]
     if left:
@@ -53,11 +53,11 @@ def whatif_script(invocation: Invocation, run: str, script: Sequence[str], asked
     return ran.exit_code
 
 
-def show_divergence(error: ReplayDivergenceError) -> None:
-    """What is recorded, and what came, on stderr: stdout may be a script's."""
+def show_divergence(error: ReplayDivergenceError, *, on_stderr: bool = False) -> None:
+    """What is recorded, and what came; ``on_stderr`` where stdout is a script's."""
     for sign, what, colour in (("-", error.recorded, "red"), ("+", error.requested, "green")):
         if what is not None:
-            click.secho(f"{sign} {json_line(what)}", fg=colour, err=True)
+            click.secho(f"{sign} {json_line(what)}", fg=colour, err=on_stderr)
 
 
 def _say(invocation: Invocation, end: Any, text: str) -> None:

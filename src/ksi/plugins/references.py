@@ -59,15 +59,17 @@ async def find_event(log: EventLog, reference: str, *, branch: str = MAIN) -> Re
     return event
 
 
-async def find_run(log: EventLog, reference: str, *, branch: str = MAIN) -> str:
+async def find_run(log: EventLog, reference: str, *, branch: str = MAIN, but: str | None = None) -> str:
     """The run (its correlation id) that a client means: also by the reference of any of its events.
+
+    ``but`` is the run of who asks, where that is recorded: it is not what they mean by ``last``.
 
     Raises:
         NotFoundError: There is none. A run may have any name, so no reference is wrong.
         AmbiguousError: Several ids begin like that.
     """
     if reference == "last":
-        return await _last_run(log, branch)
+        return await _last_run(log, branch, but)
     async for event in log.read_all((Filter(correlation_id=reference, kinds=LINKED),), limit=1, branch=branch):
         return event.correlation_id or reference
     try:
@@ -79,9 +81,9 @@ async def find_run(log: EventLog, reference: str, *, branch: str = MAIN) -> str:
     return event.correlation_id
 
 
-async def _last_run(log: EventLog, branch: str) -> str:
-    async for event in log.read_all(ROOTS, backwards=True, limit=1, branch=branch):
-        if event.correlation_id is not None:
+async def _last_run(log: EventLog, branch: str, but: str | None) -> str:
+    async for event in log.read_all(ROOTS, backwards=True, branch=branch):
+        if event.correlation_id not in (None, but):
             return event.correlation_id
     raise NotFoundError("run", "last")
 

@@ -70,7 +70,7 @@ class RecordingDoor:
         self.calls += 1
         envelope = EventEnvelope.create(
             CALL, asked, "door", principal=self.principal, branch=self._opener.branch,
-            correlation=self.run, cause=self._opener.event_id,
+            correlation=self.run,
         )  # fmt: skip
         self.headers[envelope.event_id] = headers
         parts = Parts()

@@ -140,7 +140,8 @@ class Doors(AsyncPlugin):
         upstreams: Upstreams = PROVIDERS,
     ) -> AsyncIterator[Opened | End[Closed]]:
         """The same, where what the run ``of`` asked before ``at`` is served out of the log, and the rest is paid."""
-        calls = await calls_of(self._log, await find_run(self._log, of, branch=context.branch), branch=context.branch)
+        run = await find_run(self._log, of, branch=context.branch, but=context.correlation_id)
+        calls = await calls_of(self._log, run, branch=context.branch)
         before, changed = _split(calls, None if at is None else position(at), change)
         door = self._recording(context, upstreams, Memory(before, parse_ignored(ignore)), changed)
         async with aclosing(self._run(token_sha256, door, context)) as said:
