@@ -127,17 +127,19 @@ class LoopLog(ViewedLog):
         self._at = max(self._clock.time_us(), self._at + 1)
         self._batch = Batch(self._at)
         if self._in_flight is None:
-            asyncio.get_running_loop().call_soon(self._send_when_gathered, 0)
+            asyncio.get_running_loop().call_soon(self._send_when_gathered)
         return self._batch
 
-    def _send_when_gathered(self, seen: int) -> None:
+    def _send_when_gathered(self, seen: int = 0, since: int = 0) -> None:
         """Send once a turn of the loop brings no more: a sync of the disk costs more than many turns."""
-        if self._in_flight is None and self._batch is not None:
-            is_young = self._clock.time_us() - self._batch.at < GATHERED_US
-            if is_young and seen < len(self._batch) < GATHERED_MAX:
-                asyncio.get_running_loop().call_soon(self._send_when_gathered, len(self._batch))
-            else:
-                self._send()
+        if self._in_flight is not None or self._batch is None:
+            return
+        now = self._clock.time_us()
+        since = since or now
+        if seen < len(self._batch) < GATHERED_MAX and now - since < GATHERED_US:
+            asyncio.get_running_loop().call_soon(self._send_when_gathered, len(self._batch), since)
+        else:
+            self._send()
 
     def _send(self) -> None:
         if self._in_flight is None and self._batch is not None:
@@ -155,7 +157,7 @@ class LoopLog(ViewedLog):
             _finish(decided, decided.committed, None)
         self._in_flight = None
         self.commits += 1
-        self._send_when_gathered(0)
+        self._send_when_gathered()
         self.bell.ring()
 
     def _lost(self, error: KSIError) -> None:
