@@ -179,7 +179,7 @@ async def test_a_stream_that_still_runs_is_followed_to_its_end(site: Site, http:
         ("probe/nothing", 404, "not_found"),
         (f"probe/{ids.text(ids.new_id())}", 404, "not_found"),
         (f"probe/{ids.text(ids.new_id())}?after=other/1@2", 400, "invalid_frame"),
-        ("probe:count", 404, "not_found"),
+        ("probe:count", 405, "unsupported"),
     ],
 )
 async def test_a_stream_that_is_not_there_is_a_problem(

@@ -18,6 +18,8 @@ from ksi.transport.tokens import TokenStore
 if TYPE_CHECKING:
     from ksi.transport.http.server import HttpServer
 
+DELAY = 0.05
+"""Seconds in which whoever waits for the Unix socket has the process to itself."""
 _log = logging.getLogger("ksi.http")
 
 
@@ -49,6 +51,7 @@ class Http:
 
     async def _start(self) -> None:
         try:
+            await asyncio.sleep(DELAY)
             server = await self._threads.run("blocking", self._loaded)
             await server.start()
             self._server = server
