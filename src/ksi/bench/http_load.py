@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -23,6 +24,18 @@ class Target(msgspec.Struct, frozen=True):
         lines += ["content-type: application/json"] if body else []
         lines += [f"authorization: Bearer {self.token}"] if self.token else []
         return "\r\n".join([*lines, "", ""]).encode() + body
+
+    async def open(self, client: Callable[[], Client]) -> tuple[asyncio.Transport, Client]:
+        return await asyncio.get_running_loop().create_connection(client, "127.0.0.1", self.port)
+
+
+class UnixTarget(msgspec.Struct, frozen=True):
+    """The Unix socket of a daemon."""
+
+    path: str
+
+    async def open(self, client: Callable[[], Client]) -> tuple[asyncio.Transport, Client]:
+        return await asyncio.get_running_loop().create_unix_connection(client, self.path)
 
 
 class Client(asyncio.Protocol):
@@ -66,6 +79,16 @@ class Client(asyncio.Protocol):
                 self._done.set()
                 return
             self._transport.write(following)
+
+
+class LineClient(Client):
+    """The same for the wire protocol: an answer is a line."""
+
+    def answers(self) -> int:
+        if b'"ok":false' in self._rest:
+            raise RuntimeError(f"an answer is an error: {self._rest!r}")
+        *lines, self._rest = self._rest.split(b"\n")
+        return len(lines)
 
 
 class SocketClient(Client):
@@ -121,19 +144,27 @@ def message(text: bytes) -> bytes:
 def posts(target: Target, path: str, bodies: Sequence[bytes], *, connections: int, count: int) -> float:
     """Seconds that ``count`` POSTs take over ``connections`` connections."""
     requests = [target.request("POST", path, body) for body in bodies]
+    return uvloop.run(_one_each(target, Client, requests, connections, count))
 
-    async def run() -> float:
-        asked = 0
 
-        def next_bytes() -> bytes | None:
-            nonlocal asked
-            asked += 1
-            return requests[asked % len(requests)] if asked <= count else None
+def line_requests(path: Path, requests: Sequence[bytes], *, connections: int, count: int) -> float:
+    """The same for lines of the wire protocol."""
+    return uvloop.run(_one_each(UnixTarget(str(path)), LineClient, requests, connections, count))
 
-        dones = [asyncio.Event() for _ in range(connections)]
-        return await _timed(target, [partial(Client, next_bytes, done) for done in dones], dones)
 
-    return uvloop.run(run())
+async def _one_each(
+    target: Target | UnixTarget, kind: type[Client], requests: Sequence[bytes], connections: int, count: int
+) -> float:
+    """Every connection has one request in flight."""
+    asked = 0
+
+    def next_bytes() -> bytes | None:
+        nonlocal asked
+        asked += 1
+        return requests[asked % len(requests)] if asked <= count else None
+
+    dones = [asyncio.Event() for _ in range(connections)]
+    return await _timed(target, [partial(kind, next_bytes, done) for done in dones], dones)
 
 
 def socket_requests(target: Target, path: str, texts: Sequence[bytes], *, window: int, count: int) -> float:
@@ -175,10 +206,11 @@ def chunks(target: Target, request: bytes, *, connections: int) -> float:
     return uvloop.run(run())
 
 
-async def _timed(target: Target, clients: Sequence[Callable[[], Client]], dones: Sequence[asyncio.Event]) -> float:
-    loop = asyncio.get_running_loop()
+async def _timed(
+    target: Target | UnixTarget, clients: Sequence[Callable[[], Client]], dones: Sequence[asyncio.Event]
+) -> float:
     began = time.perf_counter()
-    opened = [await loop.create_connection(client, "127.0.0.1", target.port) for client in clients]
+    opened = [await target.open(client) for client in clients]
     for done in dones:
         await done.wait()
     took = time.perf_counter() - began

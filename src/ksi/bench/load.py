@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,18 +51,35 @@ class Load(msgspec.Struct, frozen=True):
 
 def _in_python(path: Path, lines: Sequence[bytes], window: int, count: int) -> float:
     """The same over one connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.connect(str(path))
+        return pump(peer, lines, count_lines, window=window, count=count)
+
+
+def count_lines(received: bytes) -> int:
+    if b'"ok":false' in received:
+        raise RuntimeError("an answer is an error")
+    return received.count(b"\n")
+
+
+def pump(
+    peer: socket.socket, requests: Sequence[bytes], heard: Callable[[bytes], int], *, window: int, count: int
+) -> float:
+    """Seconds until ``count`` of ``requests``, sent round and round, have their answers.
+
+    Args:
+        heard: How many answers some received bytes are, or end.
+    """
     begin = time.perf_counter()
     asked = answered = 0
     owed = window
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        peer.connect(str(path))
-        while answered < count:
-            owed = min(owed, count - asked)
-            peer.sendall(b"".join(lines[(asked + ordinal) % len(lines)] for ordinal in range(owed)))
-            asked += owed
-            received = peer.recv(1 << 18)
-            if not received or b'"ok":false' in received:
-                raise RuntimeError("an answer is an error, or the connection was closed")
-            owed = received.count(b"\n")
-            answered += owed
+    while answered < count:
+        owed = min(owed, count - asked)
+        peer.sendall(b"".join(requests[(asked + ordinal) % len(requests)] for ordinal in range(owed)))
+        asked += owed
+        received = peer.recv(1 << 18)
+        if not received:
+            raise RuntimeError("the connection was closed")
+        owed = heard(received)
+        answered += owed
     return time.perf_counter() - begin

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import curve, dispatch, fanout, http, store, wire
+from ksi.bench import curve, dispatch, fanout, http, peers, store, wire
 from ksi.bench.measure import CPU, Result, Row, Verdict, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
@@ -22,6 +22,7 @@ SUITES: dict[str, tuple[Rows, int]] = {
     "http": (http.rows, 40_000),
     "fanout": (fanout.rows, 100_000),
     "store": (store.rows, 60_000),
+    "peers": (peers.rows, 100_000),
 }
 """Rows by name, with the operations of one repetition."""
 CURVE, COMMANDS = "curve", 300_000

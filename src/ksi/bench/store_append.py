@@ -13,6 +13,7 @@ import apsw
 import msgspec
 import uvloop
 
+from ksi.bench import peer_clients
 from ksi.bench.measure import Contestant, Row, Sample, Stopwatch
 from ksi.bench.nats_server import NatsServer
 from ksi.bench.plugin import item
@@ -75,7 +76,7 @@ def _others(peers: Peers, at_once: int, count: int, fresh: Callable[[], Path]) -
     if at_once == 1 and find_spec("eventsourcing"):
         yield Contestant(EVENTSOURCING, lambda: _eventsourcing(fresh(), count))
     if nats is not None:
-        yield Contestant(JETSTREAM, lambda: uvloop.run(jetstream(nats, RAW, count, at_once)))
+        yield Contestant(JETSTREAM, lambda: _jetstream(nats, count, at_once))
     if postgres is not None:
         from ksi.bench.postgres import each  # an extra
 
@@ -162,21 +163,7 @@ def _eventsourcing(path: Path, count: int) -> Sample:
         return watch.sample(count)
 
 
-async def jetstream(server: NatsServer, raw: bytes, count: int, at_once: int) -> Sample:
-    """Its acknowledgement comes before the file is synced."""
-    import nats  # an extra
-
-    connection = await nats.connect(server.url)
-    stream = connection.jetstream()
-    await stream.add_stream(name="items", subjects=["item.*"])
-
-    async def publisher(number: int) -> None:
-        for _ in range(count // at_once):
-            await stream.publish(f"item.{number}", raw)
-
+def _jetstream(server: NatsServer, count: int, at_once: int) -> Sample:
     watch = Stopwatch()
-    await asyncio.gather(*[publisher(number) for number in range(at_once)])
-    sample = watch.sample(count // at_once * at_once)
-    await stream.delete_stream("items")
-    await connection.close()
-    return sample
+    took = uvloop.run(peer_clients.jetstream(server.url, RAW, at_once=at_once, count=count))
+    return Sample(count / took, watch.sample(count).cpu_us)
