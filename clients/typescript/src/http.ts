@@ -99,7 +99,9 @@ class Carried {
     while (this.request.event_id !== undefined && (await patience.wait())) {
       try {
         const path = `/v1/requests/${this.request.event_id}`;
-        if ((await this.link.endpoint.fetch(path, { method: "DELETE" })).ok) return;
+        const response = await this.link.endpoint.fetch(path, { method: "DELETE" });
+        await response.text(); // one that is not read keeps its connection
+        if (response.ok) return;
         break;
       } catch {
         continue; // the network: again
@@ -112,6 +114,7 @@ class Carried {
   hangUp(): void {
     this.#isHungUp = true;
     this.#abort.abort();
+    this.#room?.();
   }
 
   /** Ask once, and hand on what comes before it is whole or breaks off. */
@@ -147,7 +150,7 @@ class Carried {
     };
     try {
       heard();
-      for await (const frame of frames(body, heard)) {
+      for await (const frame of frames(body, abort.signal, heard)) {
         if (frame.seq !== undefined) {
           clearTimeout(silence); // a slow reader is no silence
           await this.#take();

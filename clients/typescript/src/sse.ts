@@ -2,16 +2,24 @@
 
 import type { Frame, WireError } from "./frames.js";
 
-/** The frames of a body, as they come; a heartbeat is none. */
-export async function* frames(body: ReadableStream<Uint8Array>, heard: () => void): AsyncGenerator<Frame> {
-  const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
+/** The frames of a body, as they come, until its end or the signal; a heartbeat is none. */
+export async function* frames(
+  body: ReadableStream<Uint8Array>,
+  signal: AbortSignal,
+  heard: () => void,
+): AsyncGenerator<Frame> {
+  const reader = body.getReader();
+  // To abort the fetch is not enough: Node leaves a read that waits for ever where the body was about to end.
+  const stop = () => void reader.cancel().catch(() => undefined);
+  signal.addEventListener("abort", stop, { once: true });
+  const decoder = new TextDecoder();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return; // what is not complete is not given
       heard();
-      const events = (rest + value).split("\n\n");
+      const events = (rest + decoder.decode(value, { stream: true })).split("\n\n");
       rest = events.pop() ?? "";
       for (const event of events) {
         const frame = frameOf(event);
@@ -19,7 +27,8 @@ export async function* frames(body: ReadableStream<Uint8Array>, heard: () => voi
       }
     }
   } finally {
-    void reader.cancel().catch(() => undefined);
+    signal.removeEventListener("abort", stop);
+    stop();
   }
 }
 
