@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from ksi.testing.daemon_process import DaemonProcess
 from ksi.testing.proxy import Faults, FaultyProxy
@@ -63,10 +62,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client and the programs that use it, compiled with the types that a daemon describes."""
-    directory = tmp_path_factory.mktemp("typescript")
+    return asyncio.run(compiled(tmp_path_factory.mktemp("typescript")))  # a loop of its own: those of tests are shorter
+
+
+async def compiled(directory: Path) -> Path:
     async with running(directory / "home") as daemon, daemon.client() as client:
         described = await client.request("describe:typescript")
     source = directory / "src"

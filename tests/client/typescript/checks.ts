@@ -19,7 +19,7 @@ const CHECKS = {
     return numbers(ksi, 1);
   },
 
-  async stream(ksi: KsiClient & Client<KsiEvents>) {
+  async stream(ksi: Client<KsiEvents>) {
     const stream = ksi.stream("work:count", { to: 20 });
     const chunks = [];
     for await (const chunk of stream) chunks.push(chunk);
@@ -102,6 +102,7 @@ async function said(ksi: Client<KsiEvents>, count: number): Promise<string[]> {
 
 const options = { url, token, reconnectTimeout: 60 };
 const ksi = new Client<KsiEvents>(way === "http" ? { ...options, WebSocket: null } : options);
+export const described: KsiClient = ksi; // it is what the types say that a client is
 const result = await CHECKS[what](ksi);
 ksi.close();
 console.log(JSON.stringify(result));
