@@ -85,3 +85,7 @@ def test_a_log_that_lost_its_end_goes_on_when_somebody_says_so(ksi: Cli) -> None
     assert found["value"] == "red"
     (loss,) = ksi.records("log", "store:")
     assert loss["data"]["at"] == head
+
+
+def test_upcasters_are_tried_on_all_that_is_stored(ksi: Cli) -> None:
+    assert ksi.text("store", "check-upcasters") == "0 facts of older versions, all of them readable\n"

@@ -64,7 +64,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),
-        "store": ("store", "Restore a backup; go on with a damaged log."),
+        "store": ("store", "Restore a backup; go on with a damaged log; try upcasters."),
         "projection": ("projections", "Rebuild a read model; see what it could not take."),
         "model": ("model", "Install, list and stop models."),
         "token": ("token", "Print your token; make, list and revoke others."),

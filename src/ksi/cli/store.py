@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from ksi.cli.arguments import POSITION
+from ksi.cli.failure import EXIT_EVENT_ERROR
 from ksi.cli.invocation import Invocation, command, family
 from ksi.cli.output import Record, json_line, size
 from ksi.cli.reach import ask
@@ -56,7 +58,7 @@ def erase(invocation: Invocation, subject: str, timeout: float) -> None:
 
 @family()
 def store() -> None:
-    """What is done to the log while no daemon runs."""
+    """Restore and rescue a log that no daemon has open; try upcasters on one that is."""
 
 
 @store.command()
@@ -90,3 +92,18 @@ def accept_loss(invocation: Invocation, at: int) -> None:
         return
     lost = f"@{loss.at + 1} to @{loss.lost_to} are lost" if loss.lost_to > loss.at else "nothing is lost"
     click.echo(f"The log ends at @{loss.at}: {lost}. What was there is in {loss.kept_as}.")
+
+
+@store.command("check-upcasters")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.pass_obj
+def check_upcasters(invocation: Invocation, timeout: float) -> None:
+    """Try the upcasters of all plugins on all facts of older versions in the log. Exit code 1 where one fails."""
+    checked: Record = ask(invocation, "store:check_upcasters", options=Options(timeout=timeout))
+    if invocation.json:
+        click.echo(json_line(checked))
+    else:
+        for problem in checked["problems"] or [f"{checked['events']} facts of older versions, all of them readable"]:
+            click.echo(problem)
+    if checked["problems"]:
+        sys.exit(EXIT_EVENT_ERROR)

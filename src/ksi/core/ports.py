@@ -38,7 +38,7 @@ from ksi.core.events import (
     StreamAppend,
     StreamInfo,
 )
-from ksi.core.views import Projections, Snapshots, View, ViewReader
+from ksi.core.views import Projections, Snapshots, UpcasterBook, UpcastersChecked, View, ViewReader
 
 R = TypeVar("R")
 Start = Position | Literal["start", "end", "checkpoint"]
@@ -314,6 +314,9 @@ class EventLog(Protocol):
             UnavailableError: Something could not be overwritten; the key is destroyed all the same. Ask again.
         """
 
+    async def check_upcasters(self, newest: Mapping[str, tuple[int, type]]) -> UpcastersChecked:
+        """Try the upcasters on all that is stored. ``newest``: schema version and struct of facts, by name."""
+
     @property
     def snapshots(self) -> Snapshots:
         """States of folds."""
@@ -334,6 +337,12 @@ class Journal(EventLog, Protocol):
 
     @property
     def projections(self) -> Projections: ...
+
+    @property
+    def upcasters(self) -> UpcasterBook: ...
+
+    async def check_upcasters(self, newest: Mapping[str, tuple[int, type]]) -> UpcastersChecked:
+        """Try them on all that is stored. ``newest``: schema version and struct of facts, by name."""
 
     def write(self, unit: Unit, done: Done) -> None:
         """Commit ``unit``; ``done(committed, error)`` follows on the loop once it is durable and the views show it.

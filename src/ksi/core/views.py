@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -156,6 +156,28 @@ class Fold(Protocol[S]):
     def apply(self, state: S, event: RecordedEvent) -> S: ...
     def dump(self, state: S) -> bytes: ...
     def load(self, raw: bytes) -> S: ...
+
+
+NamedVersion = tuple[str, int]
+"""Name of a fact, and one of its schema versions."""
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Pure: the data of a fact in one schema version, as it is in the next."""
+
+
+class UpcasterBook(Protocol):
+    """How facts of older schema versions are read."""
+
+    def register(self, upcasters: Mapping[NamedVersion, Upcaster], *, owner: str) -> None:
+        """Read by them from now on. Raises DuplicateEventError where another owner has one for the same version."""
+
+    def withdraw(self, owner: str) -> None: ...
+
+
+class UpcastersChecked(msgspec.Struct, frozen=True):
+    """So many ``events`` of older versions were tried; ``problems`` says what went wrong, at most 100 sentences."""
+
+    events: int
+    problems: Sequence[str]
 
 
 class FoldKey(NamedTuple):

@@ -40,6 +40,15 @@ class FactRegistry:
     def withdraw(self, owner: str) -> None:
         self._owned.pop(owner, None)
 
+    def newest(self) -> dict[str, tuple[int, type]]:
+        """Of each fact the last schema version, and its struct."""
+        found: dict[str, tuple[int, type]] = {}
+        for facts in self._owned.values():
+            for (name, version), kind in facts.items():
+                if version > found.get(name, (0, kind))[0]:
+                    found[name] = (version, kind)
+        return found
+
     def _find(self, named: Named) -> type | None:
         return next((facts[named] for facts in self._owned.values() if named in facts), None)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 import pluggy
 
-from ksi.core.views import EntityFold, View
+from ksi.core.views import EntityFold, NamedVersion, Upcaster, View
 from ksi.kernel.declare import Declaration, declarations
 from ksi.kernel.middleware import Middleware
 from ksi.kernel.services import ServiceRegistry
@@ -63,6 +63,10 @@ class Hooks:
     @hookspec
     def ksi_folds(self) -> Iterable[EntityFold[Any]]:  # type: ignore[empty-body]  # a specification
         """What entities are, out of their facts."""
+
+    @hookspec
+    def ksi_upcasters(self) -> Mapping[NamedVersion, Upcaster]:  # type: ignore[empty-body]  # a specification
+        """How facts of older schema versions become those of the next."""
 
     @hookspec
     def ksi_routes(self) -> Iterable[Route]:  # type: ignore[empty-body]  # a specification
@@ -115,6 +119,7 @@ class AsyncPlugin:
     provides: ClassVar[tuple[type, ...]] = ()  #: interfaces that :meth:`services` will hold: they decide the order
     views: ClassVar[tuple[type[View[Any]], ...]] = ()  #: read models it keeps
     folds: ClassVar[tuple[EntityFold[Any], ...]] = ()  #: how to fold the entities of its categories
+    upcasters: ClassVar[Mapping[NamedVersion, Upcaster]] = {}  #: how older versions of its facts are read
     is_required: ClassVar[bool] = False  #: the daemon does not run without it
     host: Host
 
@@ -161,6 +166,10 @@ class AsyncPlugin:
     @hookimpl
     def ksi_folds(self) -> Iterable[EntityFold[Any]]:
         return self.folds
+
+    @hookimpl
+    def ksi_upcasters(self) -> Mapping[NamedVersion, Upcaster]:
+        return self.upcasters
 
     @hookimpl
     def ksi_routes(self) -> Iterable[Route]:

@@ -228,6 +228,8 @@ class Plugins:
         for pieces in self.hooks(plugin, "ksi_middleware"):
             for piece in pieces:
                 self.middleware.use(piece, owner=name)
+        for upcasters in self.hooks(plugin, "ksi_upcasters"):
+            self.router.journal.upcasters.register(upcasters, owner=name)
         for views in self.hooks(plugin, "ksi_views"):
             for view in views:
                 self.router.journal.register(view)
@@ -246,6 +248,7 @@ class Plugins:
         self.facts.withdraw(name)
         self.middleware.withdraw(name)
         self.router.services.withdraw(name)
+        self.router.journal.upcasters.withdraw(name)
         for view in loaded.views:
             self.router.journal.unregister(view)
         loaded.views = []

@@ -11,9 +11,11 @@ from msgspec import Meta
 from ksi.core.errors import ValidationError
 from ksi.core.events import Backup, Erased, fact
 from ksi.core.ports import EventLog
+from ksi.core.views import UpcastersChecked
 from ksi.kernel.context import EventContext
-from ksi.kernel.declare import event
+from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.plugins import Plugins
 from ksi.store.salvage import STREAM
 
 File = Annotated[str, Meta(description="a new file on the daemon's machine, absolute")]
@@ -91,6 +93,11 @@ class Care(AsyncPlugin):
         )
         context.append(STREAM, SubjectWasErased(subject, erased.events))
         return erased
+
+    @query("store:check_upcasters", timeout=None, examples=[{}])
+    async def check_upcasters(self) -> UpcastersChecked:
+        """Try the upcasters of all plugins on all facts of older schema versions that are stored."""
+        return await self._log.check_upcasters(self.host.services.get(Plugins).facts.newest())
 
 
 def _new_file(path: str) -> Path:

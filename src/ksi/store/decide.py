@@ -31,6 +31,7 @@ from ksi.store.query import Compiled, StreamRange
 from ksi.store.row import Row, events_of, pack
 from ksi.store.sight import Sight, marked
 from ksi.store.tail import RowSource
+from ksi.store.upcasting import Upcasters
 from ksi.store.vault import Vault
 from ksi.store.views import Change, ViewBook
 
@@ -61,6 +62,7 @@ class Shelves(Protocol):
 
     ids: IdIndex
     vault: Vault
+    upcasters: Upcasters
 
     def stored_version(self, stream: str) -> int: ...
     def sight(self, branch: str) -> Sight:
@@ -218,8 +220,8 @@ class Decider:
     def _apply(self, decided: Decided, row: Row) -> None:
         """Change the pending views and the indexes; the last step, for a view's code may raise."""
         try:
-            decided.changes = self._views.apply(row) if row.origin.branch == MAIN else ()
-        except UnavailableError:  # a record that it reads is damaged: no fault of its code
+            decided.changes = self._views.apply(self._shelves.upcasters.row(row)) if row.origin.branch == MAIN else ()
+        except (UnavailableError, InternalError):  # no fault of its code: a damaged record, or an upcaster
             raise
         except Exception as error:  # a view's code is a plugin's: any error of it fails its unit alone
             raise InternalError("a view", f"{type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from functools import partial
@@ -33,7 +33,7 @@ from ksi.core.events import (
 )
 from ksi.core.ports import Committed, Done, Entry, Known, Unit
 from ksi.core.threads import settle
-from ksi.core.views import Snapshots
+from ksi.core.views import Snapshots, UpcastersChecked
 from ksi.store.build import NO_CAUSE, NO_RUN
 from ksi.store.decide import Decided, Decider, IdIndex, move
 from ksi.store.erasing import erase
@@ -41,6 +41,8 @@ from ksi.store.row import REQUESTS, outcome_of, requests_of
 from ksi.store.sight import marked
 from ksi.store.snapshots import NoSnapshots
 from ksi.store.tail import RowSource
+from ksi.store.upcasting import Upcasters
+from ksi.store.upcasts import check
 from ksi.store.vault import Vault
 from ksi.store.viewed import ViewedLog
 
@@ -68,6 +70,7 @@ class LoopLog(ViewedLog):
     def __init__(self, clock: Clock, vault: Vault | None = None) -> None:
         super().__init__(clock)
         self.vault = vault or Vault(None)
+        self.upcasters = Upcasters()
         self.snapshots: Snapshots = NoSnapshots()
         self._decider = Decider(self, self._views)
         self._batch: Batch | None = None
@@ -246,6 +249,10 @@ class LoopLog(ViewedLog):
         erased = await erase(self, self._views, subject)
         self._branch_views.clear()
         return erased
+
+    async def check_upcasters(self, newest: Mapping[str, tuple[int, type]]) -> UpcastersChecked:
+        branches = [MAIN, *[fork.branch for fork in self._known_branches().forks()]]
+        return await check(self, branches, self.upcasters, newest)
 
     async def destroy_key(self, subject: str) -> None:
         self.vault.destroy(subject)

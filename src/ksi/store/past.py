@@ -15,6 +15,7 @@ from ksi.core.ports import Known
 from ksi.core.views import Page, View, ViewReader
 from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.snapshots import NoSnapshots
+from ksi.store.upcasting import Upcasters
 from ksi.store.views import KeptView, KeptViewReader, Place
 
 R = TypeVar("R")
@@ -69,6 +70,7 @@ class PastLog(ReadOnly):
         self._views: dict[tuple[str, str], PastView[Any]] = {}
         self.projections = ReadOnly()
         self.snapshots = NoSnapshots()
+        self.upcasters = Upcasters()  # what comes from the source was read by its own
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def read_stream(

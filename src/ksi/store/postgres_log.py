@@ -160,8 +160,8 @@ class PostgresEventStore(SharedLog):
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
         if cursor.low >= self._generations.flushed:
-            return cursor.page(self.stored_source(), count)  # all of it is in memory
-        return await self._in_reader(lambda session: cursor.page(self._segments(session), count))
+            return self.readable(cursor.page(self.stored_source(), count))  # all of it is in memory
+        return await self._in_reader(lambda session: self.readable(cursor.page(self._segments(session), count)))
 
     async def _in_reader(self, job: Callable[[Session], T]) -> T:
         if self.closed:

@@ -15,6 +15,7 @@ from ksi.store.decide import Decider
 from ksi.store.query import Compiled, StreamRange, Wanted
 from ksi.store.row import REQUESTS, events_of
 from ksi.store.sight import Sight
+from ksi.store.upcasting import Upcasters
 from ksi.store.vault import Vault
 
 PAGE_MIN, PAGE_MAX = 64, 1024
@@ -28,6 +29,11 @@ class LogReads(ABC):
 
     _decider: Decider
     vault: Vault
+    upcasters: Upcasters
+
+    def readable(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
+        """``events`` as they are stored, as readers get them."""
+        return self.upcasters.applied(self.vault.opened(events))
 
     @abstractmethod
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
@@ -116,12 +122,12 @@ class LogReads(ABC):
 
     async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
         event = self._decider.event(event_id.bytes)
-        found = [] if event is None or event.position > self._decider.visible else [event]
+        found = [] if event is None or event.position > self._decider.visible else self.upcasters.applied([event])
         return next(iter(self.sight(branch).chosen(found)), None)
 
     async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
         row = self._decider.row_at(position) if position <= self._decider.visible else None
-        events = [] if row is None else self.sight(branch).chosen(self.vault.opened(events_of(row)))
+        events = [] if row is None else self.sight(branch).chosen(self.readable(events_of(row)))
         return next((event for event in events if event.position == position), None)
 
     async def head(self, *, branch: str = MAIN) -> Position | None:

@@ -168,7 +168,7 @@ class SqliteEventStore(LoopLog):
         found = recover(self._point, self._writer.witness, Tail(self._stored_rows))
         self._start(found)
         for row in found.tail.rows(None, before, self.visible_head(), False, len(found.tail), unpack):
-            for change in self._views.apply(self.vault.opened_row(row)):
+            for change in self._views.apply(self.upcasters.row(self.vault.opened_row(row))):
                 change.kept.show(change)
         self._refused, self._failed = None, False
         self.bell.ring()
@@ -226,8 +226,8 @@ class SqliteEventStore(LoopLog):
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
         if cursor.low >= self._generations.unpacked_from:
-            return self.vault.opened(cursor.page(self.stored_source(), count))  # all of it is in memory
-        return await self._in_reader(lambda source: self.vault.opened(cursor.page(source, count)))
+            return self.readable(cursor.page(self.stored_source(), count))  # all of it is in memory
+        return await self._in_reader(lambda source: self.readable(cursor.page(source, count)))
 
     async def _in_reader(self, job: Callable[[Segments], T]) -> T:
         if self.closed:

@@ -50,13 +50,13 @@ class ViewedLog(SubscribedLog):
         """Bring ``kept`` from ``position`` to the head, and under it what is under way."""
         cursor = Cursor(kept.query, after=position, until=self._decider.visible)
         while not cursor.at_end:
-            page = self.vault.opened(cursor.page(self.stored_source(), PAGE_MAX))
+            page = self.readable(cursor.page(self.stored_source(), PAGE_MAX))
             for change in kept.apply_again(page, passes_over=self.vault.has_erased):
                 kept.show(change)
             self._folded(kept, cursor.position)
         for decided in self._decider.pending:
             if decided.row is not None:
-                events = self.vault.opened(kept.query.chosen(events_of(decided.row)))
+                events = self.readable(kept.query.chosen(events_of(decided.row)))
                 decided.changes = [*decided.changes, *kept.apply(events)]
 
     def _folded(self, kept: KeptView, position: int) -> None:  # not every backend writes it down
