@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ksi.bench import curve, dispatch, fanout, http, main, store
+from ksi.bench import curve, dispatch, fanout, features, http, main, store
 from ksi.bench.load import Load
 from ksi.bench.measure import Contestant, Row, Sample, measure
 
@@ -107,3 +107,11 @@ def test_a_peer_that_is_not_installed_is_one_line(
     monkeypatch.setitem(main.SUITES, "store", (rows, 100))
     assert main.main(["store"]) == 0
     assert capsys.readouterr().err == "row: nats-py is not installed (make bench installs it)\n"
+
+
+def test_each_feature_has_a_line_with_what_it_adds(tmp_path: Path) -> None:
+    found = list(features.features(tmp_path, count=64, repetitions=1))
+    assert [feature.name for feature in found[:-1]] == [step.name for step in features.STEPS]
+    assert all(feature.cpu_us > 0 for feature in found)
+    first, second, *_ = found
+    assert second.adds_us == pytest.approx(second.cpu_us - first.cpu_us)

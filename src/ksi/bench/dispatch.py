@@ -65,7 +65,7 @@ async def kernel(event: str, count: int) -> Sample:
     session = Session(principal="bench", source="bench")
     watch = Stopwatch()
     for _ in range(count // BATCH):
-        await _batch(kernel, event, session)
+        await batch(kernel, session, _envelopes(event))
     sample = watch.sample(count // BATCH * BATCH)
     await kernel.stop()
     await store.close()
@@ -73,8 +73,12 @@ async def kernel(event: str, count: int) -> Sample:
     return sample
 
 
-async def _batch(kernel: Kernel, event: str, session: Session) -> None:
-    """As many requests as a connection hands over in one turn."""
+def _envelopes(event: str) -> Iterator[EventEnvelope]:
+    return (EventEnvelope(name=event, raw=RAW) for _ in range(BATCH))
+
+
+async def batch(kernel: Kernel, session: Session, envelopes: Iterator[EventEnvelope]) -> None:
+    """:data:`BATCH` requests, as many as a connection hands over in one turn; they have their answers."""
     ended = asyncio.get_running_loop().create_future()
     left = BATCH
 
@@ -86,6 +90,7 @@ async def _batch(kernel: Kernel, event: str, session: Session) -> None:
         if left == 0:
             ended.set_result(None)
 
-    for number in range(BATCH):
-        kernel.router.dispatch(EventEnvelope(name=event, raw=RAW), session, done, number)
+    dispatch = kernel.router.dispatch
+    for envelope in envelopes:
+        dispatch(envelope, session, done, None)
     await ended

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import curve, dispatch, fanout, http, peers, store, wire
+from ksi.bench import curve, dispatch, fanout, features, http, peers, store, wire
 from ksi.bench.measure import CPU, Result, Row, Verdict, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
@@ -25,36 +25,48 @@ SUITES: dict[str, tuple[Rows, int]] = {
     "peers": (peers.rows, 100_000),
 }
 """Rows by name, with the operations of one repetition."""
-CURVE, COMMANDS = "curve", 300_000
-"""What is measured only where it is named: minutes for each million of commands, and the disk for them."""
+CURVE, FEATURES = "curve", "features"
+COMMANDS = 300_000
+"""How far the curve goes; it is measured only where it is named: minutes for each million, and the disk for them."""
+REQUESTS = 30_000
+"""Of each feature."""
 REPETITIONS, QUICK_REPETITIONS, QUICK_SHARE = 5, 3, 5
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="ksi bench", description="Measure the speed, beside floors and peers.")
-    names = ", ".join([*SUITES, CURVE])
+    names = ", ".join([*SUITES, FEATURES, CURVE])
     parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {names}; all but the last")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions: a look, not a figure")
     parser.add_argument("--commands", type=int, default=COMMANDS, help=f"how far {CURVE} goes; {COMMANDS:,}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
-    unknown = [name for name in given.suites if name not in SUITES and name != CURVE]
+    wanted = given.suites or [*SUITES, FEATURES]
+    unknown = [name for name in wanted if name not in (*SUITES, FEATURES, CURVE)]
     if unknown:
         parser.error(f"no suite {unknown[0]!r}: choose of {names}")
-    if {"wire", "http", "fanout"} & set(given.suites or SUITES) and not find_spec("orjson"):
+    if {"wire", "http", "fanout"} & set(wanted) and not find_spec("orjson"):
         sys.stderr.write("ksi bench: its floors need orjson: make bench, or pip install 'ksi[bench]'\n")
         return 1
-    for name in given.suites or SUITES:
-        shown = _curve(given.commands) if name == CURVE else ((one, line(one)) for one in run(name, quick=given.quick))
-        for result, text in shown:
-            print(msgspec.json.encode(result).decode() if given.json else text, flush=True)
+    for name in wanted:
+        for shown, text in _shown(name, quick=given.quick, commands=given.commands):
+            print(msgspec.json.encode(shown).decode() if given.json else text, flush=True)
     return 0
 
 
-def _curve(commands: int) -> Iterator[tuple[curve.Mark, str]]:
-    with tempfile.TemporaryDirectory(prefix="ksi-bench-") as directory:
-        for mark in curve.curve(Path(directory), commands):
-            yield mark, curve.line(mark)
+def _shown(name: str, *, quick: bool, commands: int) -> Iterator[tuple[msgspec.Struct, str]]:
+    """What is measured, each with its line of the table."""
+    if name in SUITES:
+        yield from ((result, line(result)) for result in run(name, quick=quick))
+        return
+    with tempfile.TemporaryDirectory(prefix="ksi-bench-") as folder:
+        directory, repetitions = Path(folder), QUICK_REPETITIONS if quick else REPETITIONS
+        if name == CURVE:
+            yield from ((mark, curve.line(mark)) for mark in curve.curve(directory, commands))
+        else:
+            requests = REQUESTS // QUICK_SHARE if quick else REQUESTS
+            found = features.features(directory, count=requests, repetitions=repetitions)
+            yield from ((feature, features.line(feature)) for feature in found)
 
 
 def run(name: str, *, quick: bool) -> Iterator[Result]:
