@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ksi.core import canonical
 from ksi.providers.base import CompletionRequest, TextPart, Usage
 
 MESSAGE_TOKENS = 16
@@ -55,7 +56,10 @@ def input_tokens_max(request: CompletionRequest) -> int:
     texts = [part.text for message in request.messages for part in message.parts if isinstance(part, TextPart)]
     others = sum(not isinstance(part, TextPart) for message in request.messages for part in message.parts)
     text_bytes = sum(len(text.encode()) for text in (*texts, request.continue_text or ""))
-    return text_bytes + MESSAGE_TOKENS * (len(request.messages) + 1) + OTHER_TOKENS * others
+    around = (
+        canonical.encode([request.tools, request.response_schema]) if request.tools or request.response_schema else b""
+    )
+    return text_bytes + len(around) + MESSAGE_TOKENS * (len(request.messages) + 1) + OTHER_TOKENS * others
 
 
 OTHER_TOKENS = 4_096

@@ -14,6 +14,7 @@ from ksi.core.errors import KSIError, NotFoundError, ProviderBugError, Unsupport
 from ksi.kernel.context import EventContext
 from ksi.plugins.completion.past import EFFECT, Asked
 from ksi.plugins.completion.shapes import Answered, CreateCompletion
+from ksi.plugins.completion.tool_calls import ToolCalls
 from ksi.plugins.completion.view import CompletionEnded, CompletionFinished, CompletionInterrupted, CompletionStarted
 from ksi.plugins.completion.view import stream_of as stream_of_completion
 from ksi.providers.base import (
@@ -23,6 +24,7 @@ from ksi.providers.base import (
     Message,
     TextDelta,
     TextPart,
+    ToolCallDelta,
     Usage,
     estimate_usage,
 )
@@ -72,6 +74,7 @@ class Answering:
         self._began_at = context.now()
         self._first_at: datetime | None = None
         self._texts: list[str] = []
+        self._calls = ToolCalls()
         self._plan: Plan | None = None
         self._choice: Chosen | None = None
         self._request: CompletionRequest | None = None
@@ -132,7 +135,8 @@ class Answering:
         if self._finished is None:
             return {"finish_reason": "cancelled", "usage": usage}
         finished: dict[str, Any] = msgspec.to_builtins(self._finished)
-        return finished | {"finish_reason": self._finished.reason}
+        calls = {"tool_calls": msgspec.to_builtins(self._calls.deltas)} if self._calls.deltas else {}
+        return finished | calls | {"finish_reason": self._finished.reason}
 
     async def _taken(self, chunks: AsyncIterator[AnyChunk]) -> AsyncGenerator[str, None]:
         async for chunk in chunks:
@@ -141,6 +145,8 @@ class Answering:
                     self._first_at = self._first_at or self._context.now()
                     self._texts.append(text)
                     yield text
+                case ToolCallDelta():
+                    self._calls.add(chunk)
                 case Finished():
                     self._finished = chunk
 
@@ -177,6 +183,8 @@ class Answering:
             temperature=payload.temperature,
             seed=payload.seed,
             stop=payload.stop,
+            tools=payload.tools,
+            response_schema=payload.response_schema,
         )
 
     async def _history(self, conversation: str | None) -> list[Message]:
@@ -238,14 +246,14 @@ class Answering:
     def _record_messages(self, *, is_partial: bool) -> None:
         """A turn enters its conversation when there is something of an answer."""
         plan = self._plan
-        if plan is None or plan.payload.conversation is None or not self.text:
+        if plan is None or plan.payload.conversation is None or not (self.text or self._calls.deltas):
             return
         root, stream = self._ticket.root, stream_of(plan.payload.conversation)
         if not plan.is_spoken:
             for message in plan.payload.new_messages():
                 said = MessageAdded(role=message.role, parts=message.parts, completion=root)
                 self._context.append(stream, said)
-        answer = (TextPart(text=self.text),)
+        answer = (*((TextPart(text=self.text),) if self.text else ()), *self._calls.whole(self._provider))
         self._context.append(stream, MessageAdded(role="assistant", parts=answer, completion=root, partial=is_partial))
 
     # ── what there is of it ──────────────────────────────────────────────────────────────────────────────────────────
@@ -276,13 +284,20 @@ class Answering:
             finish_reason=self.finish_reason,
             usage=self.usage,
             model=finished.model if finished else choice.model if choice else "",
-            provider=finished.provider if finished else choice.provider if choice else "",
+            provider=self._provider,
             model_sha256=choice.sha256 if choice else None,
             conversation=self._plan.payload.conversation if self._plan else None,
             duration_ms=self._since(self._context.now()),
             first_token_ms=self._first_token_ms,
             resumed_from=self._plan.resumes if self._plan else None,
+            tool_calls=self._calls.whole(self._provider) if finished else (),
         )
+
+    @property
+    def _provider(self) -> str:
+        if self._finished is not None:
+            return self._finished.provider
+        return self._choice.provider if self._choice else ""
 
     @property
     def _first_token_ms(self) -> float | None:
@@ -298,4 +313,5 @@ def _again(chunks: Sequence[Any], completed: Any) -> Iterator[AnyChunk]:
     for chunk in chunks:
         yield TextDelta(text=chunk["text"])
     if completed is not None and completed["finish_reason"] != "cancelled":
+        yield from msgspec.convert(completed.get("tool_calls", []), list[ToolCallDelta])
         yield msgspec.convert({name: completed[name] for name in Finished.__struct_fields__}, Finished)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ksi.providers.base import AnyPart, Capabilities, Message, TextPart, Usage
+from ksi.providers.base import AnyPart, Capabilities, Message, TextPart, Tool, ToolCallPart, Usage
 
 MAX_TOKENS = 256
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -35,7 +35,8 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What is asked: ``prompt``, or ``messages``. With ``conversation`` they go on with what was said there.
 
     ``system`` is what the model is told first, this time. ``priority``: higher goes first among those who wait for the
-    provider; a conversation keeps its order. ``agent`` is whose budget it counts for, too.
+    provider; a conversation keeps its order. ``agent`` is whose budget it counts for, too. ``tools`` are those that the
+    model may ask for; ``response_schema`` is the JSON schema of its answer.
     """
 
     prompt: str | None = None
@@ -50,6 +51,8 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     stop: tuple[str, ...] = ()
     priority: int | None = None
     agent: Name | None = None
+    tools: tuple[Tool, ...] = ()
+    response_schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
@@ -68,7 +71,10 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """How a completion ended. ``text`` is all of it, also what was there before a resume; ``usage`` is this call's."""
+    """How a completion ended. ``text`` is all of it, also what was there before a resume; ``usage`` is this call's.
+
+    ``tool_calls`` are what the model asks for: it goes on when it is told what they gave.
+    """
 
     run: str
     completion: str
@@ -82,6 +88,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float
     first_token_ms: float | None
     resumed_from: str | None = None
+    tool_calls: tuple[ToolCallPart, ...] = ()
 
 
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
