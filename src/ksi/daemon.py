@@ -66,6 +66,7 @@ BUILT_IN = (
     "ksi.plugins.model:Model",
     "ksi.plugins.agent:Agent",
     "ksi.plugins.door:Doors",
+    "ksi.plugins.endpoint:Endpoint",
 )
 SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
-from ksi.core import canonical
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import CancelledError, KSIError, ReplayDivergenceError
-from ksi.kernel.door import Session, StreamCall
+from ksi.kernel.door import Session
+from ksi.kernel.pulled import Pulled
 from ksi.kernel.resume import ended
 from ksi.kernel.router import Router
 from ksi.plugins.door.matching import Memory, Recorded
@@ -20,8 +21,6 @@ from ksi.plugins.door.past import parts_of
 from ksi.plugins.door.shapes import CALL, Asked, Diverged, Part, Upstreams, changed
 
 Headers = Sequence[tuple[str, str]]
-CREDIT = 16
-"""Parts of an answer that may be on their way to a script."""
 DIVERGENCES_MAX = 100
 """That are told; the rest is counted."""
 
@@ -73,59 +72,19 @@ class RecordingDoor:
             correlation=self.run,
         )  # fmt: skip
         self.headers[envelope.event_id] = headers
-        parts = Parts()
-        call = self._router.open_stream(envelope, self._session, parts, CREDIT)
+        chunks = Pulled().chunks(partial(self._router.open_stream, envelope, self._session))
         try:
-            async for part in parts.taken(call):
-                yield part
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield msgspec.convert(chunk, Part)
         finally:
             del self.headers[envelope.event_id]
-            if not parts.is_ended:
-                call.disconnected()
 
     def changed(self, asked: Asked, recorded: Recorded | None) -> Asked:
         """As it goes upstream."""
         if self.change is None or recorded is None or recorded.id != self.change.id:
             return asked
         return changed(asked, self.change.fields)
-
-
-class Parts:
-    """A :class:`~ksi.kernel.door.Sink` that gives the parts of an answer."""
-
-    def __init__(self) -> None:
-        self._parts: deque[Part] = deque()
-        self._news = asyncio.Event()
-        self._error: KSIError | None = None
-        self.is_ended = False
-
-    def opened(self, at: str) -> None:
-        """Calls are recorded: it has an address from the start."""
-
-    def chunk(self, at: str | None, raw: bytes) -> None:
-        self._parts.append(msgspec.convert(canonical.decode(raw), Part))
-        self._news.set()
-
-    def gap(self, info: Mapping[str, Any]) -> None:
-        """Nothing is dropped."""
-
-    def end(self, raw: bytes | None, error: KSIError | None) -> None:
-        self._error = error
-        self.is_ended = True
-        self._news.set()
-
-    async def taken(self, call: StreamCall) -> AsyncGenerator[Part, None]:
-        """One after another, at the reader's pace. Raises what the call ended with."""
-        while True:
-            while self._parts:
-                yield self._parts.popleft()
-                call.grant(1)
-            if self.is_ended:
-                break
-            self._news.clear()
-            await self._news.wait()
-        if self._error is not None:
-            raise self._error
 
 
 class ReplayDoor:

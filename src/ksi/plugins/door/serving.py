@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ksi.core.errors import KSIError, NotFoundError
 from ksi.plugins.door.doors import Door, Headers
 from ksi.plugins.door.shapes import Asked, Bytes, Head, Protocol
-from ksi.transport.http.exchange import Answer, Exchange, Gone
-from ksi.transport.http.problems import status_of
+from ksi.transport.http.exchange import Exchange, Gone
+from ksi.transport.http.refusals import refuse
 
 if TYPE_CHECKING:
     from ksi.plugins.door.plugin import Doors
@@ -31,11 +28,11 @@ async def serve(doors: Doors, scope: Scope, receive: Receive, send: Send) -> Non
     try:
         door = doors.door(exchange.parameter("token"))
         asked = _asked(exchange, door.run, await exchange.body(BODY_BYTES_MAX))
-        await _unless_gone(exchange, _pour(exchange, door, asked))
+        await exchange.while_there(_pour(exchange, door, asked))
     except Gone:
         return
     except KSIError as error:
-        await _refuse(exchange, error)
+        await refuse(exchange, error)
 
 
 def _asked(exchange: Exchange, run: str, body: bytes) -> Asked:
@@ -67,32 +64,3 @@ async def _pour(exchange: Exchange, door: Door, asked: Asked) -> None:
 
 def _headers(exchange: Exchange) -> Headers:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in exchange.scope["headers"]]
-
-
-async def _unless_gone(exchange: Exchange, pouring: Coroutine[Any, Any, None]) -> None:
-    """Have it done; where the script hangs up first, stop it."""
-    task = asyncio.ensure_future(pouring)
-    leaving = asyncio.ensure_future(exchange.gone())
-    try:
-        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
-    if task.cancelled():
-        raise Gone
-    await task
-
-
-async def _refuse(exchange: Exchange, error: KSIError) -> None:
-    """In words that the packages of both protocols read; they try again only where that may help."""
-    if exchange.is_answered:
-        exchange.abort()
-        return
-    said = {"type": error.code, "code": error.code, "message": error.message, "param": None}
-    body = {"type": "error", "error": said, "details": error.details()}
-    retry = [(b"x-should-retry", b"true" if error.retryable else b"false")]
-    await exchange.answer(
-        Answer(status=status_of(type(error)), body=msgspec.json.encode(body, enc_hook=str), headers=retry)
-    )

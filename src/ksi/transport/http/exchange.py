@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -129,6 +129,24 @@ class Exchange:
         answer.cancel()
         cancel()
         raise Gone
+
+    async def while_there(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done; when the client leaves first, it is cancelled.
+
+        Raises:
+            Gone: It left.
+        """
+        task, leaving = asyncio.ensure_future(work), asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+        if task.cancelled():
+            raise Gone
+        await task
 
     # ── what goes ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def answer(self, answer: Answer) -> None:

@@ -40,9 +40,11 @@ class Guard:
             raise MisdirectedError("site", headers[b"sec-fetch-site"].decode("latin-1"))
 
     def token_of(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """The bearer token among ``headers``."""
+        """The bearer token among ``headers``, or where Anthropic's package sends its key."""
         given = headers.get(b"authorization", b"")
-        return given[len(_BEARER) :].strip().decode("latin-1") if given[: len(_BEARER)].lower() == _BEARER else None
+        if given[: len(_BEARER)].lower() == _BEARER:
+            return given[len(_BEARER) :].strip().decode("latin-1")
+        return headers[b"x-api-key"].decode("latin-1") if b"x-api-key" in headers else None
 
     def principal_of(self, token: str | None) -> str:
         """Who sent ``token``. Raises UnauthorizedError."""

@@ -20,6 +20,8 @@ from ksi.transport.http.guard import Guard
 
 OWN = "/v1"
 """Where paths of the daemon itself begin."""
+MODELS = ("/v1/chat/completions", "/v1/messages", "/v1/models", "/v1/models/{model:path}")
+"""Paths below it that are not its own: OpenAI's and Anthropic's packages have them fixed."""
 DESCRIPTIONS = (
     Route(path="/openapi.json", event="describe:openapi"),
     Route(path="/asyncapi.json", event="describe:asyncapi"),
@@ -53,7 +55,8 @@ class Plugged:
                 _log.error("a path is not served: %s", error)
 
     def _endpoint(self, route: Route) -> Endpoint:
-        if not route.path.startswith("/") or f"{route.path}/".startswith(f"{OWN}/"):
+        is_own = f"{route.path}/".startswith(f"{OWN}/") and route.path not in MODELS
+        if is_own or not route.path.startswith("/"):
             raise DeclarationError("a path begins with a slash, and not with /v1", where=route.path)
         if (route.app is None) == (route.event is None):
             raise DeclarationError("a path leads to an event or to an app", where=route.path)

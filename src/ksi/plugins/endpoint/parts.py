@@ -1,0 +1,38 @@
+"""Messages as ``completion:create`` takes them, made of what clients send."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Part = dict[str, Any]
+"""A part of a message, tagged as :data:`ksi.providers.base.AnyPart` is."""
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: Role
+    parts: list[Part]
+
+
+class Tool(msgspec.Struct, frozen=True):
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+def text(said: str) -> Part:
+    return {"type": "text", "text": said}
+
+
+def file(uri: str, media_type: str) -> Part:
+    return {"type": "file", "uri": uri, "media_type": media_type}
+
+
+def tool_call(call_id: str, name: str, arguments: dict[str, Any]) -> Part:
+    return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
+
+
+def tool_result(call_id: str, content: str, *, is_error: bool = False) -> Part:
+    return {"type": "tool_result", "id": call_id, "content": content, "is_error": is_error}
