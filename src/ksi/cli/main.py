@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("approvals", "Let a request run that waits."),
         "deny": ("approvals", "End a request that waits."),
         "permission": ("approvals", "Show, check, grant and revoke rights."),
+        "top": ("top", "Watch what happens, as it happens."),
         "schedule": ("schedule", "Ask for events by the clock."),
         "budget": ("budget", "Cap tokens and money."),
         "whatif": ("whatif", "Change a request and run again what depended on it."),
