@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import curve, dispatch, fanout, features, http, peers, store, wire
+from ksi.bench import curve, dispatch, fanout, features, http, latency, peers, store, wire
 from ksi.bench.measure import CPU, Result, Row, Verdict, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
@@ -25,24 +25,26 @@ SUITES: dict[str, tuple[Rows, int]] = {
     "peers": (peers.rows, 100_000),
 }
 """Rows by name, with the operations of one repetition."""
-CURVE, FEATURES = "curve", "features"
+CURVE, FEATURES, LATENCY = "curve", "features", "latency"
 COMMANDS = 300_000
 """How far the curve goes; it is measured only where it is named: minutes for each million, and the disk for them."""
 REQUESTS = 30_000
 """Of each feature."""
+SECONDS, FILLED = 10.0, 50_000
+"""Of each kind of other work, and the commands that are there before."""
 REPETITIONS, QUICK_REPETITIONS, QUICK_SHARE = 5, 3, 5
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="ksi bench", description="Measure the speed, beside floors and peers.")
-    names = ", ".join([*SUITES, FEATURES, CURVE])
+    names = ", ".join([*SUITES, FEATURES, LATENCY, CURVE])
     parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {names}; all but the last")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions: a look, not a figure")
     parser.add_argument("--commands", type=int, default=COMMANDS, help=f"how far {CURVE} goes; {COMMANDS:,}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
-    wanted = given.suites or [*SUITES, FEATURES]
-    unknown = [name for name in wanted if name not in (*SUITES, FEATURES, CURVE)]
+    wanted = given.suites or [*SUITES, FEATURES, LATENCY]
+    unknown = [name for name in wanted if name not in (*SUITES, FEATURES, LATENCY, CURVE)]
     if unknown:
         parser.error(f"no suite {unknown[0]!r}: choose of {names}")
     if {"wire", "http", "fanout"} & set(wanted) and not find_spec("orjson"):
@@ -60,13 +62,16 @@ def _shown(name: str, *, quick: bool, commands: int) -> Iterator[tuple[msgspec.S
         yield from ((result, line(result)) for result in run(name, quick=quick))
         return
     with tempfile.TemporaryDirectory(prefix="ksi-bench-") as folder:
-        directory, repetitions = Path(folder), QUICK_REPETITIONS if quick else REPETITIONS
+        directory, share = Path(folder), QUICK_SHARE if quick else 1
+        repetitions = QUICK_REPETITIONS if quick else REPETITIONS
         if name == CURVE:
             yield from ((mark, curve.line(mark)) for mark in curve.curve(directory, commands))
-        else:
-            requests = REQUESTS // QUICK_SHARE if quick else REQUESTS
-            found = features.features(directory, count=requests, repetitions=repetitions)
+        elif name == FEATURES:
+            found = features.features(directory, count=REQUESTS // share, repetitions=repetitions)
             yield from ((feature, features.line(feature)) for feature in found)
+        else:
+            measured = latency.latencies(directory, seconds=SECONDS / share, filled=FILLED // share)
+            yield from ((each, latency.line(each)) for each in measured)
 
 
 def run(name: str, *, quick: bool) -> Iterator[Result]:
