@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import pytest
 
 from ksi.testing.daemon_process import DaemonProcess
 from ksi.testing.proxy import Faults, FaultyProxy
+from tests.client.ways import free_port
 from tests.docs.pages import ROOT, only
 
 INSTALLED = Path(sys.prefix) / "node"
@@ -53,13 +53,6 @@ async def running(home: Path) -> AsyncIterator[DaemonProcess]:
     async with DaemonProcess(home, HERE / "work.py", settings=settings) as daemon:
         await daemon.http_url()
         yield daemon
-
-
-def free_port() -> int:
-    """One that a daemon can have again after its restart."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

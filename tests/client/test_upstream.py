@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ksi.client.client import EventClient
 from ksi.client.streams import EventStream
 from ksi.testing.daemon_process import DaemonProcess
-from tests.client.ways import WAYS, Way
+from tests.client.ways import WAYS, Way, client_of
 from tests.providers.faulty_server import (
     STREAM_END,
     STREAM_HEAD,
@@ -52,13 +51,6 @@ async def daemon(upstream: FaultyServer, tmp_path: Path) -> AsyncIterator[Daemon
     }
     async with DaemonProcess(tmp_path / "home", settings=settings) as daemon:
         yield daemon
-
-
-async def client_of(daemon: DaemonProcess, way: Way) -> EventClient:
-    if way == "unix":
-        return daemon.client()
-    url, token = await daemon.http_url(), daemon.home.token_file.read_text().strip()
-    return EventClient(url if way == "http" else f"{url.replace('http', 'ws', 1)}/v1/ws", token=token)
 
 
 def completions(upstream: FaultyServer, *replies: Reply) -> None:

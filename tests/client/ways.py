@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from ksi.client.client import EventClient
 from ksi.core.config import HttpSection
 from ksi.core.home import Home
+from ksi.testing.daemon_process import DaemonProcess
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.proxy import Faults, FaultyProxy
 from ksi.transport.http.assembly import server_of
@@ -73,3 +75,18 @@ async def opened(path: Path) -> AsyncIterator[Ways]:
         stack.push_async_callback(http.close, 1.0)
         stack.push_async_callback(ksi.kernel.router.drain, 0.5)
         yield Ways(ksi, unix.path, int(http.url.rpartition(":")[2]), tokens.create("uid:1000"))
+
+
+async def client_of(daemon: DaemonProcess, way: Way, **options: Any) -> EventClient:
+    """A client over ``way`` of a daemon in a process of its own."""
+    if way == "unix":
+        return daemon.client(**options)
+    url, token = await daemon.http_url(), daemon.home.token_file.read_text().strip()
+    return EventClient(url if way == "http" else f"{url.replace('http', 'ws', 1)}/v1/ws", token=token, **options)
+
+
+def free_port() -> int:
+    """One that a daemon can have again after its restart."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from ksi.client.client import EventClient, Options
 from ksi.core.errors import ShuttingDownError
-from ksi.testing.daemon_process import DaemonProcess
+from ksi.testing.daemon_process import RECONNECT_TIMEOUT, DaemonProcess
+from tests.client.ways import Way, client_of, free_port
 
 
 class Followed:
@@ -37,7 +38,7 @@ class Followed:
                 return
 
     async def follow(self, client: EventClient) -> None:
-        async with client.subscribe("state:", after="start", subscriber="follower") as events:
+        async with client.subscribe("state:", after="checkpoint", subscriber="follower") as events:
             async for event in events:
                 self.read.append(event.data["data"]["value"])
                 self.positions.append(event.data["position"])
@@ -49,13 +50,13 @@ class Followed:
             await self._news.wait_for(lambda: len(self.read) >= count)
 
 
-async def followed(home: Path, *, restarts: int, seed: int) -> Followed:
+async def followed(home: Path, *, restarts: int, seed: int, way: Way = "unix") -> Followed:
     """What one subscription has given over ``restarts`` ends of the daemon, half of them ``kill -9``."""
     random, numbers = Random(seed), Followed()
     async with (
-        DaemonProcess(home) as daemon,
+        DaemonProcess(home, settings={"http.port": free_port()}) as daemon,
         daemon.client() as writer,
-        daemon.client() as reader,
+        await client_of(daemon, way, reconnect_timeout=RECONNECT_TIMEOUT) as reader,
         asyncio.TaskGroup() as tasks,  # when one of them fails, so does the test
     ):
         following = tasks.create_task(numbers.follow(reader))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from tests.client.ways import WAYS, Way
 from tests.daemon.following import followed
 
 
-async def test_a_subscription_loses_and_doubles_nothing_over_restarts(tmp_path: Path) -> None:
-    numbers = await followed(tmp_path / "home", restarts=5, seed=1)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_subscription_loses_and_doubles_nothing_over_restarts(way: Way, tmp_path: Path) -> None:
+    numbers = await followed(tmp_path / "home", restarts=3, seed=1, way=way)
     assert numbers.read == list(range(len(numbers.read)))
     assert numbers.positions == sorted(set(numbers.positions))

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.ways import WAYS, Way
 from tests.daemon.following import followed
 
 pytestmark = pytest.mark.soak
 
 
-async def test_a_subscription_loses_and_doubles_nothing_over_fifty_restarts(tmp_path: Path) -> None:
-    numbers = await followed(tmp_path / "home", restarts=50, seed=2)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_subscription_loses_and_doubles_nothing_over_fifty_restarts(way: Way, tmp_path: Path) -> None:
+    numbers = await followed(tmp_path / "home", restarts=50, seed=2, way=way)
     assert numbers.read == list(range(len(numbers.read)))
     assert numbers.positions == sorted(set(numbers.positions))
     assert len(numbers.read) > 2_000
