@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ksi.client.client import EventClient, Options
-from ksi.testing.proxy import Faults
-from tests.client.ways import WAYS, Way, Ways, opened
+from ksi.core.errors import KSIConnectionError
+from ksi.testing.proxy import Faults, FaultyProxy
+from tests.client.ways import WAYS, Way, Ways, free_port, opened
 
 PATIENCE = 120.0
 BAD = Faults(cut=0.05, portion_bytes=128, delay_max=0.01)
@@ -65,6 +66,34 @@ async def test_all_comes_in_order_without_doubles(way: Way, seed: int, tmp_path:
 async def test_and_so_it_does_in_real_time(way: Way, tmp_path: Path) -> None:
     async with opened(tmp_path) as ways:
         assert await through(ways, way, seed=4, size=60, faults=BAD) > 5
+
+
+@pytest.mark.parametrize("way", ["ws", "http"])
+@pytest.mark.virtual
+async def test_a_connection_that_fell_silent_is_given_up_and_made_again(way: Way, tmp_path: Path) -> None:
+    async with opened(tmp_path) as ways, ways.proxy(way, seed=1, faults=Faults(cut=0, delay=0)) as proxy:
+        client = ways.client(way, proxy)
+        async with asyncio.timeout(120), client.subscribe("work:", after="start") as facts:
+            await ways.ksi.request("work:do", {"number": 1})
+            assert (await anext(facts)).data["data"] == {"number": 1}
+            proxy.silence()
+            await ways.ksi.request("work:do", {"number": 2})
+            assert (await anext(facts)).data["data"] == {"number": 2}
+        await client.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_only_takes_connections_is_given_up_in_time(way: Way, tmp_path: Path) -> None:
+    nobody = tmp_path / "nobody.sock" if way == "unix" else ("127.0.0.1", free_port())
+    async with FaultyProxy(nobody, seed=1) as proxy:
+        where: dict[str, str | Path] = {"unix": tmp_path / "nobody.sock-proxy"}
+        if way != "unix":
+            where = {"ws": f"ws://127.0.0.1:{proxy.port}/v1/ws", "http": f"http://127.0.0.1:{proxy.port}"}
+        client = EventClient(where[way], reconnect_timeout=0.3)
+        with pytest.raises(KSIConnectionError, match="no daemon answers at"):
+            await client.request("work:do", number=1)
+        assert proxy.accepted < 12
+        await client.close()
 
 
 @pytest.mark.soak

@@ -9,4 +9,6 @@ def test_the_client_imports_nothing_heavy() -> None:
         "import sys, ksi.client.client, ksi.client.sync; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"pydantic", "httpx", "starlette", "rich", "structlog", "uvloop", "click", "apsw"} & set(modules)
+    assert not {"pydantic", "httpx", "starlette", "rich", "structlog", "uvloop", "click", "apsw", "websockets"} & set(
+        modules
+    )

@@ -44,8 +44,11 @@ class FaultyProxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[StreamWriter] = set()
+        self._silent: set[StreamWriter] = set()
         self.cuts = 0
         """Connections that were cut."""
+        self.accepted = 0
+        """Connections that were made to it."""
 
     async def __aenter__(self) -> Self:
         if isinstance(self._target, Path):
@@ -83,12 +86,17 @@ class FaultyProxy:
         """Of clients, that are open now."""
         return len(self._open) // 2
 
+    def silence(self) -> None:
+        """From now on nothing goes through the connections that are open, and neither side is told."""
+        self._silent |= self._open
+
     def cut_all(self) -> None:
         """Cut every connection now."""
         for writer in list(self._open):
             writer.transport.abort()
 
     def _accepted(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.get_running_loop().create_task(self._connect(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -107,6 +115,7 @@ class FaultyProxy:
             return  # nobody is behind it: its client is cut off
         finally:
             self._open -= both
+            self._silent -= both
             for each in both:
                 await _aborted(each)
 
@@ -119,6 +128,8 @@ class FaultyProxy:
         faults, chance = self._faults, self._random
         with contextlib.suppress(OSError):
             while portion := await reader.read(faults.portion_bytes):
+                if writer in self._silent:
+                    continue
                 if chance.random() < faults.delay:
                     await asyncio.sleep(chance.uniform(0, faults.delay_max))
                 if chance.random() < faults.cut:
