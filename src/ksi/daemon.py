@@ -22,6 +22,7 @@ from typing import Any
 import uvloop
 
 from ksi.core import config as configuration
+from ksi.core.blobs import Blobs
 from ksi.core.clock import Clock, SystemClock
 from ksi.core.config import Config, TraceSection
 from ksi.core.errors import ConfigError, KSIError
@@ -35,6 +36,7 @@ from ksi.observe import logs
 from ksi.observe.otlp import Exporter, otlp_sender
 from ksi.observe.spans import Sampling, Spans
 from ksi.observe.watchdog import Watchdog
+from ksi.store.blobs import BlobStore
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.transport.budget import Limits as TransportLimits
@@ -57,6 +59,7 @@ BUILT_IN = (
     "ksi.plugins.projection:Projection",
     "ksi.plugins.branch:Branch",
     "ksi.plugins.care:Care",
+    "ksi.plugins.blob:BlobPlugin",
     "ksi.plugins.budget:Budget",
     "ksi.plugins.schedule:Scheduler",
     "ksi.plugins.message:Message",
@@ -124,6 +127,9 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
         stop = Stop()
         kernel.services.register(Shutdown, stop)
         kernel.services.register(Config, config)
+        blobs = BlobStore(home.blobs, threads)
+        blobs.remove_old_parts()
+        kernel.services.register(Blobs, blobs)
         tokens = TokenStore(home.tokens, clock=clock)
         kernel.services.register(Tokens, tokens)
         stack.push_async_callback(kernel.stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,25 @@ def test_a_log_that_lost_its_end_goes_on_when_somebody_says_so(ksi: Cli) -> None
 
 def test_upcasters_are_tried_on_all_that_is_stored(ksi: Cli) -> None:
     assert ksi.text("store", "check-upcasters") == "0 facts of older versions, all of them readable\n"
+
+
+def test_a_large_payload_goes_there_and_comes_back(ksi: Cli, tmp_path: Path) -> None:
+    content = os.urandom(700_000)
+    (tmp_path / "report").write_bytes(content)
+    shown = ksi.text("blob", "put", str(tmp_path / "report"), "--subject", "person/1")
+    blob = hashlib.sha256(content).hexdigest()
+    assert shown == f"{blob}  683.6 KiB\n"
+    ksi.text("blob", "get", blob, str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == content
+    (erased,) = ksi.records("erase", "person/1")
+    assert erased["blobs"] == 1
+    gone = ksi("blob", "get", blob, str(tmp_path / "another"))
+    assert (gone.returncode, "not_found" in gone.stderr) == (1, True)
+    assert not list(tmp_path.glob("another*"))
+
+
+def test_an_empty_file_is_a_blob_too(ksi: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (made,) = ksi.records("blob", "put", str(tmp_path / "empty"))
+    ksi.text("blob", "get", made["blob"], str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == b""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import msgspec
 import pytest
 
+from ksi.core.blobs import Blobs
 from ksi.core.errors import DuplicateEventError, InternalError
 from ksi.core.events import Filter, NewEvent, RecordedEvent, fact
+from ksi.core.threads import InlineThreads
 from ksi.core.views import NamedVersion, Upcaster, View, ViewWriter
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.care import Care
 from ksi.plugins.entity import Entity
 from ksi.plugins.log import Log
+from ksi.store.blobs import BlobStore
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.upcasting import Upcasters
 from tests.plugins.running import running
@@ -81,6 +85,8 @@ async def test_each_way_of_reading_gives_the_newest_version() -> None:
         assert (await daemon.ask("entity:show", entity="guest/all"))["state"]["latest"] == NEWEST
         (event,) = [each async for each in daemon.log.read_stream("guest/all")]
         assert (event.schema_version, event.into(GuestArrived)) == (3, GuestArrived("Ada", "Lovelace", None))
+        assert await daemon.log.get(event.event_id) == event
+        assert await daemon.log.at(event.position) == event
         async with daemon.log.subscribe(after="start") as events:
             assert (await anext(aiter(events))).data == NEWEST
 
@@ -127,8 +133,8 @@ async def test_one_that_raises_is_an_error_that_names_the_event() -> None:
         await daemon.log.append("guest/all", [old()])
 
 
-async def test_the_check_tries_them_on_all_that_is_stored() -> None:
-    async with running(Guests, Care) as daemon:
+async def test_the_check_tries_them_on_all_that_is_stored(tmp_path: Path) -> None:
+    async with running(Guests, Care, services={Blobs: BlobStore(tmp_path, InlineThreads())}) as daemon:
         await daemon.log.append("guest/all", [old(), old("Grace Hopper")])
         await daemon.log.append("guest/all", [NewEvent(name=NAME, data=NEWEST, schema_version=3)])
         assert await daemon.ask("store:check_upcasters") == {"events": 2, "problems": []}

@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "verify": ("verify", "Check that the log is what was written."),
         "backup": ("store", "Copy the log into a file, while all goes on."),
         "erase": ("store", "Erase what was recorded for somebody."),
+        "blob": ("blob", "Keep large payloads beside the log."),
     },
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),

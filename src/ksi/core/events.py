@@ -221,11 +221,15 @@ class Backup(msgspec.Struct, frozen=True):
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """``events`` of ``subject`` can not be read any more, and ``views`` were built again without them."""
+    """``events`` of ``subject`` can not be read any more, and ``views`` were built again without them.
+
+    So many ``blobs`` of it were removed.
+    """
 
     subject: str
     events: int
     views: Sequence[str]
+    blobs: int = 0
 
 
 class BranchInfo(msgspec.Struct, frozen=True):

@@ -28,6 +28,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.data / "events.db"
 
     @property
+    def blobs(self) -> Path:
+        """Payloads that are too large for an event."""
+        return self.data / "blobs"
+
+    @property
     def logs(self) -> Path:
         """What the daemon and its children say of themselves."""
         return self.path / "logs"

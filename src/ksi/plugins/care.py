@@ -7,7 +7,9 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
+from ksi.core.blobs import Blobs
 from ksi.core.errors import ValidationError
 from ksi.core.events import Backup, Erased, fact
 from ksi.core.ports import EventLog
@@ -43,9 +45,11 @@ class Care(AsyncPlugin):
     """Keeps the log for years."""
 
     name = "care"
+    requires = (Blobs,)
 
     async def initialize(self) -> None:
         self._log = self.host.services.get(EventLog)
+        self._blobs = self.host.services.get(Blobs)
 
     @event(
         "store:backup",
@@ -87,12 +91,16 @@ class Care(AsyncPlugin):
         erased: Erased = await context.effect(
             "store:erase",
             {"subject": subject},
-            lambda: self._log.erase_subject(subject),
+            lambda: self._erased(subject),
             result=Erased,
             idempotent=True,
         )
         context.append(STREAM, SubjectWasErased(subject, erased.events))
         return erased
+
+    async def _erased(self, subject: str) -> Erased:
+        blobs = await self._blobs.drop(subject)
+        return replace(await self._log.erase_subject(subject), blobs=blobs)
 
     @query("store:check_upcasters", timeout=None, examples=[{}])
     async def check_upcasters(self) -> UpcastersChecked:

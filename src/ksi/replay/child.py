@@ -15,6 +15,7 @@ from typing import Any, NoReturn, cast
 
 import msgspec
 
+from ksi.core.blobs import Blobs
 from ksi.core.config import Config
 from ksi.core.errors import InternalError, KSIError, NoHandlerError, ReplayDivergenceError, UnknownEventError
 from ksi.core.parent import die_with
@@ -27,6 +28,7 @@ from ksi.observe import logs
 from ksi.plugins.timetravel.orders import Begins, Orders, Report, config_of, failure_of
 from ksi.replay.loop import SkippingLoop
 from ksi.replay.seal import Seal, root_of
+from ksi.store.blobs import BlobStore
 from ksi.store.past import PastLog
 from ksi.store.piped import Answer, AnyQuestion, PipedLog, decode_answer, encode
 
@@ -115,6 +117,7 @@ async def _replayed(replay: Replay, seal: Seal, orders: Orders, plugins: Sequenc
     kernel = Kernel(ports, home=config.home.path, settings=config.plugin)
     kernel.services.register(Shutdown, NoShutdown())
     kernel.services.register(Config, config)
+    kernel.services.register(Blobs, BlobStore(config.home.blobs, ports.threads))
     await kernel.start(plugins)
     # One that wants the outside world at its start does not run here; that matters to a run with its events only.
     at_start, seal.attempts[:] = list(seal.attempts), []
