@@ -63,6 +63,7 @@ BUILT_IN = (
     "ksi.plugins.budget:Budget",
     "ksi.plugins.schedule:Scheduler",
     "ksi.plugins.message:Message",
+    "ksi.plugins.route:RoutePlugin",
     "ksi.plugins.plugin:PluginControl",
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",
@@ -70,6 +71,7 @@ BUILT_IN = (
     "ksi.plugins.agent:Agent",
     "ksi.plugins.door:Doors",
     "ksi.plugins.endpoint:Endpoint",
+    "ksi.plugins.mcp:Mcp",
 )
 SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""

@@ -1,0 +1,185 @@
+"""Routes: what they make of facts, that they miss and double nothing, and that no circle goes on for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from ksi.core.errors import ConflictError, NotFoundError, UnknownEventError, UnsupportedError, ValidationError
+from ksi.plugins.route import HOPS_MAX, RoutePlugin
+from ksi.plugins.state import State
+from ksi.plugins.transform import ITEMS_MAX
+from ksi.testing.harness import EventTestHarness
+
+SET = "state:value_was_set"
+
+
+def routed() -> EventTestHarness:
+    return EventTestHarness(State, RoutePlugin)
+
+
+async def add(ksi: EventTestHarness, name: str = "r", **rule: Any) -> Any:
+    return await ksi.request("route:add", {"name": name, "pattern": SET, "target": "state:set", **rule})
+
+
+async def set_value(ksi: EventTestHarness, key: str, value: Any) -> None:
+    await ksi.request("state:set", {"key": key, "value": value})
+
+
+async def value_of(ksi: EventTestHarness, key: str) -> Any:
+    return (await ksi.request("state:get", {"key": key}))["value"]
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(20):
+        while not await is_so():  # noqa: ASYNC110  # what it waits for is in the log, after some turns of the loop
+            await asyncio.sleep(0)
+
+
+async def has(ksi: EventTestHarness, key: str, value: Any) -> None:
+    async def is_so() -> bool:
+        return bool(await value_of(ksi, key) == value)
+
+    await until(is_so)
+
+
+async def count(ksi: EventTestHarness, pattern: str, number: int) -> None:
+    async def is_so() -> bool:
+        return len(await ksi.facts(pattern)) >= number
+
+    await until(is_so)
+
+
+async def test_a_fact_that_fits_is_mapped_to_a_request_of_another_event() -> None:
+    async with routed() as ksi:
+        mapping = {"key": "alarm", "value": {"text": "{data.key} is {data.value}", "exact": "{data.value}", "n": 1}}
+        await add(ksi, when='data.key == "heat" and data.value > 90', mapping=mapping)
+        await set_value(ksi, "cold", 95)
+        await set_value(ksi, "heat", 80)
+        await set_value(ksi, "heat", 95)
+        await has(ksi, "alarm", {"text": "heat is 95", "exact": 95, "n": 1})
+        (route,) = (await ksi.request("route:list"))["routes"]
+        (forwarded,) = await ksi.facts("route:fact_was_forwarded")
+        alarm = (await ksi.facts(SET))[-1]
+    assert route["forwarded"] == 1
+    assert forwarded.stream == "route/r"
+    assert alarm.correlation_id == (await ksi.facts(SET))[2].correlation_id
+
+
+async def test_a_list_is_split_into_a_request_for_each_item() -> None:
+    async with routed() as ksi:
+        await add(
+            ksi, when='data.key == "batch"', each="data.value", mapping={"key": "item-{index}", "value": "{item.name}"}
+        )
+        await set_value(ksi, "batch", [{"name": "a"}, {"name": "b"}])
+        await has(ksi, "item-1", "b")
+        assert await value_of(ksi, "item-0") == "a"
+
+
+async def test_a_request_is_enriched_by_the_answers_of_queries() -> None:
+    async with routed() as ksi:
+        await set_value(ksi, "owner", "ada")
+        lookup = {"who": {"query": "state:get", "data": {"key": "{data.value}"}}}
+        mapping = {"key": "told", "value": "{enriched.who.value}"}
+        await add(ksi, when='data.key == "ask"', enrich=lookup, mapping=mapping)
+        await set_value(ksi, "ask", "owner")
+        await has(ksi, "told", "ada")
+
+
+async def test_it_goes_on_after_a_restart_and_forwards_nothing_twice() -> None:
+    async with routed() as ksi:
+        await add(ksi, when='data.key == "in"', target="state:set", mapping={"key": "out-{data.value}", "value": 1})
+        for number in range(3):
+            await set_value(ksi, "in", number)
+        await ksi.crash()
+        await set_value(ksi, "in", 3)
+        await has(ksi, "out-3", 1)
+        await ksi.restart()
+        await set_value(ksi, "in", 4)
+        await has(ksi, "out-4", 1)
+        assert len([fact for fact in await ksi.facts(SET) if fact.data["key"].startswith("out")]) == 5
+
+
+async def test_a_circle_is_cut_and_said() -> None:
+    async with routed() as ksi:
+        await add(ksi, mapping={"key": "again", "value": "{data.version}"})
+        await set_value(ksi, "again", 0)
+        await count(ksi, "route:circle_was_cut", 1)
+        (cut,) = await ksi.facts("route:circle_was_cut")
+        assert cut.data["hops"] > HOPS_MAX
+        assert len(await ksi.facts(SET)) < HOPS_MAX
+
+
+async def test_a_fact_that_can_not_be_mapped_is_an_error_in_the_log_and_the_next_follows() -> None:
+    async with routed() as ksi:
+        await add(ksi, when='data.key == "in"', each="data.value", mapping={"key": "out", "value": "{item}"})
+        await set_value(ksi, "in", list(range(ITEMS_MAX + 1)))
+        await set_value(ksi, "in", ["fine"])
+        await has(ksi, "out", "fine")
+        with pytest.raises(ValidationError):
+            await ksi.request("route:forward", {"name": "r", "position": (await ksi.facts(SET))[0].position})
+
+
+async def test_it_says_what_each_route_makes_of_a_fact_and_asks_nothing() -> None:
+    async with routed() as ksi:
+        await set_value(ksi, "heat", 95)
+        (was_set,) = await ksi.facts(SET)
+        await add(ksi, "fits", mapping={"key": "copy", "value": "{data.value}"})
+        await add(ksi, "other", pattern="agent:")
+        await add(ksi, "not", when="data.value < 90")
+        told = await ksi.request("route:explain", {"event": f"@{was_set.position}"})
+        whys = {each["route"]: each["why"] for each in told["routes"]}
+        assert (whys["fits"], whys["other"]) == (None, f"{SET} does not fit agent:")
+        assert "data.value < 90" in whys["not"]
+        (fits,) = (each for each in told["routes"] if each["route"] == "fits")
+        assert fits["payloads"] == [{"key": "copy", "value": 95}]
+        assert await value_of(ksi, "copy") is None
+
+
+async def test_a_route_with_a_time_to_live_is_removed_by_itself() -> None:
+    async with routed() as ksi:
+        await add(ksi, ttl=0.05)
+
+        async def is_gone() -> bool:
+            await asyncio.sleep(0.01)
+            return not (await ksi.request("route:list"))["routes"]
+
+        await until(is_gone)
+        assert len(await ksi.facts("route:was_removed")) == 1
+
+
+async def test_a_removed_route_forwards_nothing_and_its_name_is_free() -> None:
+    async with routed() as ksi:
+        await add(ksi, mapping={"key": "copy", "value": 1}, when='data.key == "in"')
+        with pytest.raises(ConflictError):
+            await add(ksi)
+        await ksi.request("route:remove", {"name": "r"})
+        await set_value(ksi, "in", 1)
+        await add(ksi, mapping={"key": "other", "value": 2}, when='data.key == "in"')
+        await set_value(ksi, "in", 2)
+        await has(ksi, "other", 2)
+        assert await value_of(ksi, "copy") is None
+        with pytest.raises(NotFoundError):
+            await ksi.request("route:remove", {"name": "nobody"})
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        ({"target": "state:sat"}, UnknownEventError),
+        ({"target": "state:get"}, UnsupportedError),
+        ({"enrich": {"x": {"query": "state:set"}}}, UnsupportedError),
+        ({"when": "data.value >"}, ValidationError),
+        ({"each": "data..x"}, ValidationError),
+        ({"mapping": {"key": "{data value}", "value": 1}}, ValidationError),
+    ],
+)
+async def test_a_rule_that_can_not_work_is_refused(rule: dict[str, Any], kind: type[Exception]) -> None:
+    async with routed() as ksi:
+        with pytest.raises(kind):
+            await add(ksi, **rule)
+        assert not (await ksi.request("route:list"))["routes"]
