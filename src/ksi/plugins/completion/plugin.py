@@ -188,7 +188,7 @@ class Completion(PushedResults, AsyncPlugin):
         queued = sum(ticket.status == "queued" for ticket in tickets)
         if run is not None:
             return CompletionStatus(running=running, queued=queued, completions=[await self._one(past, run)])
-        page = await past.newest(min(limit, 1000), after)
+        page = await past.newest(max(0, min(limit, 1000)), after)
         shown = [await self._shown(past, record) for record in reversed(page.records)]
         waiting = [] if after else self._waiting({record.completion for record in page.records})
         return CompletionStatus(running=running, queued=queued, completions=[*shown, *waiting], next=page.next)
