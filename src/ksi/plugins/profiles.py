@@ -14,7 +14,7 @@ from ksi.core.ports import Tokens
 
 READING = (
     "system:health", "system:metrics", "system:discover", "system:help", "system:describe", "describe:*",
-    "permission:list_profiles", "permission:check", "permission:show",
+    "permission:list_profiles", "permission:check", "permission:show", "mcp:tools",
     "state:get", "state:list", "conversation:get", "conversation:list",
     "completion:models", "completion:status", "agent:list",
 )  # fmt: skip
