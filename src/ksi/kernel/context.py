@@ -18,6 +18,7 @@ from ksi.core.errors import ContextClosedError, NotFoundError, QueryWroteError
 from ksi.core.events import ANY, AppendCondition, ExpectedVersion, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Entry, ReplyChannel
 from ksi.core.views import View, ViewReader
+from ksi.kernel.door import Session
 from ksi.kernel.entries import encode, entry_of
 from ksi.kernel.transaction import Transaction
 
@@ -139,6 +140,27 @@ class EventContext:
             await self._effects.record_times()
         return await self._execution.router.nested(
             self._execution, name, encode(data, fields), timeout, scope=self.scope
+        )
+
+    async def request_as(self, principal: str, name: str, data: Any, *, step: str) -> Any:
+        """Ask with the rights of another, as an agent's tool call does, and wait for the answer.
+
+        Whether it was admitted is recorded: a rerun is refused, or served, as it was then.
+
+        Args:
+            step: Tells it from all else that this handler asks for; its id comes out of it.
+
+        Raises:
+            PermissionDeniedError: ``principal`` may not. And whatever the handler raised.
+        """
+        session = Session(principal=principal, source=f"plugin:{self._execution.owner}")
+
+        async def admitted(check: Callable[[], Awaitable[None]]) -> None:
+            await self.observe("request:admitted", {"principal": principal, "event": name, "step": step}, check)
+            await self.effects.record_times()
+
+        return await self._execution.router.nested_as(
+            self._execution, session, name, encode(data, {}), admitted, scope=step
         )
 
     def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncGenerator[Any, None]:

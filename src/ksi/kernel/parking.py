@@ -53,6 +53,11 @@ class Parking:
         held = self._waiting.get(event_id)
         return None if held is None else held[0]
 
+    def below(self, execution: Execution) -> list[Execution]:
+        """Those that ``execution`` waits for, and that nobody has decided on yet."""
+        waiting = [held for held, _ in self._waiting.values()]
+        return [held for held in waiting if held.is_below(execution) and not held.committing]
+
     async def is_parked(self, event_id: bytes) -> bool:
         """Whether it waits, in this life of the daemon or since an earlier one."""
         if event_id in self._waiting:
@@ -81,6 +86,8 @@ class Parking:
         """``execution`` is the one of its request who waits from now on; the log has the fact already."""
         self._waiting[execution.envelope.event_id] = (execution, self._router.clock.time_us())
         execution.stand()
+        if self._router.is_draining:
+            execution.let_go(ShuttingDownError())
 
     async def resume(self, event_id: bytes) -> None:
         """Run it, once.
@@ -99,6 +106,7 @@ class Parking:
         committed = await self._router.write(Unit(origin=execution.envelope, entries=[entry]))
         if committed.deduplicated or execution.answered or execution.committing:
             raise _nothing_parked(event_id)
+        execution = self.get(event_id) or execution  # the one who awaits it may have come meanwhile
         self.left(execution)
         self._router.run_parked(execution)
 

@@ -7,7 +7,8 @@ import contextlib
 import contextvars
 import difflib
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -61,6 +62,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 10.0
     initialize_timeout: float = 30.0
     shutdown_timeout: float = 5.0
+
+
+Admission = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 
 class Admitted(NamedTuple):
@@ -285,6 +289,8 @@ class Router:
     async def _run_again(self, execution: Execution, known: Known) -> None:
         """It is open in the log, and nobody is at it."""
         history = await history_of(self.journal, known.request.event_id)
+        if (history.is_parked or history.was_resumed) and await self._was_resumed_meanwhile(execution):
+            return
         execution.recover(history)
         if execution.answered:
             return
@@ -296,6 +302,18 @@ class Router:
             execution.failed(end)
         else:
             execution.start()
+
+    async def _was_resumed_meanwhile(self, execution: Execution) -> bool:
+        """Whether somebody's word on a parked request came before the one who awaits it had come to it again."""
+        known = await self.known_request(execution.envelope.event_id)
+        other = self.running.get(execution.envelope.event_id)
+        if known.outcome is not None:
+            execution.replay(known.outcome)
+            return True
+        if other is None or other is execution:
+            return False
+        other.watch(lambda _, raw, error: execution.settle(raw, error), None)
+        return True
 
     def _begin(self, execution: Execution, parked: Parked | None) -> None:
         if parked is None:
@@ -407,19 +425,40 @@ class Router:
     async def nested(self, parent: Execution, name: str, raw: bytes, timeout: float | None, *, scope: str = "") -> Any:
         """A request that a handler awaits. Raises what its handler raised."""
         row, envelope = self._nested_row(parent, name, raw, timeout, scope)
+        return await self._nested(row, envelope, parent.session, parent)
+
+    async def _nested(self, row: Row, envelope: EventEnvelope, session: Session, parent: Execution) -> Any:
         if row.is_query and parent.is_rerun and (reads := parent.read_recorder()) is not None:
             try:
-                return served(reads.again("query", name, self.decode(raw)))
+                return served(reads.again("query", row.name, self.decode(envelope.raw)))
             except LookupError:
                 pass  # it had not come so far before the crash
         future: asyncio.Future[bytes] = self.loop.create_future()
-        call = self._admit(row, envelope, parent.session, _settle, future, parent)
+        call = self._admit(row, envelope, session, _settle, future, parent)
         try:
             return self.decode(await future)
         except asyncio.CancelledError:
             if call is not None:
                 call.cancel()
             raise
+
+    async def nested_as(
+        self, parent: Execution, session: Session, name: str, raw: bytes, admitted: Admission, *, scope: str
+    ) -> Any:
+        """The same in the name of ``session``'s principal; ``admitted`` is given what refuses it, and awaits that."""
+        row, envelope = self._nested_row(parent, name, raw, None, scope)
+        envelope.principal = session.principal
+        await admitted(partial(self._refuse_inadmissible, row, envelope, session))
+        return await self._nested(row, envelope, session, parent)
+
+    async def _refuse_inadmissible(self, row: Row, envelope: EventEnvelope, session: Session) -> None:
+        """Raises what stands against a request that was not made yet; a denial is on disk then."""
+        try:
+            self._admitted(row, envelope, session, is_nested=True)
+        except KSIError as error:
+            future: asyncio.Future[bytes] = self.loop.create_future()
+            row.refuse(error, envelope, _settle, future)
+            await future
 
     async def nested_stream(
         self, parent: Execution, name: str, raw: bytes, *, scope: str = ""

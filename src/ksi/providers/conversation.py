@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from ksi.core.events import RecordedEvent, fact
 from ksi.core.views import JsonState
-from ksi.providers.base import AnyPart, TextPart
+from ksi.providers.base import AnyPart, Message, TextPart, ToolCallPart, ToolResultPart
 
 CATEGORY = "conversation"
+NO_RESULT = "no result: the turn ended before it was called, or while it ran"
 
 
 @fact("conversation:message_added")
@@ -81,3 +83,17 @@ def _replaced(messages: tuple[SpokenMessage, ...], new: SpokenMessage) -> int:
         if message.partial and new.role == "assistant" and message.completion == new.completion:
             return place
     return len(messages)
+
+
+def mended(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """``messages`` with a result behind each tool call: providers refuse a conversation that lacks one."""
+    found: list[Message] = []
+    for message, following in zip(messages, [*messages[1:], None], strict=True):
+        found.append(message)
+        parts = () if following is None or following.role != "tool" else following.parts
+        given = {part.id for part in parts if isinstance(part, ToolResultPart)}
+        lost = [part for part in message.parts if isinstance(part, ToolCallPart) and part.id not in given]
+        if lost:
+            results = tuple(ToolResultPart(id=call.id, content=NO_RESULT, is_error=True) for call in lost)
+            found.append(Message(role="tool", parts=results))
+    return tuple(found)

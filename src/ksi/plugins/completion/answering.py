@@ -19,17 +19,19 @@ from ksi.plugins.completion.view import CompletionEnded, CompletionFinished, Com
 from ksi.plugins.completion.view import stream_of as stream_of_completion
 from ksi.providers.base import (
     AnyChunk,
+    AnyPart,
     CompletionRequest,
     Finished,
     Message,
     TextDelta,
     TextPart,
     ToolCallDelta,
+    ToolCallPart,
     Usage,
     estimate_usage,
 )
 from ksi.providers.budgets import Budgets, PaidCall, input_tokens_max
-from ksi.providers.conversation import MessageAdded, stream_of
+from ksi.providers.conversation import MessageAdded, mended, stream_of
 from ksi.providers.desk import Desk, Ticket
 
 CHOICE = "llm:choose"
@@ -177,7 +179,7 @@ class Answering:
         payload = plan.payload
         system = () if payload.system is None else (Message(role="system", parts=(TextPart(text=payload.system),)),)
         return CompletionRequest(
-            messages=(*system, *await self._history(payload.conversation), *payload.new_messages()),
+            messages=mended((*system, *await self._history(payload.conversation), *payload.new_messages())),
             model=choice.model,
             max_tokens=plan.max_tokens,
             temperature=payload.temperature,
@@ -244,17 +246,29 @@ class Answering:
         self._record_messages(is_partial=kind is CompletionInterrupted)
 
     def _record_messages(self, *, is_partial: bool) -> None:
-        """A turn enters its conversation when there is something of an answer."""
-        plan = self._plan
-        if plan is None or plan.payload.conversation is None or not (self.text or self._calls.deltas):
+        """A turn enters its conversation when there is something of an answer; what tools gave does in any case."""
+        plan, answer = self._plan, self._answer_parts()
+        if plan is None or plan.payload.conversation is None:
+            return
+        if not answer and not any(message.role == "tool" for message in plan.payload.new_messages()):
             return
         root, stream = self._ticket.root, stream_of(plan.payload.conversation)
         if not plan.is_spoken:
             for message in plan.payload.new_messages():
                 said = MessageAdded(role=message.role, parts=message.parts, completion=root)
                 self._context.append(stream, said)
-        answer = (*((TextPart(text=self.text),) if self.text else ()), *self._calls.whole(self._provider))
-        self._context.append(stream, MessageAdded(role="assistant", parts=answer, completion=root, partial=is_partial))
+        if answer:
+            answered = MessageAdded(role="assistant", parts=answer, completion=root, partial=is_partial)
+            self._context.append(stream, answered)
+
+    def _answer_parts(self) -> tuple[AnyPart, ...]:
+        return (*((TextPart(text=self.text),) if self.text else ()), *self._whole_calls())
+
+    def _whole_calls(self) -> tuple[ToolCallPart, ...]:
+        """The calls of an answer that has its end: of one that was cut off, none is certain to be whole."""
+        if self._finished is None or self._finished.reason in ("length", "content_filter"):
+            return ()
+        return self._calls.whole(self._provider)
 
     # ── what there is of it ──────────────────────────────────────────────────────────────────────────────────────────
     @property
@@ -268,7 +282,7 @@ class Answering:
             return self._finished.usage
         if self._request is None:
             return Usage(input_tokens=0, output_tokens=0, estimated=True)
-        return estimate_usage(self._request, output_tokens=len(self._texts))
+        return estimate_usage(self._request, output_tokens=len(self._texts) + len(self._calls.deltas))
 
     @property
     def finish_reason(self) -> str:
@@ -290,7 +304,7 @@ class Answering:
             duration_ms=self._since(self._context.now()),
             first_token_ms=self._first_token_ms,
             resumed_from=self._plan.resumes if self._plan else None,
-            tool_calls=self._calls.whole(self._provider) if finished else (),
+            tool_calls=self._whole_calls(),
         )
 
     @property

@@ -1,0 +1,68 @@
+"""What the events of agents take and answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ksi.plugins.agent.view import MAX_STEPS, AgentName, AgentRecord
+from ksi.providers.base import Usage
+
+MAX_TOKENS = 256
+
+
+class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An agent: its name, what it is told first, who answers for it, and what it may do.
+
+    ``tools`` are events that its model may ask for. They are asked for in the name of ``agent:NAME``, whose rights and
+    budgets count; who spawns it must be allowed to ask for them.
+    """
+
+    agent: AgentName
+    system: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    tools: Annotated[tuple[str, ...], Meta(max_length=64, description="events, as in state:get")] = ()
+    max_steps: Annotated[int, Meta(ge=1, le=100, description="how often its model is asked in one turn")] = MAX_STEPS
+    ask_timeout: (
+        Annotated[float, Meta(gt=0, description="seconds that a tool call waits for somebody's word")] | None
+    ) = None
+
+
+class SendMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``from`` says who speaks, where that is worth knowing: another agent's name, for example."""
+
+    agent: AgentName
+    text: Annotated[str, Meta(min_length=1)]
+    sender: str | None = msgspec.field(default=None, name="from")
+    max_tokens: Annotated[int, Meta(ge=1)] = MAX_TOKENS
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A chunk: the next piece of the agent's answer."""
+
+    text: str
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent's answer, with the facts of the completion that ended it. ``usage`` is that of all its completions.
+
+    ``finish_reason`` is the model's own, or ``max_steps`` where it would have gone on to call tools.
+    """
+
+    agent: str
+    run: str
+    completion: str | None
+    conversation: str
+    text: str
+    finish_reason: str
+    usage: Usage
+    model: str | None
+    provider: str | None
+
+
+class Agents(msgspec.Struct, frozen=True):
+    agents: list[AgentRecord]
+    next: str | None

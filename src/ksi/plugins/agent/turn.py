@@ -1,0 +1,195 @@
+"""One message to an agent, and its answer: steps of a model, and between them the tools that it calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from ksi.core.envelope import path_of
+from ksi.core.errors import ConflictError, InterruptedRunError, NotFoundError
+from ksi.core.events import Filter
+from ksi.core.ports import EventLog
+from ksi.core.threads import settle
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import End
+from ksi.kernel.router import Router
+from ksi.plugins.agent.shapes import SendMessage, Turn
+from ksi.plugins.agent.tools import called, offered_tools
+from ksi.plugins.agent.view import CATEGORY, AgentAnswered, AgentCalledTool, AgentRecord
+from ksi.plugins.usage import NOTHING, added, used
+from ksi.providers.base import ToolCallPart, ToolResultPart, Usage
+
+SEND_MESSAGE = "agent:send_message"
+
+
+class Answering:
+    """One turn under way.
+
+    After a crash it runs again: it meets the completions that it had asked for, with their chunks, and the tools that
+    it had called, and says all that it had said, which the router keeps to itself; a completion that was cut off is
+    gone on with by one more resume.
+    """
+
+    def __init__(self, context: EventContext, agent: AgentRecord, request: SendMessage) -> None:
+        self._context = context
+        self._agent = agent
+        self._request = request
+        self._said: list[str] = []
+        self._answer: dict[str, Any] = {}
+        self._usage = NOTHING
+        self._asked = 0
+        """How many completions it has asked for in this life."""
+        self._finish_reason = "cancelled"
+
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """The pieces of the answer, of all steps."""
+        if self._agent.tools:
+            await _wait_for_turn(self._context, self._agent)
+        tools = await offered_tools(self._context, self._agent.tools)
+        calls: list[ToolCallPart] = []
+        said: dict[str, Any] = {"prompt": self._request.text}
+        for step in range(1, self._agent.max_steps + 1):
+            async with aclosing(self._step({**said, "tools": tools} if tools else said)) as texts:
+                async for text in texts:
+                    yield text
+            calls = msgspec.convert(self._answer.get("tool_calls", ()), list[ToolCallPart])
+            if not calls or step == self._agent.max_steps:
+                break
+            said = {"messages": [{"role": "tool", "parts": await self._results(step, calls)}]}
+        self._end("max_steps" if calls else self._answer["finish_reason"])
+
+    async def _step(self, said: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+        """One answer of the model."""
+        self._answer = {}
+        root = self._asked
+        asked = {
+            **said,
+            "conversation": self._agent.conversation,
+            "system": self._agent.system,
+            "model": self._agent.model,
+            "provider": self._agent.provider,
+            "max_tokens": self._request.max_tokens,
+            "agent": self._agent.agent,
+        }
+        completion = self._ask("completion:create", asked)
+        while not self._answer:
+            try:
+                async with aclosing(completion) as items:
+                    async for item in items:
+                        if isinstance(item, End):
+                            self._answer = item.answer
+                            self._usage = added(self._usage, msgspec.convert(item.answer["usage"], Usage))
+                        else:
+                            self._said.append(item["text"])
+                            yield item["text"]
+            except InterruptedRunError:  # only by an earlier crash, so not more often than the turn was run again
+                completion = self._ask("completion:resume", {"run": str(await self._count_cut_off(root))})
+
+    def _ask(self, event: str, asked: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
+        self._asked += 1
+        return self._context.stream(event, asked)
+
+    # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _results(self, step: int, calls: Sequence[ToolCallPart]) -> list[ToolResultPart]:
+        """What the tools gave, one after another; it is on disk before the model is asked again."""
+        results = []
+        for number, call in enumerate(calls, 1):
+            result = await called(self._context, self._agent, call, step=f"tool {step}.{number}")
+            self._note(call, result)
+            results.append(result)
+        await self._context.commit()
+        return results
+
+    def _note(self, call: ToolCallPart, result: ToolResultPart) -> None:
+        was_called = AgentCalledTool(
+            agent=self._agent.agent,
+            completion=self._answer["completion"],
+            call=call.id,
+            tool=call.name,
+            is_error=result.is_error,
+        )
+        self._context.append(f"{CATEGORY}/{self._agent.agent}", was_called)
+
+    # ── how it ends ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def _end(self, reason: str) -> None:
+        self._finish_reason = reason
+        answered = AgentAnswered(
+            agent=self._agent.agent,
+            completion=self._answer["completion"],
+            sender=self._request.sender,
+            usage=self._usage,
+        )
+        self._context.append(f"{CATEGORY}/{self._agent.agent}", answered)
+
+    async def stopped(self) -> None:
+        """It was cancelled, and with it its completion: what that has used counts."""
+        asked = await self._completions()
+        if not self._answer and len(asked) >= self._asked > 0:
+            await self._count(asked[self._asked - 1])
+
+    async def _count_cut_off(self, root: int) -> UUID:
+        """Count what the completion that a crash cut off has used; the answer is the one that the step began with."""
+        asked = await self._completions()
+        if len(asked) < self._asked:
+            raise NotFoundError("completion of turn", self._context.event_id)
+        await self._count(asked[self._asked - 1])
+        return asked[root]
+
+    async def _count(self, completion: UUID) -> None:
+        services = self._context.services
+        usage = await used(completion, services.get(Router), services.get(EventLog))
+        self._usage = added(self._usage, usage)
+
+    async def _completions(self) -> list[UUID]:
+        """Those that this turn has asked for, also in earlier lives, in order; without those of its tools."""
+        envelope = self._context.envelope
+        own = f"{path_of(envelope, '')}/completion:"
+        names = ("completion:create", "completion:resume")
+        query = (Filter(names=names, kinds=("request",), causation_id=UUID(bytes=envelope.event_id)),)
+        requests = self._context.services.get(EventLog).read_all(query)
+        return [each.event_id async for each in requests if each.metadata.get("path", "").startswith(own)]
+
+    def ended(self) -> Turn:
+        """The end value, also of a turn that was cancelled."""
+        return Turn(
+            agent=self._agent.agent,
+            run=self._context.correlation_id,
+            completion=self._answer.get("completion"),
+            conversation=self._agent.conversation,
+            text="".join(self._said),
+            finish_reason=self._finish_reason,
+            usage=self._usage,
+            model=self._answer.get("model"),
+            provider=self._answer.get("provider"),
+        )
+
+
+async def _wait_for_turn(context: EventContext, agent: AgentRecord) -> None:
+    """Wait until the agent's turns that began before have ended: nothing may stand between a tool call and its result.
+
+    Raises:
+        ConflictError: One of them waits for this very turn.
+        OverloadedError: Too many wait already.
+    """
+    router = context.services.get(Router)
+    turn = router.running[context.envelope.event_id]
+    each = turn.parent
+    while each is not None:
+        if each.row.name == SEND_MESSAGE and each.payload.agent == agent.agent:
+            raise ConflictError(f"agent {agent.agent!r} is in a turn that waits for this one", agent=agent.agent)
+        each = each.parent
+    key = f"turn/{agent.conversation}"
+    got: asyncio.Future[None] = router.loop.create_future()
+    router.keys.acquire(key, turn, lambda: settle(got, None, None))
+    try:
+        await got
+    except asyncio.CancelledError:
+        if not router.keys.forget(key, turn):
+            router.keys.release(key, turn)
+        raise
+    turn.watch(lambda *_: router.keys.release(key, turn), None)

@@ -1,0 +1,143 @@
+"""The facts of agents, in ``agent/<name>``, and what is made of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.views import JsonState, View, ViewWriter
+from ksi.providers.base import Usage
+
+CATEGORY = "agent"
+MAX_STEPS = 8
+AgentName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^/@*?\s]+$")]
+Status = Literal["idle", "terminated"]
+
+
+@fact("agent:spawned")
+class AgentSpawned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    agent: str
+    conversation: str
+    system: str | None
+    model: str | None
+    provider: str | None
+    tools: tuple[str, ...] = ()
+    max_steps: int = MAX_STEPS
+    ask_timeout: float | None = None
+
+
+@fact("agent:called_tool")
+class AgentCalledTool(msgspec.Struct, frozen=True, kw_only=True):
+    """The model asked for ``tool`` in ``completion``; what it gave stands in the conversation."""
+
+    agent: str
+    completion: str
+    call: str
+    tool: str
+    is_error: bool
+
+
+@fact("agent:answered")
+class AgentAnswered(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn was answered by ``completion``; ``sender`` is who spoke to it, where that was said."""
+
+    agent: str
+    completion: str
+    sender: str | None
+    usage: Usage
+
+
+@fact("agent:terminated")
+class AgentTerminated(msgspec.Struct, frozen=True, kw_only=True):
+    agent: str
+
+
+class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent. ``spawns`` counts how often its name was given; tokens are those of all its turns.
+
+    ``tools`` are the events that its model may ask for, ``max_steps`` how often the model is asked in one turn,
+    ``ask_timeout`` the seconds that a tool call waits for somebody's word (null: until it comes).
+    """
+
+    agent: str
+    conversation: str
+    system: str | None
+    model: str | None
+    provider: str | None
+    status: Status = "idle"
+    spawns: int = 1
+    turns: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    tools: tuple[str, ...] = ()
+    max_steps: int = MAX_STEPS
+    ask_timeout: float | None = None
+    tool_calls: int = 0
+    updated_at: datetime
+
+
+class AgentsView(View[AgentRecord]):
+    name = "agents"
+    query = (Filter(names=("agent:spawned", "agent:called_tool", "agent:answered", "agent:terminated")),)
+    record = AgentRecord
+    version = 2
+    key = ("agent",)
+    indexes: ClassVar = {"by_status": ("status",)}
+
+    def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
+        agent: AgentRecord | None = writer.get(event.stream.removeprefix(f"{CATEGORY}/"))
+        writer.put(changed(agent, event))
+
+
+def changed(agent: AgentRecord | None, event: RecordedEvent) -> AgentRecord:
+    """``agent`` after one of its facts."""
+    if event.name == "agent:spawned":
+        spawned = event.into(AgentSpawned)
+        return AgentRecord(
+            agent=spawned.agent,
+            conversation=spawned.conversation,
+            system=spawned.system,
+            model=spawned.model,
+            provider=spawned.provider,
+            tools=spawned.tools,
+            max_steps=spawned.max_steps,
+            ask_timeout=spawned.ask_timeout,
+            spawns=1 if agent is None else agent.spawns + 1,
+            updated_at=event.recorded_at,
+        )
+    assert agent is not None  # nobody else writes facts of one that was not spawned
+    if event.name == "agent:terminated":
+        return msgspec.structs.replace(agent, status="terminated", updated_at=event.recorded_at)
+    if event.name == "agent:called_tool":
+        return msgspec.structs.replace(agent, tool_calls=agent.tool_calls + 1, updated_at=event.recorded_at)
+    usage = event.into(AgentAnswered).usage
+    return msgspec.structs.replace(
+        agent,
+        turns=agent.turns + 1,
+        input_tokens=agent.input_tokens + usage.input_tokens,
+        output_tokens=agent.output_tokens + usage.output_tokens,
+        updated_at=event.recorded_at,
+    )
+
+
+class AgentFold(JsonState[AgentRecord | None]):
+    """Implements :class:`ksi.core.views.EntityFold`."""
+
+    category = CATEGORY
+    version = 2
+    state = AgentRecord | None
+
+    def initial(self) -> AgentRecord | None:
+        return None
+
+    def apply(self, state: AgentRecord | None, event: RecordedEvent) -> AgentRecord | None:
+        return changed(state, event)
+
+
+def principal_of(agent: str) -> str:
+    """In whose name its tools are called."""
+    return f"agent:{agent}"
