@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "chat": ("chat", "Talk with a model, or with an agent."),
         "message": ("message", "Publish and follow topics; leave messages and take them."),
         "record": ("record", "Run a script; record what it asks of models."),
+        "mcp": ("mcp", "Serve the Model Context Protocol."),
     },
     "Look": {
         "log": ("log", "Read the log, oldest first."),
