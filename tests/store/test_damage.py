@@ -287,3 +287,21 @@ def test_where_no_log_is_none_is_made(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         verify_file(tmp_path / "events.db")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_log_that_is_written_all_the_time_is_verified_all_the_same(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+        going_on = True
+
+        async def write() -> None:
+            while going_on:
+                await written(store, command())
+
+        writers = [asyncio.create_task(write()) for _ in range(4)]
+        try:
+            async with asyncio.timeout(30):
+                for _ in range(3):
+                    assert await store.verify() == []
+        finally:
+            going_on = False
+            await asyncio.gather(*writers)

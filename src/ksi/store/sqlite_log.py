@@ -17,6 +17,7 @@ from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEv
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
 from ksi.store.backup import back_up
+from ksi.store.chain import seen_in, witness_of
 from ksi.store.cursor import Cursor
 from ksi.store.idindex import SqliteIds
 from ksi.store.keyfile import KeyFile, keys_of
@@ -276,10 +277,8 @@ class SqliteEventStore(LoopLog):
 
     async def verify(self) -> Sequence[str]:
         """Digests, links, versions without a gap, ids, open requests, keys, views, checkpoints and the witness."""
-        await self._drained()
-        seen = self._writer.witness.read()
-
         def work() -> Sequence[str]:
+            seen = seen_in(witness_of(self._path))  # before the state that is looked at: it may go on meanwhile
             with self._reader() as connection:
                 return verify(connection, seen, self.vault)
 
