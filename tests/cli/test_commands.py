@@ -276,3 +276,12 @@ def test_a_topic_is_followed_from_its_start(ksi: Cli) -> None:
         following.send_signal(signal.SIGINT)
         following.stdout.read()
     assert following.returncode == 130
+
+
+def test_an_agent_is_spawned_with_its_tools_and_listed(ksi: Cli) -> None:
+    ksi.records("agent", "spawn", "clerk", "--tool", "state:get", "--tool", "state:set", "--max-steps", "3")
+    (listed,) = [each for each in ksi.records("agent", "list") if each["agent"] == "clerk"]
+    assert (listed["tools"], listed["max_steps"]) == (["state:get", "state:set"], 3)
+    assert ksi("agent", "spawn", "thief", "--tool", "state:gte").returncode == 1
+    (ended,) = ksi.records("agent", "terminate", "clerk")
+    assert ended["status"] == "terminated"

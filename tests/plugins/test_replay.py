@@ -13,6 +13,9 @@ from ksi.kernel.replay import Replayed
 from ksi.plugins.agent import Agent
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
+from ksi.plugins.permission import Permission
+from ksi.plugins.state import State
+from ksi.providers.base import ToolCallDelta
 from ksi.providers.desk import Desk, Offer
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.replaying import newest_run, replayed
@@ -97,3 +100,21 @@ async def test_a_turn_that_a_crash_cut_off_and_that_went_on_is_repeated() -> Non
                     break
         found = await again(ksi, run)
     assert (found.requests, found.cut_off) == (3, 1)
+
+
+async def test_a_turn_with_tools_is_repeated_also_what_was_denied_and_failed() -> None:
+    calls = [
+        ToolCallDelta(index=index, id=str(index), name=name, arguments='{"key":"a"}')
+        for index, name in enumerate(("state__get", "state__delete", "state__set", "no__such"))
+    ]
+    provider = script([["Wait. ", *calls], "Well."])
+    async with harness(provider, more=[Agent, State, Permission]) as ksi:
+        tools = ["state:get", "state:delete", "state:set"]
+        await ksi.request("state:set", {"key": "a", "value": 1})
+        await ksi.request("agent:spawn", {"agent": "ada", "tools": tools})
+        await ksi.request("permission:grant", {"principal": "agent:ada", "deny": ["state:set"]})
+        await ksi.request("agent:send_message", {"agent": "ada", "text": "Go."})
+        run = await newest_run(ksi.log)
+        await ksi.request("permission:revoke", {"principal": "agent:ada"})
+        found = await again(ksi, run, Agent, State, Permission)
+    assert (found.requests, len(provider.requests)) == (4, 2)

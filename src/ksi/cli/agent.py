@@ -1,0 +1,58 @@
+"""``ksi agent``: agents, and the tools that they may call."""
+
+from __future__ import annotations
+
+import click
+
+from ksi.cli.arguments import EVENT_NAME
+from ksi.cli.complete import given
+from ksi.cli.invocation import Invocation, family
+from ksi.cli.output import Record, show_table, show_value, time_of
+from ksi.cli.reach import ask
+
+
+@family()
+def agent() -> None:
+    """Spawn, list and end agents. Talk with one: ksi chat --agent NAME."""
+
+
+@agent.command()
+@click.argument("name")
+@click.option("--system", help="What it is told first.")
+@click.option("--model", help="Which model answers for it.")
+@click.option("--provider", help="Which provider.")
+@click.option("--tool", "tools", multiple=True, type=EVENT_NAME, help="An event that it may ask for; may be repeated.")
+@click.option("--max-steps", type=click.IntRange(1, 100), help="How often its model is asked in one turn.")
+@click.option("--ask-timeout", type=click.FloatRange(0, min_open=True), help="Seconds that a tool waits for a word.")
+@click.pass_obj
+def spawn(invocation: Invocation, /, name: str, **options: object) -> None:
+    """Give an agent a name, its instructions and its tools."""
+    show_value(invocation, ask(invocation, "agent:spawn", {"agent": name} | given(options)))
+
+
+@agent.command("list")
+@click.pass_obj
+def list_agents(invocation: Invocation) -> None:
+    """List agents, with what they have used."""
+    columns = ("AGENT", "STATUS", "TURNS", "TOOL CALLS", "TOKENS", "UPDATED", "TOOLS")
+    show_table(invocation, ask(invocation, "agent:list")["agents"], columns, _cells)
+
+
+@agent.command()
+@click.argument("name")
+@click.pass_obj
+def terminate(invocation: Invocation, name: str) -> None:
+    """End an agent: its turns are cancelled, and it takes no more."""
+    show_value(invocation, ask(invocation, "agent:terminate", agent=name))
+
+
+def _cells(shown: Record) -> tuple[str, ...]:
+    return (
+        shown["agent"],
+        shown["status"],
+        str(shown["turns"]),
+        str(shown["tool_calls"]),
+        str(shown["input_tokens"] + shown["output_tokens"]),
+        time_of(shown["updated_at"]),
+        " ".join(shown["tools"]),
+    )
