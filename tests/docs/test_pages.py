@@ -75,6 +75,13 @@ async def test_the_programs_of_clients_run(tmp_path: Path) -> None:
     assert forked.startswith("red\n[{'entity': 'state/default'")
 
 
+@pytest.mark.parametrize(("page", "shown"), [("observe", "client\n"), ("route-events", "['orders']\n")])
+async def test_a_program_says_what_its_page_is_about(page: str, shown: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(only(HOW_TO / f"{page}.md", "python", "asyncio.run"))
+    async with DaemonProcess(tmp_path / "home") as daemon:
+        assert await output_of("program.py", cwd=tmp_path, home=daemon.home.path) == shown
+
+
 async def test_the_typed_program_runs_with_the_module_that_is_described(tmp_path: Path) -> None:
     rehearsed = {"providers.default": "script", "providers.script": "There was a lighthouse"}
     async with DaemonProcess(tmp_path / "home", settings=rehearsed) as daemon:

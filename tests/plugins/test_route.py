@@ -70,14 +70,28 @@ async def test_a_fact_that_fits_is_mapped_to_a_request_of_another_event() -> Non
     assert alarm.correlation_id == (await ksi.facts(SET))[2].correlation_id
 
 
-async def test_a_list_is_split_into_a_request_for_each_item() -> None:
+async def test_a_list_is_split_into_a_request_for_each_item_enriched_by_itself() -> None:
     async with routed() as ksi:
+        await set_value(ksi, "price-b", 7)
         await add(
-            ksi, when='data.key == "batch"', each="data.value", mapping={"key": "item-{index}", "value": "{item.name}"}
+            ksi,
+            when='data.key == "batch"',
+            each="data.value",
+            enrich={"price": {"query": "state:get", "data": {"key": "price-{item.name}"}}},
+            mapping={"key": "item-{index}", "value": {"name": "{item.name}", "price": "{enriched.price.value}"}},
         )
         await set_value(ksi, "batch", [{"name": "a"}, {"name": "b"}])
-        await has(ksi, "item-1", "b")
-        assert await value_of(ksi, "item-0") == "a"
+        await has(ksi, "item-1", {"name": "b", "price": 7})
+        assert await value_of(ksi, "item-0") == {"name": "a", "price": None}
+
+
+async def test_items_that_are_payloads_need_no_mapping() -> None:
+    async with routed() as ksi:
+        await add(ksi, when='data.key == "batch"', each="data.value")
+        await set_value(ksi, "batch", [1])
+        await set_value(ksi, "batch", [{"key": "one", "value": 1}, {"key": "two", "value": 2}])
+        await has(ksi, "two", 2)
+        assert await value_of(ksi, "one") == 1
 
 
 async def test_a_request_is_enriched_by_the_answers_of_queries() -> None:

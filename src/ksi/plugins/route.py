@@ -18,7 +18,14 @@ from msgspec import Meta
 from ksi.core import canonical, ids
 from ksi.core.clock import Clock, utc
 from ksi.core.envelope import EventEnvelope, trace_of
-from ksi.core.errors import ConflictError, KSIError, OverloadedError, UnknownEventError, UnsupportedError
+from ksi.core.errors import (
+    ConflictError,
+    KSIError,
+    OverloadedError,
+    UnknownEventError,
+    UnsupportedError,
+    ValidationError,
+)
 from ksi.core.events import Filter, Position, RecordedEvent, fact
 from ksi.core.patterns import matches
 from ksi.core.ports import EventLog
@@ -59,7 +66,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     when: Annotated[str | None, Meta(description='only if it holds, as in data.value > 3 and name == "a:b"')] = None
     each: Annotated[str | None, Meta(description="path of a list: a request for each of its items")] = None
     enrich: Annotated[dict[str, Lookup], Meta(description="answers of queries, as {enriched.NAME}")] = {}
-    mapping: Annotated[dict[str, Any] | None, Meta(description="template of the payload; else the fact's data")] = None
+    mapping: Annotated[
+        dict[str, Any] | None, Meta(description="template of the payload; else the data, or the item")
+    ] = None
 
 
 class AddRoute(Rule, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -243,13 +252,20 @@ class RoutePlugin(AsyncPlugin):
         return Forwarded(name, len(payloads))
 
     async def _payloads(self, rule: Rule, found: RecordedEvent, context: EventContext) -> list[dict[str, Any]]:
-        scope = scope_of(found)
-        asked = {
-            name: await context.request(lookup.query, filled(lookup.data, scope))
-            for name, lookup in rule.enrich.items()
-        }
-        scopes = items_of({**scope, "enriched": asked}, rule.each)
-        return [dict(found.data) if rule.mapping is None else filled(rule.mapping, each) for each in scopes]
+        scopes = items_of(scope_of(found), rule.each)
+        return [await self._payload(rule, scope, context) for scope in scopes]
+
+    async def _payload(self, rule: Rule, scope: dict[str, Any], context: EventContext) -> dict[str, Any]:
+        if rule.mapping is None:
+            data = scope["data"] if rule.each is None else scope["item"]
+            if not isinstance(data, dict):
+                raise ValidationError("what is no object can not be a payload: give the route a mapping")
+            return data
+        asked = {}
+        for name, lookup in rule.enrich.items():
+            asked[name] = await context.request(lookup.query, filled(lookup.data, scope))
+        payload: dict[str, Any] = filled(rule.mapping, {**scope, "enriched": asked})
+        return payload
 
     async def _explained(self, route: KnownRoute, found: RecordedEvent, context: EventContext) -> Explained:
         why, payloads = None, []
