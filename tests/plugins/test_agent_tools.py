@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,10 @@ import pytest
 
 from ksi.core.errors import (
     NotFoundError,
+    PermissionDeniedError,
+    ProviderInvalidRequestError,
+    UnknownEventError,
+    ValidationError,
 )
 from ksi.core.events import fact
 from ksi.kernel.context import EventContext
@@ -20,8 +24,17 @@ from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.agent import Agent
 from ksi.plugins.permission import Permission
 from ksi.plugins.state import State
-from ksi.providers.base import CompletionRequest, ToolCallDelta, ToolCallPart, ToolResultPart
+from ksi.providers.base import (
+    AnyChunk,
+    Capabilities,
+    CompletionRequest,
+    ToolCallDelta,
+    ToolCallPart,
+    ToolResultPart,
+    require,
+)
 from ksi.providers.script import Answer, ScriptProvider
+from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import harness, rest, script
 
@@ -193,6 +206,49 @@ async def test_an_agent_that_speaks_to_itself_in_mid_turn_is_refused() -> None:
     assert (result.is_error, result.content.partition(":")[0]) == (True, "conflict")
 
 
+# ── a provider that can not call tools ───────────────────────────────────────────────────────────────────────────────
+class Plain(ScriptProvider):
+    capabilities = Capabilities(structured=True)
+
+
+async def test_where_the_provider_knows_no_tools_its_answer_has_a_form_for_them() -> None:
+    provider = Plain([['{"tool":"hammer__use",', '"arguments":{"nail":"steel"}}'], '{"answer":"It holds."}'])
+    async with harness(provider, more=(Agent, Hammer)) as ksi:
+        await spawn(ksi)
+        turn = await ksi.request("agent:send_message", GO)
+        assert (turn["text"], await nails(ksi)) == ("It holds.", ["steel"])
+        found = await ksi.request("conversation:get", {"conversation": "agent-ada"})
+    kinds = [part["type"] for said in found["messages"] for part in said["parts"]]
+    assert kinds == ["text", "tool_call", "tool_result", "text"]
+    first, second = provider.requests
+    assert first.tools == ()
+    assert first.response_schema is not None
+    assert first.response_schema["anyOf"][0]["properties"]["tool"] == {"const": "hammer__use"}
+    assert [message.role for message in second.messages] == ["system", "user", "assistant", "user"]
+
+
+async def test_an_answer_that_breaks_the_form_is_the_text_that_it_is() -> None:
+    async with harness(Plain(["Nails? "]), more=(Agent, Hammer)) as ksi:
+        await spawn(ksi)
+        assert (await ksi.request("agent:send_message", GO))["text"] == "Nails? "
+
+
+async def test_a_provider_that_can_do_neither_refuses_the_turn() -> None:
+    class Poor(ScriptProvider):
+        capabilities = Capabilities()
+
+        def stream(
+            self, request: CompletionRequest, *, timeouts: Timeouts = DEFAULT_TIMEOUTS
+        ) -> AsyncGenerator[AnyChunk, None]:
+            require(request, self.capabilities, provider=self.name)
+            return super().stream(request, timeouts=timeouts)
+
+    async with harness(Poor(["Hm."]), more=(Agent, Hammer)) as ksi:
+        await spawn(ksi)
+        with pytest.raises(ProviderInvalidRequestError):
+            await ksi.request("agent:send_message", GO)
+
+
 # ── crashes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Gated(AsyncPlugin):
     """A tool that stands still until it is let go, once it has said that it was reached."""
@@ -241,6 +297,21 @@ async def waiting(ksi: EventTestHarness) -> dict[str, Any]:
             for each in (await ksi.request("permission:pending"))["requests"]:
                 return dict(each)
             await asyncio.sleep(0)
+
+
+async def test_tools_that_can_not_be_given_are_refused() -> None:
+    async with harness(script(), more=(Permission, Agent, Hammer)) as ksi:
+        with pytest.raises(UnknownEventError):
+            await spawn(ksi, ["hammer:lend"])
+        with pytest.raises(ValidationError):
+            await spawn(ksi, ["hammer:use", "hammer:use"])
+        await ksi.request("permission:grant", {"principal": "tester", "ask": ["hammer:use"], "deny": ["hammer:throw"]})
+        for tool in ("hammer:use", "hammer:throw"):
+            with pytest.raises(PermissionDeniedError) as caught:
+                await spawn(ksi, [tool])
+            assert caught.value.principal == "tester"
+        await grant(ksi, ask=["hammer:use"])
+        await spawn(ksi)
 
 
 async def test_a_denied_call_is_recorded_and_told_to_the_model() -> None:

@@ -17,6 +17,7 @@ from ksi.plugins.completion.shapes import Answered, CreateCompletion
 from ksi.plugins.completion.tool_calls import ToolCalls
 from ksi.plugins.completion.view import CompletionEnded, CompletionFinished, CompletionInterrupted, CompletionStarted
 from ksi.plugins.completion.view import stream_of as stream_of_completion
+from ksi.providers import tools_as_text
 from ksi.providers.base import (
     AnyChunk,
     AnyPart,
@@ -117,7 +118,7 @@ class Answering:
         """The effect itself: the request is on disk before the provider is called."""
 
         def ask() -> AsyncGenerator[AnyChunk, None]:
-            return self._desk.provider(choice.provider).stream(request, timeouts=self._desk.timeouts)
+            return tools_as_text.stream(self._desk.provider(choice.provider), request, self._desk.timeouts)
 
         async with self._context.streamed_effect(EFFECT, Asked(provider=choice.provider, request=request)) as effect:
             try:
