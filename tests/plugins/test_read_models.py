@@ -28,6 +28,7 @@ async def live(ksi: EventTestHarness) -> None:
     for number in range(30):
         await ksi.request("state:set", {"key": f"k{number % 7}", "value": {"n": number}})
     await ksi.request("state:delete", {"key": "k3"})
+    await ksi.request("route:add", {"name": "none", "pattern": "state:", "target": "state:set", "when": "false"})
     await ksi.request("budget:set", {"scope": "all", "tokens": 100_000})
     for agent in ("fox", "hen"):
         await ksi.request("agent:spawn", {"agent": agent})

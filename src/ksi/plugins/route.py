@@ -159,7 +159,6 @@ class RouteView(View[KnownRoute]):
     query = (Filter(names=("route:was_added", "route:was_removed", "route:fact_was_forwarded")),)
     record = KnownRoute
     key = ("name",)
-    indexes = {"by_name": ("name",)}  # noqa: RUF012  # declared as a ClassVar in View
 
     def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
         name = event.data["name"]
@@ -201,7 +200,7 @@ class RoutePlugin(AsyncPlugin):
     async def add(self, request: AddRoute, context: EventContext) -> KnownRoute:
         """Ask another event for each fact that fits, from now on, with the rights of whoever adds the route."""
         self._check(request)
-        known = (await context.view(RouteView).scan("by_name", limit=ROUTES_MAX)).records
+        known = (await context.view(RouteView).scan(None, limit=ROUTES_MAX)).records
         if any(route.name == request.name for route in known):
             raise ConflictError(f"route {request.name!r} is there already: remove it first")
         if len(known) >= ROUTES_MAX:
@@ -222,14 +221,14 @@ class RoutePlugin(AsyncPlugin):
     @query("route:list", examples=[{}])
     async def list_routes(self, context: EventContext) -> Routes:
         """List the routes, by name."""
-        page = await context.view(RouteView).scan("by_name", limit=ROUTES_MAX)
+        page = await context.view(RouteView).scan(None, limit=ROUTES_MAX)
         return Routes(list(page.records))
 
     @query("route:explain", errors=["not_found", "ambiguous"], examples=[{"event": "@1234"}])
     async def explain(self, event: EventReference, context: EventContext) -> Explanation:
         """Say what each route makes of a fact, and why it makes nothing; nothing is asked."""
         found = await find_event(self._log, event)
-        routes = (await context.view(RouteView).scan("by_name", limit=ROUTES_MAX)).records
+        routes = (await context.view(RouteView).scan(None, limit=ROUTES_MAX)).records
         return Explanation(
             found.name, found.position, [await self._explained(route, found, context) for route in routes]
         )
@@ -308,7 +307,7 @@ class RoutePlugin(AsyncPlugin):
         await self._settle()
 
     async def _settle(self) -> None:
-        page = await self._router.journal.view(RouteView).scan("by_name", limit=ROUTES_MAX)
+        page = await self._router.journal.view(RouteView).scan(None, limit=ROUTES_MAX)
         wanted = {(route.name, route.position): route for route in page.records}
         for gone in self._followers.keys() - wanted.keys():
             self._followers.pop(gone).cancel()
