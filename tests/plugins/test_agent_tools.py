@@ -367,6 +367,20 @@ async def test_an_ask_in_mid_turn_over_crashes_and_restarts_approved_once_runs_o
     assert len(provider.requests) == 2
 
 
+async def test_an_ask_outlasts_any_number_of_restarts() -> None:
+    provider = then([NAIL], "It holds.")
+    async with harness(provider, more=(Permission, Agent, Hammer)) as ksi:
+        await spawn(ksi)
+        await grant(ksi, ask=["hammer:*"])
+        ksi.stream("agent:send_message", GO, event_id=TURN)
+        for end in (ksi.restart, ksi.crash, ksi.restart, ksi.restart, ksi.crash):
+            await waiting(ksi)
+            await end()
+        await ksi.request("permission:approve", {"id": (await waiting(ksi))["event_id"]})
+        assert (await ksi.request("agent:send_message", GO, event_id=TURN))["text"] == "It holds."
+        assert await nails(ksi) == ["steel"]
+
+
 @pytest.mark.parametrize("crashes", [False, True])
 async def test_an_ask_that_is_denied_ends_in_its_error_and_the_turn_goes_on(crashes: bool) -> None:
     provider = then([NAIL], "Then not.")

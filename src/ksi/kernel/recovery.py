@@ -52,7 +52,7 @@ async def recover(router: Router) -> Recovered:
         history = await history_of(router.journal, known.request.event_id)
         if history.is_parked:
             recovered.parked += 1
-        elif await _run_again(router, known, history):
+        elif await _run_again(router, known, history, stood_still=await _awaits_a_word(router, known, open_requests)):
             recovered.rerun += 1
         else:
             recovered.closed += 1
@@ -60,15 +60,31 @@ async def recover(router: Router) -> Recovered:
     return recovered
 
 
-async def _run_again(router: Router, known: Known, history: History) -> bool:
-    """Start one request again. False: it was closed instead."""
+async def _awaits_a_word(router: Router, known: Known, open_requests: list[Known]) -> bool:
+    """Whether it waits, itself or through others, for a request that is parked."""
+    for nested in open_requests:
+        if nested.request.cause == known.request.event_id and not is_emit(nested):
+            history = await history_of(router.journal, nested.request.event_id)
+            if history.is_parked or await _awaits_a_word(router, nested, open_requests):
+                return True
+    return False
+
+
+async def _run_again(router: Router, known: Known, history: History, *, stood_still: bool) -> bool:
+    """Start one request again. False: it was closed instead.
+
+    One that ``stood_still`` in its last life did not end that: a wait may outlast any number of restarts.
+    """
+    attempt = history.attempts + 1
+    if stood_still:
+        history.attempts = 0
     try:
         _check_deadline(router, known, history)
         execution = router.known_execution(known, history)
         end = end_without_run(execution.row, known.request, history)
         if end is not None:
             raise end
-        await _note_rerun(router, known, history.attempts + 1)
+        await _note_rerun(router, known, attempt)
     except KSIError as error:
         router.close_request(known.request, error)
         return False
