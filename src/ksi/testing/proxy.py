@@ -138,6 +138,8 @@ class FaultyProxy:
                     break
                 writer.write(portion)
                 await writer.drain()
+        if writer in self._silent:
+            await asyncio.Event().wait()  # that one side has ended is not told either
         # Closed, not aborted: what was written before still arrives, and then the end.
         for each in both:
             each.close()
