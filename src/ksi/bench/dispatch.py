@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from ksi.bench.measure import Contestant, Row, Sample, Stopwatch
+from ksi.bench.measure import Contestant, Row, Sample, Stopwatch, rival
 from ksi.bench.plugin import Bench, Item, item
 from ksi.core.clock import SystemClock
 from ksi.core.envelope import EventEnvelope
@@ -32,7 +32,7 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
         Row(
             "dispatch in the process",
             [
-                Contestant("direct await through a dict", lambda: uvloop.run(_direct(count))),
+                rival("direct await through a dict", lambda: uvloop.run(_direct(count))),
                 Contestant(
                     "KSI, msgspec, inline", lambda: uvloop.run(kernel("bench:echo_inline", count)), cpu_us_max=3.0
                 ),

@@ -14,7 +14,7 @@ import uvloop
 
 from ksi.bench.http import sampled, servers
 from ksi.bench.http_load import Client, SocketClient, Target, message, messages
-from ksi.bench.measure import Contestant, Row
+from ksi.bench.measure import Contestant, Row, rival
 from ksi.bench.plugin import item
 
 SUBSCRIBERS = (100, 1_000)
@@ -34,7 +34,7 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
         def row(subscribers: int) -> Row:
             events = max(IN_FLIGHT, count // subscribers)
             contestants = [
-                Contestant(
+                rival(
                     "websockets.broadcast",
                     lambda: sampled(bare, lambda: broadcast(bare_at, subscribers, events), events * subscribers),
                 ),

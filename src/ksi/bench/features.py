@@ -56,9 +56,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Feature(msgspec.Struct, frozen=True):
-    """CPU of a request with all features up to ``name``, and what the last of them added: µs, medians.
+    """CPU of a request with all features up to ``name``, and what the last of them added, in µs.
 
-    ``spread`` is (max - min) of what it added.
+    It is the least of several runs, each the median of its batches: a busy machine makes them longer, never shorter.
+    ``spread`` is that of the runs.
     """
 
     name: str
@@ -87,21 +88,15 @@ STEPS = (
 
 
 def features(directory: Path, *, count: int, repetitions: int) -> Iterator[Feature]:
-    """The steps by turns, ``count`` requests each; the differences are those of neighbouring runs."""
-    _, *runs = [
-        [uvloop.run(_request_us(step, directory, count)) for step in STEPS]
-        for _ in range(repetitions + 1)  # the first warms up
-    ]
+    """The steps by turns, ``count`` requests each."""
+    runs = [[uvloop.run(_request_us(step, directory, count)) for step in STEPS] for _ in range(repetitions)]
+    before = 0.0
     for number, step in enumerate(STEPS):
         spent = [run[number] for run in runs]
-        added = [run[number] - (run[number - 1] if number else 0.0) for run in runs]
-        yield _feature(step.name, spent, added)
+        yield Feature(step.name, min(spent), min(spent) - before, max(spent) - min(spent))
+        before = min(spent)
     alone = [_metrics_us(count) for _ in range(repetitions)]
-    yield _feature("metrics, by themselves: they are always on", alone, alone)
-
-
-def _feature(name: str, spent: Sequence[float], added: Sequence[float]) -> Feature:
-    return Feature(name, statistics.median(spent), statistics.median(added), max(added) - min(added))
+    yield Feature("metrics, by themselves: they are always on", min(alone), min(alone), max(alone) - min(alone))
 
 
 async def _request_us(step: Step, directory: Path, count: int) -> float:
@@ -116,10 +111,12 @@ async def _request_us(step: Step, directory: Path, count: int) -> float:
         await kernel.start(step.plugins)
         stack.push_async_callback(kernel.stop)
         session, envelopes = Session(principal="bench", source="bench"), _envelopes(step)
-        watch = Stopwatch()
+        spent = []
         for _ in range(count // BATCH):
+            watch = Stopwatch()
             await batch(kernel, session, envelopes())
-        return watch.sample(count).cpu_us
+            spent.append(watch.sample(BATCH).cpu_us)
+        return statistics.median(spent)
 
 
 async def _journal(step: Step, stack: AsyncExitStack, directory: Path) -> Journal:

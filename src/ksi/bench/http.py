@@ -13,7 +13,7 @@ import msgspec
 from ksi.bench import http_load, wire
 from ksi.bench.http_load import Target
 from ksi.bench.load import Load
-from ksi.bench.measure import Contestant, Row, Sample
+from ksi.bench.measure import Contestant, Row, Sample, rival
 from ksi.bench.plugin import item
 from ksi.bench.wire import Server
 
@@ -28,8 +28,11 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
     load = Load.build(directory)
     with servers(directory, []) as (bare, bare_at, ksi, ksi_at):
 
-        def contestant(name: str, server: Server, run: Callable[[], float], operations: int) -> Contestant:
-            return Contestant(name, lambda: sampled(server, run, operations))
+        def contestant(name: str, run: Callable[[], float], operations: int) -> Contestant:
+            return Contestant(name, lambda: sampled(ksi, run, operations))
+
+        def floor(name: str, run: Callable[[], float], operations: int) -> Contestant:
+            return rival(name, lambda: sampled(bare, run, operations))
 
         def socket(at: Target, path: str) -> Callable[[], float]:
             texts = [frame(number) for number in range(BODIES)]
@@ -50,30 +53,28 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
             Row(
                 f"http: query, {CONNECTIONS} connections",
                 [
-                    contestant("starlette on uvicorn, echo", bare, posts(bare_at, "/echo"), count // 4),
-                    contestant("POST /v1/events", ksi, posts(ksi_at, f"/v1/events/{EVENT}"), count // 4),
+                    floor("starlette on uvicorn, echo", posts(bare_at, "/echo"), count // 4),
+                    contestant("POST /v1/events", posts(ksi_at, f"/v1/events/{EVENT}"), count // 4),
                 ],
             ),
             Row(
                 f"http: query, one connection, {IN_FLIGHT} in flight",
                 [
-                    contestant("WebSocket, starlette on uvicorn, echo", bare, socket(bare_at, "/ws"), count),
-                    contestant("WebSocket /v1/ws", ksi, socket(ksi_at, "/v1/ws"), count),
-                    contestant("Unix socket", ksi, lambda: load.run(unix, lines, window=IN_FLIGHT, count=count), count),
+                    floor("WebSocket, starlette on uvicorn, echo", socket(bare_at, "/ws"), count),
+                    contestant("WebSocket /v1/ws", socket(ksi_at, "/v1/ws"), count),
+                    contestant("Unix socket", lambda: load.run(unix, lines, window=IN_FLIGHT, count=count), count),
                 ],
             ),
             Row(
                 f"http: chunks of a stream, {STREAMS} readers",
                 [
-                    contestant(
+                    floor(
                         "starlette on uvicorn, SSE",
-                        bare,
                         lambda: http_load.chunks(bare_at, bare_streamed, connections=STREAMS),
                         each * STREAMS,
                     ),
                     contestant(
                         "POST /v1/stream, SSE",
-                        ksi,
                         lambda: http_load.chunks(ksi_at, streamed, connections=STREAMS),
                         each * STREAMS,
                     ),

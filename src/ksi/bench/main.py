@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import curve, dispatch, fanout, features, http, latency, peers, store, wire
+from ksi.bench import chart, curve, dispatch, fanout, features, http, latency, peers, store, wire
 from ksi.bench.measure import CPU, Result, Row, Verdict, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions: a look, not a figure")
     parser.add_argument("--commands", type=int, default=COMMANDS, help=f"how far {CURVE} goes; {COMMANDS:,}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it into FILE too")
     given = parser.parse_args(arguments)
     wanted = given.suites or [*SUITES, FEATURES, LATENCY]
     unknown = [name for name in wanted if name not in (*SUITES, FEATURES, LATENCY, CURVE)]
@@ -50,13 +53,23 @@ def main(arguments: Sequence[str]) -> int:
     if {"wire", "http", "fanout"} & set(wanted) and not find_spec("orjson"):
         sys.stderr.write("ksi bench: its floors need orjson: make bench, or pip install 'ksi[bench]'\n")
         return 1
+    drawn: list[chart.Shown] = []
     for name in wanted:
         for shown, text in _shown(name, quick=given.quick, commands=given.commands):
             print(msgspec.json.encode(shown).decode() if given.json else text, flush=True)
+            drawn.append(shown)
+    if given.svg is not None:
+        given.svg.write_text(chart.svg(drawn, caption=_caption(wanted, quick=given.quick)), encoding="utf-8")
     return 0
 
 
-def _shown(name: str, *, quick: bool, commands: int) -> Iterator[tuple[msgspec.Struct, str]]:
+def _caption(suites: Sequence[str], *, quick: bool) -> str:
+    words = " ".join([*suites, *(["--quick"] if quick else [])])
+    cores, python = os.cpu_count(), platform.python_version()
+    return f"ksi bench {words}: Python {python}, {cores} cores. Blue is KSI, a red line is a target."
+
+
+def _shown(name: str, *, quick: bool, commands: int) -> Iterator[tuple[chart.Shown, str]]:
     """What is measured, each with its line of the table."""
     if name in SUITES:
         yield from ((result, line(result)) for result in run(name, quick=quick))

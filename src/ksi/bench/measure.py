@@ -35,7 +35,7 @@ class Contestant(msgspec.Struct, frozen=True):
     """Somebody who does the row's work; ``run()`` is one repetition.
 
     Targets: ``target`` is the ratio to the floor to reach, ``against`` those to other contestants by name, and
-    ``cpu_us_max`` the CPU that an operation may take.
+    ``cpu_us_max`` the CPU that an operation may take. ``is_ours``: it is KSI.
     """
 
     name: str
@@ -43,6 +43,12 @@ class Contestant(msgspec.Struct, frozen=True):
     target: float | None = None
     against: Mapping[str, float] = {}
     cpu_us_max: float | None = None
+    is_ours: bool = True
+
+
+def rival(name: str, run: Callable[[], Sample]) -> Contestant:
+    """A floor or a peer."""
+    return Contestant(name, run, is_ours=False)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -75,6 +81,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     spread: float
     verdicts: Sequence[Verdict]
     repetitions: int
+    is_ours: bool
 
 
 CPU = "µs CPU"
@@ -110,6 +117,7 @@ def _result(row: Row, contestant: Contestant, samples: Samples) -> Result:
         spread=(max(rates) - min(rates)) / median,
         verdicts=list(_verdicts(row, contestant, samples)),
         repetitions=len(mine),
+        is_ours=contestant.is_ours,
     )
 
 

@@ -19,7 +19,7 @@ import uvloop
 
 from ksi.bench import dispatch, nats_server, peer_clients, peer_load, wire
 from ksi.bench.http_load import Target, line_requests, posts
-from ksi.bench.measure import Contestant, Row, Sample
+from ksi.bench.measure import Contestant, Row, Sample, rival
 from ksi.bench.nats_server import NatsServer
 from ksi.bench.plugin import item
 from ksi.bench.wire import Server
@@ -92,7 +92,9 @@ def _contestant(
     name: str, servers: Sequence[Server], run: Callable[[int], float], count: int, against: dict[str, float]
 ) -> Contestant:
     count = max(IN_FLIGHT, count // IN_FLIGHT * IN_FLIGHT)
-    return Contestant(name, lambda: _sampled(servers, lambda: run(count), count), against=against)
+    return Contestant(
+        name, lambda: _sampled(servers, lambda: run(count), count), against=against, is_ours=name == "KSI"
+    )
 
 
 def _bodies() -> list[bytes]:
@@ -184,7 +186,7 @@ def _in_process(count: int) -> Row:
         Contestant("KSI, pydantic, async", partial(_dispatched, "bench:model_async", count)),
     ]
     others = [
-        Contestant(name, partial(_in_memory, module, max(IN_FLIGHT, count // 100)))
+        rival(name, partial(_in_memory, module, max(IN_FLIGHT, count // 100)))
         for module, name in IN_PROCESS.items()
         if find_spec(module)
     ]

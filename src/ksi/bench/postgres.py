@@ -10,7 +10,7 @@ from itertools import count as counter
 import psycopg
 import uvloop
 
-from ksi.bench.measure import Contestant, Row, Sample, Stopwatch
+from ksi.bench.measure import Contestant, Row, Sample, Stopwatch, rival
 from ksi.core.events import NewEvent
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.testing.postgres import PostgresServer, binaries, postgres_server
@@ -35,7 +35,7 @@ def row(server: PostgresServer, raw: bytes, *, count: int) -> Row:
     return Row(
         f"store on PostgreSQL: append, {APPENDERS} at once",
         [
-            Contestant("bare psycopg, batches of 64 ready rows", lambda: _bare(url, raw, count)),
+            rival("bare psycopg, batches of 64 ready rows", lambda: _bare(url, raw, count)),
             Contestant("KSI append", lambda: _ksi(server, raw, count)),
         ],
     )

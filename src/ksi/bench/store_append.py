@@ -14,7 +14,7 @@ import msgspec
 import uvloop
 
 from ksi.bench import peer_clients
-from ksi.bench.measure import Contestant, Row, Sample, Stopwatch
+from ksi.bench.measure import Contestant, Row, Sample, Stopwatch, rival
 from ksi.bench.nats_server import NatsServer
 from ksi.bench.plugin import item
 from ksi.core.events import NewEvent
@@ -56,8 +56,8 @@ def _row(peers: Peers, at_once: int, count: int) -> Row:
 
     has_targets = at_once == 64
     contestants = [
-        Contestant(f"bare apsw, batches of {at_once} ready rows", lambda: _bare(fresh(), count, at_once)),
-        Contestant("bare apsw, the log's own tables", lambda: _same_tables(fresh(), count, at_once)),
+        rival(f"bare apsw, batches of {at_once} ready rows", lambda: _bare(fresh(), count, at_once)),
+        rival("bare apsw, the log's own tables", lambda: _same_tables(fresh(), count, at_once)),
         Contestant(
             "KSI append",
             lambda: uvloop.run(ksi(fresh(), count, at_once)),
@@ -72,16 +72,16 @@ def _row(peers: Peers, at_once: int, count: int) -> Row:
 def _others(peers: Peers, at_once: int, count: int, fresh: Callable[[], Path]) -> Iterator[Contestant]:
     nats, postgres = peers.nats, peers.postgres
     if find_spec("aiosqlite"):
-        yield Contestant(AIOSQLITE, lambda: uvloop.run(_aiosqlite(fresh(), count, at_once)))
+        yield rival(AIOSQLITE, lambda: uvloop.run(_aiosqlite(fresh(), count, at_once)))
     if at_once == 1 and find_spec("eventsourcing"):
-        yield Contestant(EVENTSOURCING, lambda: _eventsourcing(fresh(), count))
+        yield rival(EVENTSOURCING, lambda: _eventsourcing(fresh(), count))
     if nats is not None:
-        yield Contestant(JETSTREAM, lambda: _jetstream(nats, count, at_once))
+        yield rival(JETSTREAM, lambda: _jetstream(nats, count, at_once))
     if postgres is not None:
         from ksi.bench.postgres import each  # an extra
 
         connections = min(at_once, POSTGRES_CONNECTIONS)
-        yield Contestant(POSTGRES, lambda: each(postgres, RAW, count=count, connections=connections))
+        yield rival(POSTGRES, lambda: each(postgres, RAW, count=count, connections=connections))
 
 
 def _bare(path: Path, count: int, at_once: int) -> Sample:

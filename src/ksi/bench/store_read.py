@@ -13,7 +13,7 @@ import msgspec
 import uvloop
 
 from ksi.bench import store_append
-from ksi.bench.measure import Contestant, Row, Sample, Stopwatch
+from ksi.bench.measure import Contestant, Row, Sample, Stopwatch, rival
 from ksi.bench.plugin import Item
 from ksi.core.events import Filter, Position, Query, RecordedEvent
 from ksi.core.views import JsonState
@@ -72,7 +72,7 @@ def rows(directory: Path, count: int) -> Iterator[Row]:
 # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _replaying(directory: Path, path: Path, others: int) -> Row:
     contestants = [
-        Contestant("bare SELECT and msgpack decode", lambda: _select(path)),
+        rival("bare SELECT and msgpack decode", lambda: _select(path)),
         Contestant("KSI read_all", lambda: uvloop.run(_replay(path)), 0.6, {EVENTSOURCING: 10.0}),
     ]
     if not find_spec("eventsourcing"):
@@ -81,7 +81,7 @@ def _replaying(directory: Path, path: Path, others: int) -> Row:
 
     filled = directory / "eventsourcing.db"
     peer_eventsourcing.filled(filled, others)
-    contestants.append(Contestant(EVENTSOURCING, lambda: peer_eventsourcing.replay(filled)))
+    contestants.append(rival(EVENTSOURCING, lambda: peer_eventsourcing.replay(filled)))
     return Row("store: replay into recorded events", contestants)
 
 
@@ -143,7 +143,7 @@ def _catching_up(path: Path) -> Row:
     return Row(
         "store: a subscription catches up",
         [
-            Contestant("bare SELECT and msgpack decode", lambda: _select(path)),
+            rival("bare SELECT and msgpack decode", lambda: _select(path)),
             Contestant("KSI subscribe", lambda: uvloop.run(_catch_up(path))),
         ],
     )

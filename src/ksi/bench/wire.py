@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ksi.bench.load import Load
-from ksi.bench.measure import Contestant, Row, Sample
+from ksi.bench.measure import Contestant, Row, Sample, rival
 from ksi.bench.plugin import item
 
 IN_FLIGHT = 64
@@ -54,15 +54,17 @@ def rows(directory: Path, *, count: int) -> Iterator[list[Row]]:
         server(["ksi.daemon", "--home", str(home), "--plugin", "ksi.bench.plugin:Bench"], home / "daemon.sock") as ksi,
     ):
 
-        def contestant(name: str, server: Server, lines: Path, target: float | None, share: int = 1) -> Contestant:
-            return Contestant(name, lambda: _sample(load, server, lines, count // share), target)
+        def contestant(name: str, lines: Path, target: float, share: int = 1) -> Contestant:
+            return Contestant(name, lambda: _sample(load, ksi, lines, count // share), target)
 
-        floor = contestant(f"bare echo (generator in {load.language})", echo, echo_lines, None)
-        on_disk = contestant("bare echo behind bare commits (FULL)", durable, echo_lines, None)
-        queries = [contestant(name, ksi, _lines(directory, event), target) for name, (event, target) in QUERIES.items()]
+        def bare(name: str, server: Server) -> Contestant:
+            return rival(name, lambda: _sample(load, server, echo_lines, count))
+
+        floor = bare(f"bare echo (generator in {load.language})", echo)
+        on_disk = bare("bare echo behind bare commits (FULL)", durable)
+        queries = [contestant(name, _lines(directory, event), target) for name, (event, target) in QUERIES.items()]
         commands = [
-            contestant(name, ksi, _lines(directory, event), target, share=4)
-            for name, (event, target) in COMMANDS.items()
+            contestant(name, _lines(directory, event), target, share=4) for name, (event, target) in COMMANDS.items()
         ]
         yield [
             Row(f"wire: query, not recorded, {IN_FLIGHT} in flight", [floor, *queries]),
