@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from ksi.core.errors import LogDamagedError
+from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.store.offline import verify_file
 from ksi.store.query import KINDS
@@ -68,6 +68,8 @@ async def judged(image: Image) -> Verdict:
             return "named" if problems else "whole"
     except LogDamagedError:
         return "refused"
+    except UnavailableError:  # a view whose table is not what was made: it is built again
+        return "named"
 
 
 def flip(file: Path, offset: int, bit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from ksi.core.errors import LogDamagedError
 Durability = Literal["full", "normal"]
 DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 """What SQLite raises where a page, the header, or a table's definition is not what was written."""
+MISREAD = (*DAMAGE, TypeError, ValueError, AttributeError, struct.error)
+"""The same, and what follows where a record says another type of its value: no layer below us notices that."""
 APPLICATION = 0x4B_53_49_31  # "KSI1"
 VERSION = 1
 TABLES = """

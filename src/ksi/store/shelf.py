@@ -19,6 +19,7 @@ from ksi.core import canonical
 from ksi.core.errors import UnavailableError
 from ksi.core.views import View
 from ksi.store.order import sort_key
+from ksi.store.schema import DAMAGE
 from ksi.store.views import Key, Place, Span
 
 RECENT_MAX = 8_192
@@ -163,7 +164,7 @@ class SqliteShelf(BufferedShelf):
     def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[bytes, ...]]:
         try:
             return list(self._connection.execute(query, values))
-        except apsw.CorruptError:
+        except DAMAGE:
             raise self._damage() from None
 
     def _opened(self, row: tuple[bytes, ...]) -> Any:
@@ -220,6 +221,8 @@ def sealed_row(place: bytes, data: bytes, places: Sequence[bytes]) -> tuple[byte
 
 def is_whole(row: Sequence[bytes]) -> bool:
     """Whether a row is as :func:`sealed_row` has made it."""
+    if not all(isinstance(part, bytes) for part in row):  # their types may be flipped too
+        return False
     place, data, *places = row
     body = data[:-CHECKSUM]
     return crc32(b"".join([body, place, *places])) == int.from_bytes(data[-CHECKSUM:], "big")

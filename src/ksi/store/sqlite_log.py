@@ -27,7 +27,7 @@ from ksi.store.log import Batch, LoopLog
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
 from ksi.store.row import unpack
-from ksi.store.schema import DAMAGE, Durability, connect_reader
+from ksi.store.schema import MISREAD, Durability, connect_reader
 from ksi.store.segments import Generations, Segments
 from ksi.store.shelf import SqliteShelf
 from ksi.store.snapshots import Job, SqliteSnapshots
@@ -72,9 +72,9 @@ class SqliteEventStore(LoopLog):
             if meta(self._point, "index") != INDEX:
                 self._writer.write_all_keys(meta(self._point, "flushed") or 0)
             self._start(recover(self._point, self._writer.witness, Tail(self._stored_rows)))
-        except DAMAGE as error:
+        except MISREAD as error:
             self._lock.release()
-            raise LogDamagedError(str(error), position=0) from None
+            raise LogDamagedError(str(error), position=0) from error
         except BaseException:
             self._lock.release()
             raise

@@ -18,7 +18,7 @@ from ksi.store.keys import Table, number_of, unpack_positions
 from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoints, stored_head, stored_open
 from ksi.store.query import keys_of
 from ksi.store.row import Row, requests_of
-from ksi.store.schema import DAMAGE
+from ksi.store.schema import DAMAGE, MISREAD
 from ksi.store.shelf import is_whole, quoted, sealed_shape
 from ksi.store.sight import marked
 from ksi.store.snapshots import wrong_snapshots
@@ -32,8 +32,8 @@ def verify(connection: apsw.Connection, seen: Link, vault: Vault | None = None) 
     try:
         found.extend(_problems(connection, seen, SealedPayloads(vault)))
         found.extend(map(view_damaged, _damaged_views(connection)))
-    except DAMAGE as error:
-        found.append(f"SQLite can not read it: {error}")
+    except MISREAD as error:
+        found.append(f"it can not be read: {error}")
     finally:
         with suppress(*DAMAGE):
             connection.execute("ROLLBACK")
@@ -60,8 +60,8 @@ def _problems(connection: apsw.Connection, seen: Link, payloads: SealedPayloads)
     except LogDamagedError as error:
         yield error.message
         return
-    except DAMAGE as error:
-        yield f"SQLite can not read what comes after @{last}: {error}"
+    except MISREAD as error:
+        yield f"what comes after @{last} can not be read: {error}"
         return
     yield from found.end(stored_open(connection))
     if not keys.fit():
