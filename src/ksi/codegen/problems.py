@@ -22,6 +22,8 @@ COMMON = (
 """What any event may answer with, whoever handles it."""
 MEDIA_STATUS = 415
 """That of a body which is no JSON: only HTTP knows it, its code is ``unsupported``."""
+HEADERS_STATUS = 431
+"""That of a head which is too large, a query string in it."""
 
 PROBLEM: Json = {
     "type": "object",
@@ -52,6 +54,7 @@ class Problems:
         self._status_of = status_of
         self._common = self._by_status(COMMON)
         self._common[MEDIA_STATUS] = ["unsupported"]
+        self._common[HEADERS_STATUS] = ["payload_too_large"]
 
     def shared(self) -> Json:
         """Responses of all events, by the names that :meth:`responses` refers to."""

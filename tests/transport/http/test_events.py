@@ -91,7 +91,7 @@ async def test_a_query_string_that_does_not_fit_is_a_validation_error(http: http
     assert (answer.status_code, answer.json()["code"]) == (400, "validation_error")
 
 
-@pytest.mark.parametrize("event", ["state:set", "probe:count"])
+@pytest.mark.parametrize("event", ["state:set", "probe:count", "probe:ticks"])
 async def test_what_does_more_than_read_is_not_for_get(http: httpx.AsyncClient, event: str) -> None:
     answer = await http.get(f"/v1/events/{event}?key=a&value=1")
     assert (answer.status_code, answer.json()["code"], answer.headers["allow"]) == (405, "unsupported", "POST")
@@ -139,9 +139,29 @@ async def test_a_path_that_is_not_there_is_a_problem_too(http: httpx.AsyncClient
     assert (answer.status_code, answer.json()["code"]) == (status, "not_found")
 
 
-async def test_a_method_that_is_not_there_is_a_problem_too(http: httpx.AsyncClient) -> None:
-    answer = await http.delete("/v1/events/state:set")
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/events/state:set", "POST"),
+        ("/v1/events/state:get", "GET, HEAD, POST"),
+        ("/v1/events/probe:ticks", "POST"),
+        ("/metrics", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+    ],
+)
+async def test_a_method_that_is_not_there_is_a_problem_that_says_which_are(
+    http: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    answer = await http.delete(path)
     assert (answer.status_code, answer.json()["code"]) == (405, "unsupported")
+    assert answer.headers["allow"] == allowed
+
+
+async def test_null_is_no_body_and_no_timeout(http: httpx.AsyncClient) -> None:
+    body = await http.post("/v1/events/state:list", content=b" null", headers={"content-type": "application/json"})
+    assert (body.status_code, body.json()["code"]) == (400, "validation_error")
+    timeout = await http.post("/v1/events/state:list", json={}, headers={"ksi-timeout": "null"})
+    assert (timeout.status_code, timeout.json()["code"]) == (400, "invalid_frame")
 
 
 async def test_what_a_handler_raises_by_accident_is_told_without_its_traceback(http: httpx.AsyncClient) -> None:

@@ -55,8 +55,11 @@ class Requests:
         await exchange.answer(_answer(exchange, envelope, raw))
 
     async def get(self, exchange: Exchange) -> None:
-        """Answer a query."""
-        envelope = self.queried(exchange, exchange.parameter("name"))
+        """Answer a query. Raises NotReadOnlyError, for streams too: their GET is another path."""
+        name = exchange.parameter("name")
+        if name in self._registry.events and not self.is_query(name):
+            raise NotReadOnlyError(name)
+        envelope = self.queried(exchange, name)
         raw = await self.ask(exchange, envelope)
         await exchange.answer(_answer(exchange, envelope, raw))
 
@@ -131,7 +134,7 @@ class Requests:
     async def _awaited(
         self, exchange: Exchange, envelope: EventEnvelope, answer: asyncio.Future[bytes], call: Call | None
     ) -> bytes:
-        if call is None or answer.done() or not self._is_query(envelope.name):
+        if call is None or answer.done() or not self.is_query(envelope.name):
             return await answer
         return await exchange.unless_gone(answer, call.cancel)
 
@@ -152,7 +155,8 @@ class Requests:
     def release(self, size: int) -> None:
         self._budget.release(size)
 
-    def _is_query(self, name: str) -> bool:
+    def is_query(self, name: str) -> bool:
+        """Whether the event only reads, and answers once."""
         spec = self._registry.events.get(name)
         return spec is not None and spec.kind == "query"
 

@@ -33,4 +33,5 @@ def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, p
             route("GET", "/readyz", probes.readiness, is_public=True),
         ],
         plugged,
+        requests.is_query,
     )
