@@ -41,7 +41,10 @@ def test_the_curve_has_a_mark_for_each_step_and_finds_what_it_wrote(
     assert main.main(["curve", "--commands", "1500", "--json"]) == 0
     found = [msgspec.json.decode(text, type=curve.Mark) for text in capsys.readouterr().out.splitlines()]
     assert [mark.commands for mark in found] == [1000, 1500]
-    assert all(mark.rate > 0 and mark.by_id > 0 and mark.rss > 10**7 and mark.size > 100 for mark in found)
+    assert all(
+        mark.rate > 0 and mark.by_id > 0 and mark.by_state > 0 and mark.rss > 10**7 and mark.size > 100
+        for mark in found
+    )
     assert curve.marks(300_000) == [1000, 3000, 10_000, 30_000, 100_000, 300_000]
 
 

@@ -16,8 +16,10 @@ from ksi.bench.plugin import ItemWasPut, KeptItems, item
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError
-from ksi.core.events import Position
+from ksi.core.events import Filter, Position, Query, RecordedEvent
 from ksi.core.ports import Committed, Entry, Outcome, Unit
+from ksi.core.views import JsonState
+from ksi.store.debugger import TimeTravelDebugger
 from ksi.store.sqlite_log import SqliteEventStore
 
 IN_FLIGHT = 64
@@ -31,7 +33,8 @@ POSITIONS = 3
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """The log at ``commands``: what a command has cost since the mark before, and what a read costs now.
 
-    ``rate`` in commands a second, ``size`` in bytes on disk a command, ``rss`` in bytes; reads a second, one at a time.
+    ``rate`` in commands a second, ``size`` in bytes on disk a command, ``rss`` in bytes; reads a second, one at a time:
+    ``by_state`` are states of a fold over all facts at random positions.
     """
 
     commands: int
@@ -42,6 +45,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     by_position: float
     by_id: float
     by_stream: float
+    by_state: float
 
 
 def marks(commands: int) -> list[int]:
@@ -71,6 +75,7 @@ async def _grow(path: Path, wanted: list[int]) -> AsyncIterator[Mark]:
             await _Writing(store, before, commands).ended
             seconds, spent = time.perf_counter() - begin, time.process_time() - cpu
             added = commands - before
+            await TimeTravelDebugger(store).state_at(Puts())  # whoever asks first leaves snapshots
             reads = [await _rate(read) for read in _reads(store, commands)]
             yield Mark(
                 commands=commands,
@@ -81,8 +86,30 @@ async def _grow(path: Path, wanted: list[int]) -> AsyncIterator[Mark]:
                 by_position=reads[0],
                 by_id=reads[1],
                 by_stream=reads[2],
+                by_state=reads[3],
             )
             before = commands
+
+
+class Put(msgspec.Struct, frozen=True):
+    """How many items were put, and what their counts sum up to."""
+
+    count: int = 0
+    sum: int = 0
+
+
+class Puts(JsonState[Put]):
+    """A fold over all facts."""
+
+    name = "bench_puts"
+    query: Query = (Filter(names=("bench:item_was_put",)),)
+    state = Put
+
+    def initial(self) -> Put:
+        return Put()
+
+    def apply(self, state: Put, event: RecordedEvent) -> Put:
+        return Put(state.count + 1, state.sum + event.into(ItemWasPut).count)
 
 
 class _Writing:
@@ -136,9 +163,14 @@ def _reads(store: SqliteEventStore, commands: int) -> Iterator[Callable[[], Awai
         name = f"item/{chosen.randrange(min(STREAMS, commands))}"
         return [event async for event in store.read_stream(name, backwards=True, limit=20)]
 
+    async def state() -> object:
+        at = Position(POSITIONS + chosen.randrange(POSITIONS * (commands - 1)))
+        return (await TimeTravelDebugger(store).state_at(Puts(), at)).count
+
     yield lambda: store.at(Position(1 + chosen.randrange(POSITIONS * commands)))
     yield lambda: store.find(_id(chosen.randrange(commands)))
     yield stream
+    yield state
 
 
 async def _rate(read: Callable[[], Awaitable[object]]) -> float:
@@ -158,5 +190,5 @@ def line(mark: Mark) -> str:
     return (
         f"{mark.commands:>10,} commands {mark.rate:>8,.0f}/s {mark.cpu_us:>6.1f} µs CPU {mark.size:>6.0f} B each "
         f"{mark.rss / 2**20:>5.0f} MiB   reads/s: position {mark.by_position:>7,.0f}, id {mark.by_id:>7,.0f}, "
-        f"20 of a stream {mark.by_stream:>6,.0f}"
+        f"20 of a stream {mark.by_stream:>6,.0f}, state {mark.by_state:>6,.0f}"
     )
