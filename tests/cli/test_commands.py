@@ -285,3 +285,16 @@ def test_an_agent_is_spawned_with_its_tools_and_listed(ksi: Cli) -> None:
     assert ksi("agent", "spawn", "thief", "--tool", "state:gte").returncode == 1
     (ended,) = ksi.records("agent", "terminate", "clerk")
     assert ended["status"] == "terminated"
+
+
+def test_a_conversation_is_shown_searched_exported_and_forked(ksi: Cli) -> None:
+    ksi("complete", "A harbour", "--conversation", "quay")
+    (listed,) = [each for each in ksi.records("conversation", "list") if each["conversation"] == "quay"]
+    assert listed["messages"] == 2
+    found = ksi.records("conversation", "search", "HARBOUR")
+    assert found[-1]["conversation"] == "quay"
+    lines = ksi.records("conversation", "export", "quay")
+    assert [line["role"] for line in lines] == ["user", "assistant"]
+    assert ksi("conversation", "export", "quay", "--format", "markdown").stdout.startswith("## user\n\nA harbour\n")
+    (forked,) = ksi.records("conversation", "fork", "quay", "quay-2")
+    assert (forked["messages"], ksi.records("conversation", "show", "quay-2")) == (2, lines)

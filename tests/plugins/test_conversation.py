@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from ksi.core.errors import CancelledError, NotFoundError, OverloadedError
-from ksi.providers.base import CompletionRequest
+from ksi.core.errors import CancelledError, ConflictError, NotFoundError, OverloadedError, PayloadTooLargeError
+from ksi.plugins import conversation
+from ksi.providers.base import CompletionRequest, TextPart
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import STORY, Gate, asked_text, harness, rest, script, take, until_queued
 
@@ -154,3 +156,73 @@ async def test_messages_of_many_parts_go_to_the_provider_as_they_are() -> None:
         (said, _) = (await ksi.request("conversation:get", {"conversation": "c1"}))["messages"]
     assert said["parts"][1] == picture
     assert len(seen[0].messages[0].parts) == 2
+
+
+# ── searched, exported, forked ───────────────────────────────────────────────────────────────────────────────────────
+async def test_messages_are_found_by_what_they_say_the_newest_first() -> None:
+    async with harness(script()) as ksi:
+        await ksi.request("completion:create", say("A lighthouse by the sea"))
+        await ksi.request("completion:create", say("The LIGHTHOUSE keeper", conversation="c2"))
+        await ksi.request("completion:create", say("Nothing"))
+        answer = await ksi.request("conversation:search", {"text": "lighthouse"})
+        newest = await ksi.request("conversation:search", {"text": "lighthouse", "limit": 1})
+        none = await ksi.request("conversation:search", {"text": "harbour"})
+    assert [(each["conversation"], each["role"]) for each in answer["found"]] == [
+        ("c2", "assistant"), ("c2", "user"), ("c1", "assistant"), ("c1", "user"),
+    ]  # fmt: skip
+    assert answer["found"][1]["excerpt"] == "The LIGHTHOUSE keeper"
+    assert newest["found"] == answer["found"][:1]
+    assert none == {"found": [], "complete": True}
+
+
+async def test_a_search_looks_at_so_many_messages_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "SEARCHED_MAX", 2)
+    async with harness(script()) as ksi:
+        await ksi.request("completion:create", say("old"))
+        await ksi.request("completion:create", say("new"))
+        answer = await ksi.request("conversation:search", {"text": "old"})
+    assert answer == {"found": [], "complete": False}
+
+
+async def test_a_conversation_is_exported_as_lines_of_json_and_in_markdown() -> None:
+    async with harness(script()) as ksi:
+        await ksi.request("completion:create", say("one"))
+        exported = ksi.stream("conversation:export", {"conversation": "c1"})
+        lines = [json.loads(chunk["text"]) async for chunk in exported]
+        markdown = ksi.stream("conversation:export", {"conversation": "c1", "format": "markdown"})
+        text = "".join([chunk["text"] async for chunk in markdown])
+        with pytest.raises(NotFoundError):
+            await ksi.request("conversation:export", {"conversation": "c9"})
+    assert [line["role"] for line in lines] == ["user", "assistant"]
+    assert exported.answer == {"conversation": "c1", "messages": 2}
+    assert text == "## user\n\none\n## assistant\n\nYou said: one\n"
+
+
+async def test_a_fork_goes_on_from_where_it_was_cut_and_leaves_the_other_as_it_is() -> None:
+    provider = script()
+    async with harness(provider) as ksi:
+        await ksi.request("completion:create", say("one"))
+        at = (await ksi.request("conversation:get", {"conversation": "c1"}))["position"]
+        await ksi.request("completion:create", say("two"))
+        forked = await ksi.request("conversation:fork", {"conversation": "c1", "into": "c2", "at": at})
+        await ksi.request("completion:create", say("three", conversation="c2"))
+        assert [role for role, _ in await spoken(ksi)] == ["user", "assistant"] * 2
+        with pytest.raises(ConflictError):
+            await ksi.request("conversation:fork", {"conversation": "c1", "into": "c2"})
+        with pytest.raises(NotFoundError):
+            await ksi.request("conversation:fork", {"conversation": "c9", "into": "c3"})
+        (said,) = await ksi.facts("conversation:was_forked")
+    told = provider.requests[-1].messages
+    assert (forked["messages"], said.data) == (2, {"source": "c1", "at": at})
+    assert [part.text for message in told for part in message.parts if isinstance(part, TextPart)] == [
+        "one", "You said: one", "three",
+    ]  # fmt: skip
+
+
+async def test_a_fork_takes_so_many_messages_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "FORKED_MAX", 1)
+    async with harness(script()) as ksi:
+        await ksi.request("completion:create", say("one"))
+        with pytest.raises(PayloadTooLargeError):
+            await ksi.request("conversation:fork", {"conversation": "c1", "into": "c2"})
+        assert await ksi.facts("conversation:was_forked") == []

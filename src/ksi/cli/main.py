@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approvals": ("approvals", "List requests that wait for somebody's word."),
         "approve": ("approvals", "Let a request run that waits."),
         "deny": ("approvals", "End a request that waits."),
+        "conversation": ("conversation", "List, show, search, export and fork conversations."),
         "agent": ("agent", "Spawn, list and end agents; give them tools."),
         "permission": ("approvals", "Show, check, grant and revoke rights."),
         "top": ("top", "Watch what happens, as it happens."),

@@ -1,20 +1,42 @@
-"""Conversations: what was said, message by message, now or at any earlier position of the log."""
+"""Conversations: what was said, message by message, now or at any earlier position; searched, exported, forked."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ksi.core.errors import NotFoundError
-from ksi.core.events import Filter, RecordedEvent
+from ksi.core import canonical
+from ksi.core.errors import ConflictError, NotFoundError, PayloadTooLargeError
+from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.ports import EventLog
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
-from ksi.kernel.declare import query
+from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
+from ksi.providers.base import AnyPart, FilePart, TextPart, ToolCallPart, ToolResultPart
 from ksi.providers.conversation import CATEGORY, ConversationFold, MessageAdded, SpokenMessage, stream_of
+
+SEARCHED_MAX = 20_000
+"""Messages that one search looks at, the newest."""
+FORKED_MAX = 2_000
+"""Messages that a fork takes along: they are one commit."""
+AROUND = 60
+"""Characters that are shown on each side of what was found."""
+ADDED = "conversation:message_added"
+NewName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^/@*?\s]+$")]
+Format = Literal["json", "markdown"]
+
+
+@fact("conversation:was_forked")
+class ConversationWasForked(msgspec.Struct, frozen=True):
+    """What follows in its stream was said in ``source``, up to the position ``at``."""
+
+    source: str
+    at: int
 
 
 class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +55,7 @@ class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class ConversationsView(View[ConversationRecord]):
     name = "conversations"
-    query = (Filter(names=("conversation:message_added",)),)
+    query = (Filter(names=(ADDED,)),)
     record = ConversationRecord
     key = ("conversation",)
     indexes: ClassVar = {"by_update": ("position",)}
@@ -73,8 +95,45 @@ class Conversations(msgspec.Struct, frozen=True):
     next: str | None
 
 
+class FoundMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """``excerpt`` is the place where it was found; ``position`` that of the message in the log."""
+
+    conversation: str
+    role: str
+    excerpt: str
+    said_at: datetime
+    position: int
+
+
+class FoundMessages(msgspec.Struct, frozen=True):
+    """The newest first. ``complete`` false: there are more messages than one search looks at, older ones."""
+
+    found: list[FoundMessage]
+    complete: bool
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A chunk of an export: a message."""
+
+    text: str
+
+
+class Exported(msgspec.Struct, frozen=True):
+    conversation: str
+    messages: int
+
+
+class Forked(msgspec.Struct, frozen=True):
+    """``messages`` were taken along from ``source``, as it stood ``at`` a position."""
+
+    conversation: str
+    source: str
+    messages: int
+    at: int
+
+
 class Conversation(AsyncPlugin):
-    """Shows conversations. Their messages are written by the completions that they came from."""
+    """Shows conversations. Their messages are written by the completions that they came from, or taken along."""
 
     name = "conversation"
     views = (ConversationsView,)
@@ -91,12 +150,109 @@ class Conversation(AsyncPlugin):
     @query("conversation:get", errors=("not_found",), examples=({"conversation": "c1", "at": 1234},))
     async def get(self, conversation: str, context: EventContext, at: int | None = None) -> ShownConversation:
         """All messages of a conversation, as they stand or as they stood at the position ``at``."""
-        fold, state, last = ConversationFold(), ConversationFold().initial(), None
-        async for event in context.read_stream(stream_of(conversation)):
-            if (at is None or event.position <= at) and not event.is_erased:
-                state, last = fold.apply(state, event), event
-        if last is None:
-            raise NotFoundError("conversation", conversation)
-        return ShownConversation(
-            conversation=conversation, messages=state.messages, version=last.version, position=last.position
-        )
+        return await _shown(conversation, context, at)
+
+    @query("conversation:search", examples=({"text": "lighthouse"},))
+    async def search(
+        self,
+        text: Annotated[str, Meta(min_length=1, max_length=1000, description="words as they stand; case is ignored")],
+        context: EventContext,
+        limit: Annotated[int, Meta(ge=1, le=1000)] = 20,
+    ) -> FoundMessages:
+        """Find messages that say something."""
+        log = self.host.services.get(EventLog)
+        found: list[FoundMessage] = []
+        looked = 0
+        said = log.read_all((Filter(names=(ADDED,)),), backwards=True, branch=context.branch)
+        async for each in said:
+            looked += 1
+            if len(found) == limit or looked > SEARCHED_MAX:
+                break
+            if not each.is_erased and (excerpt := _excerpt(each.into(MessageAdded), text)) is not None:
+                found.append(_found(each, excerpt))
+        return FoundMessages(found, looked <= SEARCHED_MAX)
+
+    @stream("conversation:export", record=False, errors=("not_found",), examples=({"conversation": "c1"},))
+    async def export(
+        self, conversation: str, context: EventContext, format: Format = "json", at: int | None = None
+    ) -> AsyncIterator[Line | End[Exported]]:
+        """A conversation message by message: as lines of JSON, or in Markdown."""
+        shown = await _shown(conversation, context, at)
+        for message in shown.messages:
+            yield Line(_as_json(message) if format == "json" else _as_markdown(message))
+        yield End(Exported(conversation, len(shown.messages)))
+
+    @event(
+        "conversation:fork",
+        key=lambda request: f"conversation/{request.into}",
+        errors=("not_found", "conflict", "payload_too_large"),
+        examples=({"conversation": "c1", "into": "c2", "at": 1234},),
+    )
+    async def fork(self, conversation: str, into: NewName, context: EventContext, at: int | None = None) -> Forked:
+        """Go on from a conversation in another one; both have what was said up to the position ``at``."""
+        if await context.view(ConversationsView).get(into) is not None:
+            raise ConflictError(f"there is a conversation {into!r} already", conversation=into)
+        shown = await _shown(conversation, context, at)
+        if len(shown.messages) > FORKED_MAX:
+            raise PayloadTooLargeError("a conversation to fork", size=len(shown.messages), limit=FORKED_MAX)
+        context.append(stream_of(into), ConversationWasForked(conversation, shown.position))
+        for message in shown.messages:
+            said = MessageAdded(role=message.role, parts=message.parts, partial=message.partial)
+            context.append(stream_of(into), said)
+        return Forked(into, conversation, len(shown.messages), shown.position)
+
+
+async def _shown(conversation: str, context: EventContext, at: int | None) -> ShownConversation:
+    """Raises NotFoundError."""
+    fold, state, last = ConversationFold(), ConversationFold().initial(), None
+    async for each in context.read_stream(stream_of(conversation)):
+        if (at is None or each.position <= at) and not each.is_erased:
+            state, last = fold.apply(state, each), each
+    if last is None:
+        raise NotFoundError("conversation", conversation)
+    return ShownConversation(
+        conversation=conversation, messages=state.messages, version=last.version, position=last.position
+    )
+
+
+def _text_of(parts: Sequence[AnyPart]) -> str:
+    """All of a message in words."""
+    said = []
+    for part in parts:
+        match part:
+            case TextPart():
+                said.append(part.text)
+            case ToolCallPart():
+                said.append(f"[calls {part.name} with {canonical.encode(part.arguments).decode()}]")
+            case ToolResultPart():
+                said.append(part.content)
+            case FilePart():
+                said.append(f"[{part.media_type}]")
+    return "\n".join(said)
+
+
+def _excerpt(message: MessageAdded, text: str) -> str | None:
+    said = _text_of(message.parts)
+    place = said.lower().find(text.lower())
+    if place < 0:
+        return None
+    begin, end = max(0, place - AROUND), place + len(text) + AROUND
+    return f"{'…' if begin else ''}{said[begin:end]}{'…' if end < len(said) else ''}"
+
+
+def _found(event: RecordedEvent, excerpt: str) -> FoundMessage:
+    return FoundMessage(
+        conversation=event.stream.removeprefix(f"{CATEGORY}/"),
+        role=event.into(MessageAdded).role,
+        excerpt=excerpt,
+        said_at=event.recorded_at,
+        position=event.position,
+    )
+
+
+def _as_json(message: SpokenMessage) -> str:
+    return canonical.encode({"role": message.role, "parts": message.parts}).decode()
+
+
+def _as_markdown(message: SpokenMessage) -> str:
+    return f"## {message.role}{' (cut off)' if message.partial else ''}\n\n{_text_of(message.parts)}\n"

@@ -15,7 +15,8 @@ from ksi.core.ports import Tokens
 READING = (
     "system:health", "system:metrics", "system:discover", "system:help", "system:describe", "describe:*",
     "permission:list_profiles", "permission:check", "permission:show", "mcp:tools",
-    "state:get", "state:list", "conversation:get", "conversation:list",
+    "state:get", "state:list",
+    "conversation:get", "conversation:list", "conversation:search", "conversation:export",
     "completion:models", "completion:status", "agent:list",
 )  # fmt: skip
 """What looks at shared things and changes nothing."""
