@@ -22,6 +22,7 @@ from ksi.plugins.permission import Permission
 from ksi.providers.base import CompletionRequest, TextPart, ToolCallDelta, ToolResultPart
 from ksi.providers.desk import Desk, Offer
 from ksi.providers.script import Answer, Hold, ScriptProvider
+from ksi.transport.budget import Limits
 from tests.transport.http.site import Site, serving
 
 HELLO: Any = [{"role": "user", "content": "say hello there"}]
@@ -58,8 +59,8 @@ def script() -> Script:
     return Script()
 
 
-@pytest.fixture
-async def site(tmp_path: Path, script: Script) -> AsyncIterator[Site]:
+def plugins_with(script: Script) -> tuple[type[AsyncPlugin], ...]:
+    """All that an answer needs."""
     offer = Offer(name="script", make=lambda: script.provider, models=("m", "held"))
 
     class OwnDesk(AsyncPlugin):
@@ -69,8 +70,12 @@ async def site(tmp_path: Path, script: Script) -> AsyncIterator[Site]:
         def services(self) -> Mapping[type, Any]:
             return {Desk: Desk([offer], default="script")}
 
-    plugins = (Permission, OwnDesk, Conversation, Budget, Completion, Agent, Endpoint)
-    async with serving(tmp_path, plugins=plugins) as site:
+    return (Permission, OwnDesk, Conversation, Budget, Completion, Agent, Endpoint)
+
+
+@pytest.fixture
+async def site(tmp_path: Path, script: Script) -> AsyncIterator[Site]:
+    async with serving(tmp_path, plugins=plugins_with(script)) as site:
         yield site
 
 
@@ -198,3 +203,19 @@ async def test_anthropics_package_uses_tools(claude: anthropic.AsyncAnthropic) -
     told: Any = [*HELLO, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
     second: Any = await claude.messages.create(**asked, messages=told)
     assert second.content[0].text == "it is two"
+
+
+async def test_bodies_count_among_what_the_daemon_holds(tmp_path: Path, script: Script) -> None:
+    bounded = Limits(inbound_bytes_max=4_000)
+    long: Any = [{"role": "user", "content": "say " + "word " * 1_000}]
+    async with (
+        serving(tmp_path, limits=bounded, plugins=plugins_with(script)) as site,
+        openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key=site.token, max_retries=0) as ai,
+    ):
+        holding = asyncio.ensure_future(ai.chat.completions.create(model="held", messages=long))
+        await script.hold.reached.wait()
+        with pytest.raises(openai.RateLimitError):
+            await ai.chat.completions.create(model="m", messages=HELLO)
+        script.hold.release()
+        await holding
+        await ai.chat.completions.create(model="m", messages=HELLO)

@@ -27,8 +27,8 @@ async def serve(doors: Doors, scope: Scope, receive: Receive, send: Send) -> Non
     exchange = Exchange(scope, receive, send)
     try:
         door = doors.door(exchange.parameter("token"))
-        asked = _asked(exchange, door.run, await exchange.body(BODY_BYTES_MAX))
-        await exchange.while_there(_pour(exchange, door, asked))
+        async with exchange.held_body(BODY_BYTES_MAX) as body:
+            await exchange.while_there(_pour(exchange, door, _asked(exchange, door.run, body)))
     except Gone:
         return
     except KSIError as error:

@@ -41,7 +41,8 @@ async def serve(services: ServiceRegistry, scope: Scope, receive: Receive, send:
     router = services.get(Router)
     try:
         if exchange.path in PROTOCOLS:
-            await _complete(router, exchange)
+            async with exchange.held_body(BODY_BYTES_MAX) as body:
+                await _complete(router, exchange, body)
         else:
             await _show_models(router, exchange)
     except Gone:
@@ -51,9 +52,9 @@ async def serve(services: ServiceRegistry, scope: Scope, receive: Receive, send:
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-async def _complete(router: Router, exchange: Exchange) -> None:
+async def _complete(router: Router, exchange: Exchange, body: bytes) -> None:
     read, words_of = PROTOCOLS[exchange.path]
-    wanted = read(await exchange.body(BODY_BYTES_MAX))
+    wanted = read(body)
     name, payload = wanted.request()
     envelope = EventEnvelope.create(name, payload, "http", principal=exchange.session.principal)
     words = words_of(wanted, ids.text(envelope.event_id), envelope.time_us // 1_000_000)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -22,6 +23,15 @@ class Aborting(Protocol):
 
     def abort(self) -> None:
         """Close now; what is not written is lost."""
+
+
+class Holding(Protocol):
+    """Where bytes of requests are counted; ``scope["state"]["holding"]`` of an application."""
+
+    def hold(self, size: int) -> None:
+        """Count a request. Raises OverloadedError."""
+
+    def release(self, size: int) -> None: ...
 
 
 class Gone(Exception):
@@ -102,6 +112,26 @@ class Exchange:
                 raise PayloadTooLargeError("body", size=None, limit=limit)
             if not message["more_body"]:
                 return bytes(body)
+
+    @asynccontextmanager
+    async def held_body(self, limit: int) -> AsyncIterator[bytes]:
+        """The same, counted among the bytes of requests that the daemon holds, until the end of the block.
+
+        Raises: as :meth:`body`, and OverloadedError where no more of them fit.
+        """
+        self._refuse_announced(limit)
+        holding: Holding = self.scope["state"]["holding"]
+        size = self._size_at_most(limit)
+        holding.hold(size)
+        try:
+            yield await self.body(limit)
+        finally:
+            holding.release(size)
+
+    def _size_at_most(self, limit: int) -> int:
+        if b"content-length" in self.headers:
+            return int(self.headers[b"content-length"])
+        return limit if b"transfer-encoding" in self.headers else 0
 
     def _refuse_announced(self, limit: int) -> None:
         announced = self.headers.get(b"content-length")

@@ -62,7 +62,7 @@ class Plugged:
             raise DeclarationError("a path leads to an event or to an app", where=route.path)
         if route.app is None and route.is_public:
             raise DeclarationError("an event is asked with a token: only an app is public", where=route.path)
-        handler = _asgi(route) if route.app is not None else self._event(route)
+        handler = self._asgi(route) if route.app is not None else self._event(route)
         return Endpoint(handler, self._guard, is_public=route.is_public)
 
     def _event(self, route: Route) -> Handler:
@@ -79,16 +79,16 @@ class Plugged:
 
         return handler
 
+    def _asgi(self, route: Route) -> Handler:
+        async def handler(exchange: Exchange) -> None:
+            exchange.scope["state"]["holding"] = self._requests
+            if not route.is_public:
+                exchange.scope["state"]["session"] = exchange.session
+            exchange.is_answered = True  # from here on the app answers; what it raises breaks the answer off
+            assert route.app is not None
+            await route.app(exchange.scope, exchange.receive, exchange.send)
 
-def _asgi(route: Route) -> Handler:
-    async def handler(exchange: Exchange) -> None:
-        if not route.is_public:
-            exchange.scope["state"]["session"] = exchange.session
-        exchange.is_answered = True  # from here on the app answers; what it raises breaks the answer off
-        assert route.app is not None
-        await route.app(exchange.scope, exchange.receive, exchange.send)
-
-    return handler
+        return handler
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
