@@ -277,6 +277,7 @@ class SqliteEventStore(LoopLog):
 
     async def verify(self) -> Sequence[str]:
         """Digests, links, versions without a gap, ids, open requests, keys, views, checkpoints and the witness."""
+
         def work() -> Sequence[str]:
             seen = seen_in(witness_of(self._path))  # before the state that is looked at: it may go on meanwhile
             with self._reader() as connection:
