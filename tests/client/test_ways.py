@@ -187,6 +187,20 @@ async def test_a_cancelled_task_cancels_at_the_daemon(ways: Ways, client: EventC
     assert ways.work.said == [f"{'query' if event == 'work:wait' else 'command'} cancelled"]
 
 
+@pytest.mark.parametrize("turns", [0, 1, 4, 16, 64])
+async def test_a_command_that_is_cancelled_on_its_way_does_not_go_on(
+    ways: Ways, client: EventClient, turns: int
+) -> None:
+    task = asyncio.ensure_future(client.request("work:hold"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await client.request("work:do", number=1)
+    await ways.idle()
+
+
 async def test_a_stream_that_would_go_on_without_its_reader_is_cancelled_too(ways: Ways, client: EventClient) -> None:
     stream = client.stream("work:count", to=1_000_000)
     await anext(stream)

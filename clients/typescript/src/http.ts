@@ -7,6 +7,8 @@ import { frames } from "./sse.js";
 
 /** Seconds without a sign of life, after which a stream is lost: the daemon says something each 15 s. */
 const SILENCE_MAX = 50;
+/** How often a request that is to be cancelled is looked for: it may be on its way, behind the word that cancels it. */
+const MISSES_MAX = 3;
 /** What a proxy says, in words of its own, when there is no daemon behind it. */
 const NOBODY_THERE = [502, 503, 504];
 
@@ -61,6 +63,7 @@ class Carried {
   #abort = new AbortController();
   #isStopped = false;
   #isHungUp = false;
+  #isOver = false;
   #patience: Patience;
 
   constructor(
@@ -72,8 +75,13 @@ class Carried {
     this.#patience = new Patience(link.endpoint.reconnectTimeout);
   }
 
-  /** Ask until nobody waits for more of it. */
   async run(): Promise<void> {
+    await this.#askUntilItIsWhole();
+    this.#isOver = true;
+  }
+
+  /** Ask until nobody waits for more of it. */
+  async #askUntilItIsWhole(): Promise<void> {
     let request: Request | undefined = this.request;
     while (request && (await this.#patience.wait())) {
       if (this.#isHungUp) return;
@@ -96,13 +104,14 @@ class Carried {
     this.#isStopped = true;
     this.give(Infinity);
     const patience = new Patience(this.link.endpoint.reconnectTimeout);
-    while (this.request.event_id !== undefined && (await patience.wait())) {
+    let missed = 0;
+    while (this.request.event_id !== undefined && missed < MISSES_MAX && (await patience.wait())) {
       try {
         const path = `/v1/requests/${this.request.event_id}`;
         const response = await this.link.endpoint.fetch(path, { method: "DELETE" });
         await response.text(); // one that is not read keeps its connection
-        if (response.ok) return;
-        break;
+        if (response.ok || this.#isOver) return;
+        missed += 1;
       } catch {
         continue; // the network: again
       }

@@ -27,6 +27,8 @@ SILENCE_MAX = 50.0
 """Seconds without a sign of life, after which a stream is lost: the daemon says something each 15 s."""
 RECEIVE_BUFFER_BYTES = 16 << 10
 """What the system holds of a stream that is not read: at its own choice it would be thousands of tokens."""
+MISSES_MAX = 3
+"""How often a request that is to be cancelled is looked for: it may be on its way, behind the word that cancels it."""
 _ENOUGH = 1 << 62
 _BROKEN = (httpx.RequestError, InvalidFrameError, PayloadTooLargeError)
 _ASK = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
@@ -211,23 +213,26 @@ class HttpLink:
         To hang up is not enough: a command goes on without its client, and so does a stream that detaches.
         """
         carried.credit.give(_ENOUGH)
-        if carried.event_id is not None and await self._is_cancelled(carried.event_id):
+        if carried.event_id is not None and await self._is_cancelled(carried):
             return
         if carried.task is not None and carried.task.cancel():
             error = WireError(code=CancelledError.code, message="it was cancelled", details={"partial": None})
             self._hand_on(carried, Answer(ok=False, end=True, error=error))
 
-    async def _is_cancelled(self, event_id: str) -> bool:
+    async def _is_cancelled(self, carried: Carried) -> bool:
         """Whether the daemon has something to cancel, and does."""
-        patience = Patience(self._reconnect_timeout)
-        while True:
+        patience, missed = Patience(self._reconnect_timeout), 0
+        while missed < MISSES_MAX and carried.id in self._carried:
             try:
                 await patience.wait()
-                return (await self._client.delete(f"/v1/requests/{event_id}")).is_success
+                if (await self._client.delete(f"/v1/requests/{carried.event_id}")).is_success:
+                    return True
+                missed += 1
             except httpx.RequestError:
                 continue
             except TimeoutError:
-                return False
+                break
+        return False
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:

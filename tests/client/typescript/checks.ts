@@ -62,7 +62,7 @@ const CHECKS = {
     } catch (error) {
       names.push((error as Error).name);
     }
-    return { names, said: await said(ksi, 3) };
+    return { names, said: (await said(ksi, 3)).sort() };
   },
 
   async through(ksi: Client<KsiEvents>) {
