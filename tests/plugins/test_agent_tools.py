@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,7 @@ from ksi.core.errors import (
     ValidationError,
 )
 from ksi.core.events import fact
+from ksi.core.ports import Done, Journal, Unit
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.plugin import AsyncPlugin
@@ -35,6 +36,7 @@ from ksi.providers.base import (
 )
 from ksi.providers.script import Answer, ScriptProvider
 from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from ksi.store.memory import InMemoryEventStore
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import harness, rest, script
 
@@ -398,6 +400,51 @@ async def test_an_ask_that_is_denied_ends_in_its_error_and_the_turn_goes_on(cras
     (result,) = results(provider.requests[1])
     assert result.is_error
     assert "no nails today" in result.content
+
+
+@pytest.mark.parametrize("word", ["approve", "deny"])
+@pytest.mark.parametrize("steps", range(0, 12, 2))
+async def test_a_word_that_comes_while_the_turn_comes_back_is_heard(word: str, steps: int) -> None:
+    provider = then([NAIL], "So be it.")
+    async with harness(provider, more=(Permission, Agent, Hammer)) as ksi:
+        await spawn(ksi)
+        await grant(ksi, ask=["hammer:*"])
+        ksi.stream("agent:send_message", GO, event_id=TURN)
+        asked = await waiting(ksi)
+        await ksi.crash()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await ksi.request(f"permission:{word}", {"id": asked["event_id"]})
+        assert (await ksi.request("agent:send_message", GO, event_id=TURN))["text"] == "So be it."
+        assert await nails(ksi) == (["steel"] if word == "approve" else [])
+
+
+class LateLog:
+    """A log that takes its time with the end of a tool's request."""
+
+    def __init__(self, log: Journal) -> None:
+        self._log = log
+
+    def write(self, unit: Unit, done: Done) -> None:
+        is_end = unit.outcome is not None and unit.origin.name == "hammer:use"
+        asyncio.get_running_loop().call_later(0.05 if is_end else 0, self._log.write, unit, done)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+async def test_a_denial_whose_commit_is_late_is_heard_by_the_turn_that_came_back_meanwhile() -> None:
+    async with InMemoryEventStore() as store:
+        log = cast(Journal, LateLog(store))
+        async with harness(then([NAIL], "Then not."), more=(Permission, Agent, Hammer), log=log) as ksi:
+            await spawn(ksi)
+            await grant(ksi, ask=["hammer:*"])
+            ksi.stream("agent:send_message", GO, event_id=TURN)
+            asked = await waiting(ksi)
+            await ksi.crash()
+            await ksi.request("permission:deny", {"id": asked["event_id"]})
+            turn = await ksi.request("agent:send_message", GO, event_id=TURN)
+    assert turn["text"] == "Then not."
 
 
 @pytest.mark.virtual

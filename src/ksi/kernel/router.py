@@ -408,15 +408,18 @@ class Router:
     def close_request(self, envelope: EventEnvelope, error: KSIError) -> None:
         """Give a recorded request its end without running it."""
         unit = Unit(origin=envelope, outcome=Outcome(False, error_json(error)))
-        self.journal.write(unit, lambda committed, refused: self._closed(envelope, refused))
+        self.journal.write(unit, lambda committed, refused: self._closed(envelope, refused, error))
 
     def _close_refused(self, envelope: EventEnvelope, raw: bytes | None, error: KSIError | None) -> None:
         assert error is not None
         self.close_request(envelope, error)
 
-    def _closed(self, envelope: EventEnvelope, refused: KSIError | None) -> None:
+    def _closed(self, envelope: EventEnvelope, refused: KSIError | None, error: KSIError) -> None:
+        waiting = self.parking.get(envelope.event_id)
         if refused is not None:
             _log.error("%s could not be closed: %s", envelope.name, refused)
+        elif waiting is not None:  # it was parked, and who awaits it came after the word
+            waiting.settle(None, error)
         row = self.table.get(envelope.name)
         if row is not None and row.is_stream:
             self.streams.ended(f"{row.category}/{ids.text(envelope.event_id)}")
