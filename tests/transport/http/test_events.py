@@ -145,6 +145,8 @@ async def test_a_path_that_is_not_there_is_a_problem_too(http: httpx.AsyncClient
         ("/v1/events/state:set", "POST"),
         ("/v1/events/state:get", "GET, HEAD, POST"),
         ("/v1/events/probe:ticks", "POST"),
+        ("/v1/stream/probe:count", "POST"),
+        ("/v1/stream/probe/1@2", "GET, HEAD"),
         ("/metrics", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
     ],

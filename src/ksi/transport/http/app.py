@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route, Router
@@ -54,9 +54,10 @@ async def _fail(exchange: Exchange, error: KSIError) -> None:
 class App:
     """All routes."""
 
-    def __init__(self, routes: Sequence[Route], otherwise: ASGIApp, is_query: Callable[[str], bool]) -> None:
+    def __init__(self, routes: Sequence[Route], otherwise: ASGIApp, possible: Callable[[str], frozenset[str]]) -> None:
+        """``possible`` says which methods can be those of a path."""
         self._routes = routes
-        self._is_query = is_query
+        self._possible = possible
         self._router = Router(routes, default=otherwise, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,13 +72,6 @@ class App:
         """The methods of all routes of the path; starlette knows those of the first."""
         known = {name.strip() for name in (refused.headers or {}).get("Allow", "").split(",") if name}
         for route in self._routes:
-            found, inner = route.matches(scope)
-            if found is not Match.NONE:
+            if route.matches(scope)[0] is not Match.NONE:
                 known.update(route.methods or ())
-                known -= self._not_for(inner["path_params"])
-        return sorted(known)
-
-    def _not_for(self, parameters: Mapping[str, str]) -> set[str]:
-        """Of the methods of a path that an event's name stands in: only queries are for those that read."""
-        is_for_posts = "name" in parameters and not self._is_query(parameters["name"])
-        return {"GET", "HEAD"} if is_for_posts else set()
+        return sorted(known & self._possible(scope["path"]))

@@ -10,7 +10,10 @@ from ksi.transport.http.guard import Guard
 from ksi.transport.http.metrics import Metrics
 from ksi.transport.http.plugged import Plugged
 from ksi.transport.http.probes import Probes
-from ksi.transport.http.streams import Streams
+from ksi.transport.http.streams import Streams, is_event_name
+
+READS, BEGINS = frozenset({"GET", "HEAD"}), frozenset({"POST"})
+ALL = READS | BEGINS | {"PUT", "PATCH", "DELETE"}
 
 
 def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, plugged: Plugged) -> App:
@@ -19,6 +22,15 @@ def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, p
 
     def route(method: str, path: str, handler: Handler, *, is_public: bool = False) -> Route:
         return Route(path, Endpoint(handler, guard, is_public=is_public), methods=[method])
+
+    def possible(path: str) -> frozenset[str]:
+        """Only queries are read at an event's path; of streams an event is begun, and a stream read."""
+        kind, _, name = path.removeprefix("/v1/").partition("/")
+        if kind == "events":
+            return ALL if requests.is_query(name) else BEGINS
+        if kind == "stream":
+            return BEGINS if is_event_name(name) else READS
+        return ALL
 
     return App(
         [
@@ -33,5 +45,5 @@ def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, p
             route("GET", "/readyz", probes.readiness, is_public=True),
         ],
         plugged,
-        requests.is_query,
+        possible,
     )

@@ -255,6 +255,11 @@ def _format(exchange: Exchange) -> Format:
     return next((form for form in FORMATS if exchange.accepts(form.media)), FORMATS[0])
 
 
+def is_event_name(text: str) -> bool:
+    """Or else, maybe, that of a stream: it has a slash."""
+    return ":" in text and "/" not in text
+
+
 def _resumed(exchange: Exchange) -> str:
     """Where to go on: after ``Last-Event-ID``, else ``after``, else the address in the path, else from the start.
 
@@ -263,7 +268,7 @@ def _resumed(exchange: Exchange) -> str:
         NotReadOnlyError: It is an event's name: streams have a slash in theirs.
     """
     stream, _, version = exchange.parameter("address").partition("@")
-    if ":" in stream and "/" not in stream:
+    if is_event_name(stream):
         raise NotReadOnlyError(stream)
     last = exchange.headers.get(b"last-event-id", b"").decode("latin-1") or exchange.query_value("after")
     if last.isdecimal():
