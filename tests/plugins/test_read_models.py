@@ -30,6 +30,10 @@ async def live(ksi: EventTestHarness) -> None:
     await ksi.request("state:delete", {"key": "k3"})
     await ksi.request("route:add", {"name": "none", "pattern": "state:", "target": "state:set", "when": "false"})
     await ksi.request("budget:set", {"scope": "all", "tokens": 100_000})
+    await ksi.request(
+        "schedule:add", {"name": "tick", "event": "state:set", "data": {"key": "t", "value": 1}, "every": 9e8}
+    )
+    await ksi.request("message:queue", {"queue": "letters", "data": {"to": "fox"}})
     for agent in ("fox", "hen"):
         await ksi.request("agent:spawn", {"agent": agent})
         for text in ("Who are you?", "Really?"):
