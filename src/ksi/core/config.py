@@ -104,7 +104,7 @@ class LogSection(Section, frozen=True):
 
 
 class TraceSection(Section, frozen=True):
-    """Spans of requests. What is kept is chosen at the end: errors, what took ``slow`` seconds, a ``share`` of the rest.
+    """Spans of requests. What is kept is chosen at the end: errors, what took ``slow`` seconds, a ``share`` of others.
 
     ``endpoint`` takes them by OTLP, as in ``http://127.0.0.1:4318/v1/traces``.
     """
