@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from ksi.codegen.tools import rooted, tool_name
 from ksi.core import canonical
 from ksi.core.errors import (
     EventTimeoutError,
@@ -30,7 +30,6 @@ from ksi.providers.base import Tool, ToolCallPart, ToolResultPart
 
 RESULT_BYTES_MAX = 32 << 10
 """Of what a tool gave, so much is told to the model."""
-_FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 _NOT_ITS_OWN = (ShuttingDownError, ReplayError)
 """Errors that end the turn, and say nothing of the tool."""
 
@@ -70,11 +69,6 @@ def _check_right(row: Row, agent: str, context: EventContext) -> None:
         raise PermissionDeniedError(row.name, principal=context.principal, rule=rule)
 
 
-def tool_name(event: str) -> str:
-    """How a model calls it: providers take letters, digits, ``_`` and ``-``."""
-    return _FOREIGN.sub("_", event.replace(":", "__"))
-
-
 async def offered_tools(context: EventContext, tools: Sequence[str]) -> list[Tool]:
     """``tools`` as a model sees them, of those that there are. It is recorded: a rerun offers the same."""
     if not tools:
@@ -90,17 +84,7 @@ async def offered_tools(context: EventContext, tools: Sequence[str]) -> list[Too
 
 
 def _tool(spec: EventSpec) -> Tool:
-    return Tool(name=tool_name(spec.name), description=spec.doc, parameters=_rooted(spec.payload.schema()))
-
-
-def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """``schema`` with its object at the root: models' servers do not look behind a reference there."""
-    name = str(schema.get("$ref", "")).rpartition("/")[2]
-    definitions = dict(schema.get("$defs", {}))
-    if name not in definitions:
-        return dict(schema)
-    root = {**definitions.pop(name)}
-    return root | ({"$defs": definitions} if definitions else {})
+    return Tool(name=tool_name(spec.name), description=spec.doc, parameters=rooted(spec.payload.schema()))
 
 
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
