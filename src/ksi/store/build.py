@@ -107,10 +107,12 @@ def _lines(unit: Unit, bases: tuple[bytes, ...], at: int, head: int, versions: S
 
 
 def _run_of(entry: Entry, origin: EventEnvelope) -> str | None:
-    """See :attr:`RecordedEvent.run`."""
+    """See :attr:`RecordedEvent.run`. The origin is not changed by being asked: the row holds it as it is."""
     if entry.correlation is not None:
         return entry.correlation
-    return origin.correlation if entry.cause is None else origin.correlation_id
+    if entry.cause is None or entry.cause == origin.id:
+        return origin.correlation
+    return origin.correlation or ids.text(origin.event_id)
 
 
 def _closing(outcome: Outcome, nth: int) -> Closing:
