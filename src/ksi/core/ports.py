@@ -341,9 +341,6 @@ class Journal(EventLog, Protocol):
     @property
     def upcasters(self) -> UpcasterBook: ...
 
-    async def check_upcasters(self, newest: Mapping[str, tuple[int, type]]) -> UpcastersChecked:
-        """Try them on all that is stored. ``newest``: schema version and struct of facts, by name."""
-
     def write(self, unit: Unit, done: Done) -> None:
         """Commit ``unit``; ``done(committed, error)`` follows on the loop once it is durable and the views show it.
 

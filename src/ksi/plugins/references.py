@@ -15,7 +15,10 @@ from ksi.core.ports import EventLog
 from ksi.plugins.shapes import position
 
 _BLOCK = "[0-9a-fA-F]"
-_BEGINNING = f"{_BLOCK}{{8}}(-{_BLOCK}{{0,4}}|(-{_BLOCK}{{4}}){{1,3}}(-{_BLOCK}{{0,4}})?|(-{_BLOCK}{{4}}){{3}}-{_BLOCK}{{0,12}})?"
+_BEGINNING = (
+    f"{_BLOCK}{{8}}"
+    f"(-{_BLOCK}{{0,4}}|(-{_BLOCK}{{4}}){{1,3}}(-{_BLOCK}{{0,4}})?|(-{_BLOCK}{{4}}){{3}}-{_BLOCK}{{0,12}})?"
+)
 EventReference = Annotated[
     str,
     Meta(
