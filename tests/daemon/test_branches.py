@@ -48,6 +48,26 @@ async def test_a_run_that_forked_or_discarded_is_replayed_without_doing_it_again
         assert [info["name"] for info in (await main.request("store:branches"))["branches"]] == ["main"]
 
 
+async def test_runs_are_those_of_the_branch(forked: DaemonProcess) -> None:
+    async with on(forked) as main, on(forked, "zero") as zero, on(forked, "none") as none:
+        await main.request("state:set", key="colour", value="red")
+        await main.request("store:fork", name="zero", at="@0")
+        await zero.request("state:set", key="colour", value="blue")
+
+        async def listed(client: EventClient) -> list[tuple[str, str]]:
+            page = await client.request("correlation:runs")
+            return [(run["name"], run["run"]) for run in page["runs"]]
+
+        [(name, only)] = await listed(zero)
+        assert name == "state:set"
+        assert [name for name, _ in await listed(main)] == ["store:fork", "state:set"]
+        assert (await zero.request("correlation:tree", run="last"))["run"] == only
+        with pytest.raises(NotFoundError):
+            await main.request("correlation:tree", run=only)
+        with pytest.raises(NotFoundError):
+            await none.request("correlation:runs")
+
+
 async def test_an_agent_goes_on_in_another_way_on_a_branch(forked: DaemonProcess) -> None:
     async with on(forked) as main, on(forked, "exp") as exp:
         await main.request("agent:spawn", agent="ada")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from ksi.core.clock import microseconds
@@ -85,6 +86,18 @@ async def test_pages_meet_without_gap_or_double_in_both_directions(daemon: Daemo
     newest = await daemon.ask("log:read", limit=2, backwards=True)
     rest = await daemon.ask("log:read", limit=2, backwards=True, until=newest["next"])
     assert (places(newest), places(rest), rest["next"]) == ([8, 5], [2], None)
+
+
+async def test_a_page_of_large_events_ends_before_it_fills_a_frame(daemon: Daemon) -> None:
+    for key in "uvwxyz":
+        await daemon.ask("state:set", key=key, value=key * 200_000)
+    found: list[int] = []
+    page: Any = {"next": 8}
+    while page["next"] is not None:
+        page = await daemon.ask("log:read", after=page["next"], limit=4)
+        assert len(msgspec.json.encode(page)) < 2**20
+        found += places(page)
+    assert found == [11, 14, 17, 20, 23, 26]
 
 
 async def test_since_is_a_time(daemon: Daemon) -> None:

@@ -12,13 +12,14 @@ from msgspec import Meta
 from ksi.core.envelope import trace_of_run
 from ksi.core.events import Filter, Position, RecordedEvent
 from ksi.core.ports import EventLog
+from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventRegistry
 from ksi.kernel.router import Router
 from ksi.plugins.references import FAILURES, LINKED, ROOTS, EventReference, RunReference, find_event, find_run
 from ksi.plugins.runs import Node, Run, Status
-from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
+from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, page_of, shown
 from ksi.plugins.traced import traced_tree
 from ksi.store.debugger import TimeTravelDebugger
 
@@ -88,6 +89,7 @@ class Correlation(AsyncPlugin):
     @query("correlation:runs", examples=[{}, {"limit": 5}, {"status": "interrupted"}])
     async def runs(
         self,
+        context: EventContext,
         limit: Limit = 20,
         after: Place | None = None,
         status: Annotated[Status | None, Meta(description="only runs that are so")] = None,
@@ -100,8 +102,9 @@ class Correlation(AsyncPlugin):
         before, looked_at = optional_position(after), 0
         by_failure = status in ("error", "interrupted")
         until = None if before is None else Position(before - 1)
-        async for event in self._log.read_all(FAILURES if by_failure else ROOTS, until=until, backwards=True):
-            summary = await self._summary(event)
+        query, branch = FAILURES if by_failure else ROOTS, context.branch
+        async for event in self._log.read_all(query, until=until, backwards=True, branch=branch):
+            summary = await self._summary(event, branch)
             if summary is not None and status in (None, summary.status):
                 found.append(summary)
             looked_at += 1
@@ -110,39 +113,42 @@ class Correlation(AsyncPlugin):
         return Runs(found, None)
 
     @query("correlation:trace", errors=["not_found", "ambiguous"], examples=[{"run": "last"}])
-    async def trace(self, run: RunReference, after: Place | None = None, limit: Limit = 1000) -> Trace:
+    async def trace(
+        self, context: EventContext, run: RunReference, after: Place | None = None, limit: Limit = 1000
+    ) -> Trace:
         """Give the events of a run in their order."""
-        run = await find_run(self._log, run)
-        page = self._log.read_all(_of(run), after=optional_position(after), limit=limit)
-        events = [shown(event) async for event in page]
-        return Trace(run, events, events[-1].position if len(events) == limit else None)
+        run = await find_run(self._log, run, branch=context.branch)
+        page = self._log.read_all(_of(run), after=optional_position(after), branch=context.branch)
+        events, is_full = await page_of(page, limit)
+        return Trace(run, events, events[-1].position if is_full else None)
 
     @query("correlation:tree", errors=["not_found", "ambiguous"], examples=[{}, {"run": "last"}])
-    async def tree(self, run: RunReference = "last") -> Tree:
+    async def tree(self, context: EventContext, run: RunReference = "last") -> Tree:
         """Show what a run did: requests with their facts, effects and nested requests, as a tree of causes."""
-        run = await find_run(self._log, run)
-        whole = await self._run(run)
-        await self._count_chunks(whole)
+        run = await find_run(self._log, run, branch=context.branch)
+        whole = await self._run(run, context.branch)
+        await self._count_chunks(whole, context.branch)
         spans = () if self._tracer is None else self._tracer.of_run(run)
         return Tree(
             run, whole.trace_id or trace_of_run(run), traced_tree(whole, spans), complete=whole.size < EVENTS_MAX
         )
 
     @query("correlation:chain", errors=["not_found", "ambiguous"], examples=[{"event_id": "@1234"}])
-    async def chain(self, event_id: EventReference) -> Chain:
+    async def chain(self, event_id: EventReference, context: EventContext) -> Chain:
         """Say why an event happened: what caused it, what caused that, up to the beginning."""
-        event = await find_event(self._log, event_id)
-        return Chain([shown(each) for each in await TimeTravelDebugger(self._log).chain(event)])
+        event = await find_event(self._log, event_id, branch=context.branch)
+        debugger = TimeTravelDebugger(self._log, branch=context.branch)
+        return Chain([shown(each) for each in await debugger.chain(event)])
 
-    async def _summary(self, event: RecordedEvent) -> RunSummary | None:
+    async def _summary(self, event: RecordedEvent, branch: str) -> RunSummary | None:
         """The run of ``event``, where that is what it is listed by: its last root, or the failure of its first."""
         run = event.correlation_id or ""
-        whole = await self._run(run)
+        whole = await self._run(run, branch)
         root = whole.first_failed if event.kind == "outcome" else whole.last_root
         if whole.started_at is None or root is None or root.event_id != str(_request_of(event)):
             return None
         if whole.status == "interrupted":
-            await self._count_chunks(whole)
+            await self._count_chunks(whole, branch)
         return RunSummary(
             run=run,
             name=whole.roots[0].name,
@@ -155,16 +161,16 @@ class Correlation(AsyncPlugin):
             tokens=whole.tokens,
         )
 
-    async def _run(self, run: str) -> Run:
-        return Run([event async for event in self._log.read_all(_of(run), limit=EVENTS_MAX)])
+    async def _run(self, run: str, branch: str) -> Run:
+        return Run([event async for event in self._log.read_all(_of(run), limit=EVENTS_MAX, branch=branch)])
 
-    async def _count_chunks(self, run: Run) -> None:
+    async def _count_chunks(self, run: Run, branch: str) -> None:
         """A stream's chunks have a log stream of their own, named by its request; facts may stand between them."""
         for event_id, node in run.requests.items():
             spec = self._registry.events.get(node.name)
             if spec is not None and spec.kind == "stream":
                 stream = f"{spec.declaration.category or node.name.partition(':')[0]}/{event_id}"
-                run.count_chunks(node, await self._log.version(stream) - run.facts_in[stream])
+                run.count_chunks(node, await self._log.version(stream, branch=branch) - run.facts_in[stream])
 
 
 def _request_of(event: RecordedEvent) -> UUID | None:

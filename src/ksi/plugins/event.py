@@ -79,7 +79,7 @@ class Event(AsyncPlugin):
         wanted = Filter(
             names=() if request.pattern == "*" else (request.pattern,),
             kinds=request.kinds,
-            correlation_id=None if run is None else await find_run(self._log, run),
+            correlation_id=None if run is None else await find_run(self._log, run, branch=context.branch),
         )
         start = await self._start(request, context.branch)
         if request.after in ("end", "checkpoint"):

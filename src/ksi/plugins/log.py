@@ -16,7 +16,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.references import EventReference, find_event, find_run
-from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, shown
+from ksi.plugins.shapes import Limit, Place, ShownEvent, optional_position, page_of, shown
 
 
 class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,7 +36,10 @@ class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class LogPage(msgspec.Struct, frozen=True):
-    """``next`` goes into ``after``, or into ``until`` where it is read backwards; null at the end."""
+    """``next`` goes into ``after``, or into ``until`` where it is read backwards; null at the end.
+
+    A page has fewer than ``limit`` where its events are large.
+    """
 
     events: list[ShownEvent]
     next: int | None
@@ -89,7 +92,7 @@ class Log(AsyncPlugin):
             names=() if request.pattern == "*" else (request.pattern,),
             kinds=request.kinds,
             streams=() if request.stream is None else (request.stream,),
-            correlation_id=None if run is None else await find_run(self._log, run),
+            correlation_id=None if run is None else await find_run(self._log, run, branch=context.branch),
             recorded_from=None if request.since_us is None else _moment(request.since_us),
         )
         page = self._log.read_all(
@@ -97,20 +100,19 @@ class Log(AsyncPlugin):
             after=optional_position(request.after),
             until=optional_position(request.until),
             backwards=request.backwards,
-            limit=request.limit,
             branch=context.branch,
         )
-        events = [shown(event) async for event in page]
-        return LogPage(events, _next(events, request))
+        events, is_full = await page_of(page, request.limit)
+        return LogPage(events, _next(events[-1].position, request) if is_full else None)
 
     @query(
         "log:get",
         errors=["ambiguous", "not_found"],
         examples=[{"id": "@1234"}, {"id": "01992f3a-7c2e-7"}],
     )
-    async def get(self, id: EventReference) -> OneEvent:
+    async def get(self, id: EventReference, context: EventContext) -> OneEvent:
         """Give one event."""
-        return OneEvent(shown(await find_event(self._log, id)))
+        return OneEvent(shown(await find_event(self._log, id, branch=context.branch)))
 
     @query("log:verify", timeout=None, examples=[{}])
     async def verify(self) -> Verified:
@@ -140,8 +142,5 @@ def _moment(time_us: int) -> datetime:
         raise ValidationError(f"since_us: {time_us} is no time between the years 1 and 9999") from None
 
 
-def _next(events: list[ShownEvent], request: ReadLog) -> Position | None:
-    if len(events) < request.limit:
-        return None
-    last = events[-1].position
+def _next(last: int, request: ReadLog) -> Position:
     return Position(last - 1 if request.backwards else last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -24,6 +24,8 @@ Limit = Annotated[int, Meta(ge=1, le=1000, description="at most so many")]
 
 DIGITS_MAX = 18
 """Of a position: what has more is none in any log."""
+PAGE_BYTES = 512 * 1024
+"""Of data in a page: an answer is one frame, and a frame has at most 1 MiB."""
 
 
 class ShownEvent(msgspec.Struct, frozen=True):
@@ -60,6 +62,20 @@ def shown(event: RecordedEvent) -> ShownEvent:
         data=msgspec.Raw(event.raw),
         metadata=metadata,
     )
+
+
+async def page_of(events: AsyncIterator[RecordedEvent], limit: int) -> tuple[list[ShownEvent], bool]:
+    """The first ``limit`` of ``events``, fewer where they are large, and whether there may be more."""
+    found: list[ShownEvent] = []
+    size = 0
+    async for event in events:
+        size += len(event.raw)
+        if found and size > PAGE_BYTES:
+            return found, True
+        found.append(shown(event))
+        if len(found) == limit:
+            return found, True
+    return found, False
 
 
 def position(place: int | str) -> Position:

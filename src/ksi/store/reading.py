@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ksi.core.clock import utc
+from ksi.core.errors import ValidationError
 from ksi.core.events import MAIN, Filter, Position, Query, RecordedEvent, StreamInfo
 from ksi.core.patterns import matches
 from ksi.store.cursor import Cursor
@@ -105,6 +106,8 @@ class LogReads(ABC):
     async def _pages(
         self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
     ) -> AsyncIterator[list[RecordedEvent]]:
+        if limit is not None and limit < 0:
+            raise ValidationError(f"limit: {limit} is less than 0")
         head = self._decider.visible
         cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
         left, size = limit, PAGE_MIN

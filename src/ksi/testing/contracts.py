@@ -345,6 +345,12 @@ class ReadContract:
         assert await versions(limit=0) == []
         assert await versions(from_version=9) == []
 
+    async def test_less_than_nothing_is_no_limit(self, filled: Journal) -> None:
+        with pytest.raises(ValidationError, match="limit: -1"):
+            await listed(filled.read_stream("counter/0", limit=-1))
+        with pytest.raises(ValidationError, match="limit: -1"):
+            await listed(filled.read_all(limit=-1))
+
     @pytest.mark.parametrize(
         ("query", "amounts"),
         [
