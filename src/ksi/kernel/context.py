@@ -125,7 +125,7 @@ class EventContext:
         """Ask for something without waiting: recorded in the same commit, started after it, also after a crash."""
         self._check("emit")
         envelope = self._execution.child(name, encode(data, fields), awaited=False, scope=self.scope)
-        self._execution.router.check_emit(envelope)
+        self._execution.router.check(envelope)
         if self.emits is None:
             self.emits = []
         self.emits.append(envelope)

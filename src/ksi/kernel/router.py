@@ -330,7 +330,7 @@ class Router:
             done(token, None, error)
 
     # ── recorded requests: emits, reruns, parked ones ────────────────────────────────────────────────────────────────
-    def check_emit(self, envelope: EventEnvelope) -> None:
+    def check(self, envelope: EventEnvelope) -> None:
         """Bring the payload into its canonical form. Raises what makes the request impossible."""
         self._recorded_row(envelope.name).payload(envelope)
 

@@ -22,7 +22,7 @@ from ksi.plugins.references import EventReference, RunReference, find_event, fin
 from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
 from ksi.plugins.timetravel.child import repeat
 from ksi.plugins.timetravel.orders import Orders, settings_of
-from ksi.plugins.timetravel.whatif import Step, Tokens, WhatIf, changed_payload
+from ksi.plugins.timetravel.whatif import Step, Tokens, WhatIf
 from ksi.store.compare import Compared, compare_branches
 from ksi.store.cone import cone_of
 from ksi.store.debugger import Change, TimeTravelDebugger
@@ -236,7 +236,7 @@ class TimeTravel(AsyncPlugin):
         services = self.host.services
         question = WhatIf(services.get(Router), services.get(Plugins).views(), context.branch)
         plan = await question.plan(position(at))
-        changed = changed_payload(plan.root, change)
+        changed = question.changed(plan.root, change)
         if not live:
             for step in question.steps(plan):
                 yield step

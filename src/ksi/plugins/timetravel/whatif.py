@@ -88,6 +88,21 @@ class WhatIf:
         """What would become of each request."""
         return [Step(event.position, event.name, _what(plan, event, inside)) for event, inside in plan.requests]
 
+    def changed(self, request: RecordedEvent, fields: Mapping[str, Any]) -> bytes:
+        """The payload of ``request`` with other ``fields``.
+
+        Raises:
+            ValidationError: That changes nothing, or the event takes no such payload.
+            UnknownEventError: No plugin handles it any more.
+        """
+        if not isinstance(request.data, dict):
+            raise UnsupportedError(f"@{request.position}: its payload has no fields")
+        changed = canonical.encode({**request.data, **fields})
+        if changed == canonical.encode(request.data):
+            raise ValidationError("nothing is changed: give other values")
+        self._router.check(EventEnvelope(name=request.name, raw=changed))
+        return changed
+
     async def run(self, plan: Plan, changed: bytes, branch: str, principal: str) -> AsyncIterator[Step]:
         """Tell it all again on ``branch``, which is made; the request itself with the payload ``changed``."""
         await self._log.fork(Position(plan.root.position - 1), branch, parent=self._branch)
@@ -198,13 +213,3 @@ def _entry(event: RecordedEvent) -> Entry:
 def _tokens(event: RecordedEvent) -> int:
     usage = event.data["usage"]
     return int(usage["input_tokens"]) + int(usage["output_tokens"])
-
-
-def changed_payload(event: RecordedEvent, fields: Mapping[str, Any]) -> bytes:
-    """The payload of ``event`` with other ``fields``. Raises ValidationError where that changes nothing."""
-    if not isinstance(event.data, dict):
-        raise UnsupportedError(f"@{event.position}: its payload has no fields")
-    changed = canonical.encode({**event.data, **fields})
-    if changed == canonical.encode(event.data):
-        raise ValidationError("nothing is changed: give other values")
-    return changed
