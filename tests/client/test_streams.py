@@ -49,6 +49,14 @@ async def test_a_cancelled_stream_ends_its_loop(client: EventClient, door: EchoD
     assert door.streams[0].is_ended
 
 
+async def test_a_stream_that_is_cancelled_before_it_is_asked_for_never_is(client: EventClient, door: EchoDoor) -> None:
+    stream = client.stream("test:count", until=1000)
+    stream.cancel()
+    async with stream:
+        assert [chunk async for chunk in stream] == []
+    assert door.streams == []
+
+
 async def test_somebody_elses_cancel_is_an_error(client: EventClient, door: EchoDoor) -> None:
     stream = client.stream("test:count", until=1000, options=Options(buffer_size=2))
     await anext(stream)

@@ -56,14 +56,19 @@ class EventStream:
 
     def open(self) -> Self:
         """Ask now, not only when the first chunk is wanted."""
-        if self._frame_id is None:
+        if self._frame_id is None and not self._is_ended:
             self._frame_id = self._exchange.start(self)
         return self
 
     def cancel(self) -> None:
-        """Stop it at the daemon. The loop ends when the end frame has come; ``end`` is then what there was."""
+        """Stop it at the daemon. The loop ends when the end frame has come; ``end`` is then what there was.
+
+        One that was not asked for yet never is.
+        """
         self._is_cancelled = True
-        if self._frame_id is not None and not self._is_ended:
+        if self._frame_id is None:
+            self._is_ended = True
+        elif not self._is_ended:
             self._exchange.steer(Request(id=self._frame_id, cancel=True))
 
     def close(self) -> None:
