@@ -1,12 +1,18 @@
-"""PostgreSQL for the tests that ask for it: they are skipped where it is not installed."""
+"""What all tests share. PostgreSQL is for those that ask for it: they are skipped where it is not installed."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from ksi.testing.postgres import ABSENT, PostgresServer, binaries, postgres_server
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
