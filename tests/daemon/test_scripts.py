@@ -204,11 +204,12 @@ async def gathered(base: str, order: list[str]) -> dict[str, str]:
     return dict(zip(order, answers, strict=True))
 
 
-async def test_five_streams_at_once_are_the_same_in_any_order(ksi: Scripts, upstream: Upstream) -> None:
+@pytest.mark.parametrize("replays", [5, pytest.param(50, marks=pytest.mark.soak)])
+async def test_five_streams_at_once_are_the_same_in_any_order(ksi: Scripts, upstream: Upstream, replays: int) -> None:
     async with door(ksi, "door:record") as (base, _, _, run):
         recorded = await gathered(base, list(PROMPTS))
     connections, source = upstream.connections, random.Random(5)
-    for _ in range(50):
+    for _ in range(replays):
         async with door(ksi, "door:replay", run=run) as (base, opened, _, _):
             assert await gathered(base, source.sample(PROMPTS, 5)) == recorded
         assert (opened.end["divergences"], opened.end["left"]) == (0, 0)
