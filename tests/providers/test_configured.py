@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 
 from ksi.core.config import Config, ProvidersSection, load
-from ksi.core.errors import (
-    ConfigError,
-    NotFoundError,
-    ProviderInvalidRequestError,
-    ProviderOverloadedError,
-    ValidationError,
-)
+from ksi.core.errors import ConfigError, NotFoundError, ValidationError
 from ksi.core.home import Home
 from ksi.providers.base import CompletionRequest, Message, TextDelta, TextPart
 from ksi.providers.configured import desk_of
 from ksi.providers.desk import Choice
 from ksi.providers.model import SMOLLM2
 from ksi.providers.replay import Recording, request_hash, write_recordings
+from tests.providers.faulty_server import STREAM_END, STREAM_HEAD, FaultyServer, answer, event, send, token
 
 
 def configured(tmp_path: Path, **flags: object) -> Config:
@@ -50,19 +45,35 @@ async def test_a_server_without_models_of_its_own_choice_wants_one_named(tmp_pat
         await desk_of(configured(tmp_path)).choose("openai", None)
 
 
-@pytest.mark.parametrize("provider", ["openai", None])
-@pytest.mark.parametrize(
-    ("address", "kind"),
-    [("http://127.0.0.1:1/v1", ProviderOverloadedError), ("nonsense", ProviderInvalidRequestError)],
-)
-async def test_a_server_that_can_not_be_asked_is_no_model_that_is_not_found(
-    tmp_path: Path, provider: str | None, address: str, kind: type[Exception]
+async def test_a_model_that_is_configured_or_whose_provider_is_named_is_asked_for_without_its_servers_list(
+    tmp_path: Path,
 ) -> None:
-    desk = desk_of(configured(tmp_path, **{"providers.openai.base_url": address}))
-    with pytest.raises(kind):
-        await desk.choose(provider, "m1")
-    assert (await desk.choose(None, SMOLLM2.name)).provider.name == "local"
-    await desk.release()
+    answered = send(STREAM_HEAD, token("Hi", finish="stop"), event(b"[DONE]"), STREAM_END)
+    server = FaultyServer([answered, answered])
+    async with server.running():
+        flags = {"providers.openai.base_url": server.address, "providers.openai.models": "small"}
+        desk = desk_of(configured(tmp_path, **flags))
+        for choice in (await desk.choose(None, "small"), await desk.choose("openai", "unlisted")):
+            assert await choice.sha256() is None
+            assert await text_of(choice) == "Hi"
+        await desk.release()
+    assert [head.partition(" HTTP")[0] for head in server.heads] == ["POST /v1/chat/completions"] * 2
+
+
+async def test_a_list_that_can_not_be_read_is_asked_for_once_and_done_without(tmp_path: Path) -> None:
+    server = FaultyServer([answer(404, {})])
+    async with server.running():
+        desk = desk_of(configured(tmp_path, **{"providers.openai.base_url": server.address}))
+        chosen = [(await desk.choose(None, model)).provider.name for model in ("a", "b", SMOLLM2.name)]
+        await desk.release()
+    assert (chosen, len(server.heads)) == (["openai", "openai", "local"], 1)
+
+
+async def test_a_server_that_nobody_set_up_is_not_asked_about_a_name_that_may_be_mistyped(tmp_path: Path) -> None:
+    desk = desk_of(configured(tmp_path))
+    with pytest.raises(NotFoundError) as caught:
+        await desk.choose(None, SMOLLM2.name.replace("2", "3"))
+    assert caught.value.suggestions == [SMOLLM2.name]
 
 
 async def test_a_script_gives_its_texts_in_turn_and_goes_on_with_the_one_that_was_begun(tmp_path: Path) -> None:

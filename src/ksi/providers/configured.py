@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.core.config import Config
+from ksi.core.config import Config, OpenAISection
 from ksi.core.errors import ConfigError
 from ksi.providers.base import CompletionRequest, Provider
 from ksi.providers.desk import Desk, Offer
@@ -69,7 +69,8 @@ def _openai(config: Config) -> Offer:
         make=make,
         models=section.models,
         concurrent=config.completion.per_provider,
-        is_configured=section.base_url is not None or section.api_key is not None,
+        is_open=True,
+        is_configured=section != OpenAISection(),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,14 +29,16 @@ QUEUE_SIZE_MAX = 256
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that may be asked: made at its first use, ``concurrent`` answers at the same time.
 
-    ``models`` are taken without asking it; the first of them is used where a request names none. ``is_configured``:
-    somebody set it up, so that one wants to know when it can not say whether a model is its own.
+    ``models`` are known without asking it; the first of them is used where a request names none. ``is_open``: it may
+    have models that nobody listed, and says itself which it has not. ``is_configured``: somebody set it up; one that is
+    open and was not is never asked for a model that might be anybody's.
     """
 
     name: str
     make: Callable[[], Provider]
     models: tuple[str, ...] = ()
     concurrent: int = CONCURRENT
+    is_open: bool = False
     is_configured: bool = False
 
 
@@ -48,6 +50,8 @@ class Choice(msgspec.Struct, frozen=True):
 
     async def sha256(self) -> str | None:
         """That of the model's file, in hex, where it lies here."""
+        if not isinstance(self.provider, RunsHere):
+            return None
         return next((info.sha256 for info in await self.provider.models() if info.name == self.model), None)
 
 
@@ -124,6 +128,7 @@ class Desk:
         self._queue_size_max = queue_size_max
         self._providers: dict[str, Provider] = {}
         self._listed: dict[str, set[str]] = {}
+        self._unlisted: set[str] = set()
         self._keys = Keys()
         self._users = 0
 
@@ -138,29 +143,23 @@ class Desk:
         return self._providers[name]
 
     async def choose(self, provider: str | None, model: str | None) -> Choice:
-        """Who answers a request that names these, or not.
+        """Who answers a request that names these, or not. Lists of models are asked for only where a name needs it.
 
         Raises:
             NotFoundError: Nobody has this name, or this model.
-            ProviderError: Nobody is known to have it, and the provider that was asked for, or set up, can not say.
             ValidationError: The provider has no model of its own choice.
         """
         if model is None:
             name = provider or self.default
             return Choice(self.provider(name), self._first_model(name))
-        names = [self.default, *self.offers] if provider is None else [provider]
-        failures: list[ProviderError] = []
-        for name in dict.fromkeys(names):
-            try:
-                if await self._has(name, model):
-                    return Choice(self.provider(name), model)
-            except ProviderError as error:
-                if name == provider or self.offers[name].is_configured:
-                    failures.append(error)
-        if failures:
-            raise failures[0]
-        known = [known for name in names for known in (*self.offers[name].models, *self._listed.get(name, ()))]
-        raise NotFoundError("model", model, suggestions=_alike(model, known))
+        if provider is not None and self.provider(provider) and self.offers[provider].is_open:
+            return Choice(self.provider(provider), model)  # its own refusal says what it has not
+        names = self._askable() if provider is None else [provider]
+        found = await self._whose(model, names)
+        if found is None:
+            known = [known for name in names for known in self._known(name)]
+            raise NotFoundError("model", model, suggestions=_alike(model, known))
+        return Choice(self.provider(found), model)
 
     async def models(self) -> list[ModelInfo]:
         """What can be asked for. A provider that can not say it now is left out."""
@@ -178,16 +177,34 @@ class Desk:
             raise ValidationError(f"provider {name!r} has no model of its own choice: name one")
         return offer.models[0] if offer is not None else ""
 
-    async def _has(self, name: str, model: str) -> bool:
-        """Whether the provider has the model; it is asked only about one that was not seen before.
+    def _askable(self) -> list[str]:
+        """Those who may have a model that was named alone."""
+        offers = self.offers.values()
+        others = [offer.name for offer in offers if offer.is_configured or not offer.is_open]
+        return list(dict.fromkeys([self.default, *others]))
 
-        Raises:
-            ProviderError: It can not say.
-        """
-        provider = self.provider(name)
-        if model in self.offers[name].models or model in self._listed.get(name, ()):
-            return True
-        self._listed[name] = {info.name for info in await provider.models()}
+    async def _whose(self, model: str, names: Sequence[str]) -> str | None:
+        """Who has the model; where nobody says so, the first that could not be asked for its list."""
+        known = next((name for name in names if model in self._known(name)), None)
+        if known is not None:
+            return known
+        for name in names:
+            if await self._lists(name, model):
+                return name
+        return next((name for name in names if name in self._unlisted), None)
+
+    def _known(self, name: str) -> Collection[str]:
+        return (*self.offers[name].models, *self._listed.get(name, ()))
+
+    async def _lists(self, name: str, model: str) -> bool:
+        """Whether the provider lists the model. One that has no list is asked for it once only."""
+        if name in self._unlisted:
+            return False
+        try:
+            self._listed[name] = {info.name for info in await self.provider(name).models()}
+        except ProviderError:
+            self._unlisted.add(name)
+            return False
         return model in self._listed[name]
 
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
