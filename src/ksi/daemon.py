@@ -288,7 +288,7 @@ def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
     """The same, as a whole program; the answer is its exit code."""
     os.environ.pop("KSI_TOKEN", None)  # of whoever starts this: not of the processes that this starts
     config.home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logs.configure(level=config.log.level, json=config.log.json, file=config.home.logs / "daemon.log")
+    logs.configure(config.log, config.home.logs / "daemon.log")
     sys.setswitchinterval(SWITCH_INTERVAL)
     raise_file_limit()
     try:

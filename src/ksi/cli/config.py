@@ -9,6 +9,7 @@ import click
 
 from ksi.cli.invocation import Invocation, family
 from ksi.cli.output import json_line, show_table
+from ksi.cli.serve import setting_option, settings_of
 from ksi.core.config import Secret, load
 
 
@@ -18,10 +19,11 @@ def config() -> None:
 
 
 @config.command()
+@setting_option
 @click.pass_obj
-def show(invocation: Invocation) -> None:
+def show(invocation: Invocation, settings: tuple[str, ...]) -> None:
     """Show each value and its source, as a daemon that starts now would read them. Secrets are not shown."""
-    found = load(invocation.home, os.environ)
+    found = load(invocation.home, os.environ, settings_of(settings))
     records = [
         {"name": name, "value": _shown(value), "source": source}
         for name, value, source in [("home", str(found.home.path), _home_source(invocation)), *found.values()]

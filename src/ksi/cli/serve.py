@@ -13,13 +13,15 @@ import click
 from ksi.cli.invocation import Invocation, command
 from ksi.core.config import load
 
+setting_option = click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="As in --set store.durability=normal."
+)
+
 
 def daemon_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of whoever starts a daemon."""
     for option in (
-        click.option(
-            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="As in --set store.durability=normal."
-        ),
+        setting_option,
         click.option("--plugin", "plugins", multiple=True, metavar="module:Class|FILE", help="Load this plugin too."),
     ):
         function = option(function)

@@ -97,10 +97,15 @@ class HttpSection(Section, frozen=True):
 
 
 class LogSection(Section, frozen=True):
-    """What the daemon says of itself, in ``logs/`` or on stderr."""
+    """What the daemon says of itself, in ``logs/`` and, on a terminal, on stderr; ``json`` is for the file.
+
+    A file of ``file_bytes_max`` is put aside; ``files_max`` stay, the one that is written among them.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     json: bool = False
+    file_bytes_max: Count = 10 << 20
+    files_max: Count = 5
 
 
 class TraceSection(Section, frozen=True):

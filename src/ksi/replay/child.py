@@ -71,7 +71,7 @@ def main() -> NoReturn:
     pipe = Pipe(open(os.dup(0), "rb"), outgoing)  # noqa: PTH123, SIM115  # a descriptor, open until the end
     orders = pipe.orders()
     die_with(orders.parent)
-    logs.configure(level="warning", json=False, file=None)
+    logs.configure_plain("warning")
     plugins = _imported(orders.plugins)
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         runner.run(_work(pipe, orders, plugins))

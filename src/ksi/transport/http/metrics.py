@@ -17,6 +17,7 @@ from typing import NamedTuple
 from ksi.kernel.latency import BOUNDS
 from ksi.kernel.router import Router
 from ksi.kernel.table import Row
+from ksi.observe.logs import lines_dropped
 from ksi.providers.desk import Desk
 from ksi.transport.budget import Budget
 from ksi.transport.http.exchange import Answer, Exchange
@@ -131,6 +132,7 @@ def _process(turn: float) -> Iterator[Family]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     yield Family("ksi_loop_turn_seconds", "gauge", [("", turn)])
+    yield Family("ksi_log_lines_dropped_total", "counter", [("", lines_dropped())])
     yield Family("process_cpu_seconds_total", "counter", [("", used.ru_utime + used.ru_stime)])
     yield Family("process_resident_memory_bytes", "gauge", [("", pages * resource.getpagesize())])
     yield Family("process_open_fds", "gauge", [("", sum(1 for _ in Path("/proc/self/fd").iterdir()))])
