@@ -124,6 +124,19 @@ async def test_what_nobody_takes_in_time_ends(ksi: EventTestHarness) -> None:
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("late", [message.PAGE, 2 * message.PAGE + 1])
+async def test_however_many_end_the_next_one_is_taken(ksi: EventTestHarness, late: int) -> None:
+    await queue(ksi, *map(str, range(late)), ttl=5)
+    await queue(ksi, "in time", ttl=500)
+    await queue(ksi, *map(str, range(late)), ttl=5)
+    await asyncio.sleep(6)
+    assert await take(ksi) == ["in time"]
+    await queue(ksi, *map(str, range(late)), ttl=5)
+    await asyncio.sleep(6)
+    assert await take(ksi) == []
+
+
+@pytest.mark.virtual
 async def test_a_full_queue_refuses_until_there_is_room(ksi: EventTestHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message, "QUEUED_MAX", 3)
     await queue(ksi, "one", ttl=5)

@@ -118,6 +118,9 @@ async def test_what_is_removed_is_fired_no_more(ksi: EventTestHarness) -> None:
         ({}, ValidationError),
         ({"cron": "every day"}, ValidationError),
         ({"every": 0}, ValidationError),
+        ({"every": 1e12}, ValidationError),
+        ({"at": "9999-12-31T23:59:59-14:00"}, ValidationError),
+        ({"at": "0001-01-01T00:00:00+14:00"}, ValidationError),
         ({"every": 1, "event": "no:such"}, UnknownEventError),
     ],
 )
@@ -129,6 +132,22 @@ async def test_a_schedule_that_can_not_be_is_refused(
     await ksi.request("schedule:add", {"name": "tick", "event": "tick:tick", "every": 1})
     with pytest.raises(ConflictError):
         await ksi.request("schedule:add", {"name": "tick", "event": "tick:tick", "every": 1})
+
+
+async def test_a_time_that_no_calendar_has_is_not_recorded(ksi: EventTestHarness) -> None:
+    await ksi.request("schedule:add", {"name": "tick", "event": "tick:tick", "every": 60})
+    with pytest.raises(ValidationError):
+        await ksi.request("schedule:fire", {"name": "tick", "due": 10**18})
+    assert len((await ksi.request("schedule:list"))["schedules"]) == 1
+
+
+@pytest.mark.virtual
+async def test_those_behind_a_page_are_fired_too(ksi: EventTestHarness) -> None:
+    for number in range(101):
+        await ksi.request("schedule:add", {"name": f"tick-{number:03}", "event": "tick:tick", "every": 5})
+    await asyncio.sleep(6)
+    assert await ticks(ksi) == 101
+    assert len((await ksi.request("schedule:list"))["schedules"]) == 101
 
 
 @given(start=st.integers(0, 10**9), every=st.integers(1, 10**12), paused=st.integers(0, 10**14))

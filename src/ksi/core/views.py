@@ -80,6 +80,18 @@ class ViewReader(Protocol[R]):
         """
 
 
+async def all_records(view: ViewReader[R], index: str | None = None, *prefix: Any) -> list[R]:
+    """What :meth:`ViewReader.scan` gives page by page."""
+    found: list[R] = []
+    after = None
+    while True:
+        page = await view.scan(index, *prefix, after=after)
+        found += page.records
+        after = page.next
+        if after is None:
+            return found
+
+
 class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a view stands. ``lag`` is in positions behind the head, ``lag_seconds`` the age of the first of them.
 

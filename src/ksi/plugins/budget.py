@@ -16,7 +16,7 @@ from msgspec import Meta
 from ksi.core.config import Config, Settings
 from ksi.core.errors import BudgetExceededError, NotFoundError, UnsupportedError
 from ksi.core.events import Filter, RecordedEvent, fact
-from ksi.core.views import View, ViewWriter
+from ksi.core.views import View, ViewWriter, all_records
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
@@ -279,8 +279,8 @@ class Budget(AsyncPlugin):
     @query("budget:list", examples=[{}])
     async def list_budgets(self, context: EventContext) -> ShownBudgets:
         """List the caps, and how much of each is spent and held."""
-        page = await context.view(AccountsView).scan(None, "scope", limit=1000)
-        return ShownBudgets([_shown(_today(account, context)) for account in page.records])
+        accounts = await all_records(context.view(AccountsView), None, "scope")
+        return ShownBudgets([_shown(_today(account, context)) for account in accounts])
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def reserve(self, context: EventContext, call: PaidCall) -> int | None:

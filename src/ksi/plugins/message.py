@@ -283,9 +283,7 @@ class Message(AsyncPlugin):
         A retry with the same event id is given the same messages.
         """
         expired = await self._drop_expired(queue, context)
-        page = await context.view(MessagesWaitingView).scan(None, queue, limit=limit + expired)
-        now = microseconds(context.now())
-        taken = _fitting([each for each in page.records if each.expires > now][:limit])
+        taken = _fitting(await self._in_time(queue, limit, context))
         if taken:
             numbers = [each.number for each in taken]
             context.append(f"queue/{queue}", MessagesWereTaken(queue, numbers, context.principal))
@@ -307,12 +305,22 @@ class Message(AsyncPlugin):
             page = await context.view(MessagesWaitingView).scan("by_expiry", queue, after=after, limit=PAGE)
             late = [each.number for each in page.records if each.expires <= now]
             numbers += late
-            if len(late) < PAGE:
-                break
             after = page.next
+            if after is None or len(late) < len(page.records):
+                break
         if numbers:
             context.append(f"queue/{queue}", MessagesHaveExpired(queue, numbers))
         return len(numbers)
+
+    async def _in_time(self, queue: str, count: int, context: EventContext) -> list[Waiting]:
+        """The oldest ``count`` of its messages that are not too late."""
+        now, found, after = microseconds(context.now()), list[Waiting](), None
+        while True:
+            page = await context.view(MessagesWaitingView).scan(None, queue, after=after, limit=count)
+            found += [each for each in page.records if each.expires > now]
+            after = page.next
+            if after is None or len(found) >= count:
+                return found[:count]
 
 
 def _check_size(data: dict[str, Any]) -> None:

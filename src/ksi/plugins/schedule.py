@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice, takewhile
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from ksi.core.clock import Clock, microseconds, utc
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import ConflictError, KSIError, NotFoundError, ValidationError
 from ksi.core.events import Filter, RecordedEvent, fact
-from ksi.core.views import View, ViewWriter
+from ksi.core.views import View, ViewWriter, all_records
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.door import Session
@@ -30,6 +30,9 @@ from ksi.kernel.router import Router
 
 LOOK_S = 60.0
 """Seconds after which the wall clock is looked at again, for it may be set."""
+TIME_MAX = microseconds(datetime(3000, 1, 1, tzinfo=UTC))
+"""Of due times, in microseconds: each can be said, and the next one too."""
+EVERY_MAX = 10 * 366 * 86_400
 MISSED_MAX = 1_000
 """Due times that are made up for after a pause, the newest."""
 Missed = Literal["all", "latest", "none"]
@@ -117,7 +120,7 @@ class AddSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     event: Annotated[str, Meta(description="the event to ask for")]
     data: Annotated[dict[str, Any], Meta(description="its payload")] = {}
     at: Annotated[datetime, Meta(tz=True, description="once, at this time")] | None = None
-    every: Annotated[float, Meta(ge=0.001, description="seconds between two times")] | None = None
+    every: Annotated[float, Meta(ge=0.001, le=EVERY_MAX, description="seconds between two times")] | None = None
     cron: (
         Annotated[str, Meta(max_length=200, description="minute hour day month weekday, as in */5 * * * *")] | None
     ) = None
@@ -126,6 +129,8 @@ class AddSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if sum(time is not None for time in (self.at, self.every, self.cron)) != 1:
             raise ValueError("give one of at, every and cron")
+        if self.at is not None and not 0 <= microseconds(self.at) < TIME_MAX:
+            raise ValueError("at is not between 1970 and 3000")
 
 
 class ShownSchedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,12 +210,14 @@ class Scheduler(AsyncPlugin):
     async def list_schedules(self, context: EventContext) -> ShownSchedules:
         """List schedules, with the last time that was fired and the next one that is due."""
         now = self._now()
-        page = await context.view(SchedulesView).scan(limit=1000)
-        return ShownSchedules([_shown(schedule, now) for schedule in page.records])
+        return ShownSchedules([_shown(each, now) for each in await all_records(context.view(SchedulesView))])
 
     @event("schedule:fire", key=lambda request: f"schedule/{request.name}", permission="schedule:add")
     async def fire(
-        self, name: Name, due: Annotated[int, Meta(description="microseconds")], context: EventContext
+        self,
+        name: Name,
+        due: Annotated[int, Meta(ge=0, lt=TIME_MAX, description="microseconds")],
+        context: EventContext,
     ) -> None:
         """Record that a time was due, and ask for the event; the scheduler's own request."""
         schedule = await context.view(SchedulesView).get(name)
@@ -234,9 +241,8 @@ class Scheduler(AsyncPlugin):
     async def _fire_all(self) -> float:
         """Fire what is due; seconds until something else is."""
         now = self._now()
-        page = await self._router.journal.view(SchedulesView).scan(limit=1000)
         soonest = now + int(LOOK_S * 1_000_000)
-        for schedule in page.records:
+        for schedule in await all_records(self._router.journal.view(SchedulesView)):
             for due in due_times(schedule, now):
                 await self._fire(schedule, due)
             following = schedule.due_after(max(now, schedule.last or 0))
