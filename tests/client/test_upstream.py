@@ -15,8 +15,6 @@ from tests.providers.faulty_server import (
     STREAM_END,
     STREAM_HEAD,
     FaultyServer,
-    Reply,
-    answer,
     event,
     send,
     then,
@@ -29,7 +27,6 @@ MOMENTS = {
     "before the first token": (STREAM_HEAD,),
     "in the middle": (STREAM_HEAD, token("One "), token("two")),
 }
-MODELS = answer(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 WHOLE = send(STREAM_HEAD, token("One", finish="stop"), usage(3, 1), event(b"[DONE]"), STREAM_END)
 
 
@@ -53,12 +50,6 @@ async def daemon(upstream: FaultyServer, tmp_path: Path) -> AsyncIterator[Daemon
         yield daemon
 
 
-def completions(upstream: FaultyServer, *replies: Reply) -> None:
-    """What it answers; before each completion it is asked for its list of models."""
-    for reply in replies:
-        upstream._replies += [MODELS, reply]
-
-
 async def reached(upstream: FaultyServer, stream: EventStream, moment: str) -> None:
     """Ask, and wait for the moment."""
     stream.open()
@@ -74,7 +65,7 @@ async def reached(upstream: FaultyServer, stream: EventStream, moment: str) -> N
 async def test_who_leaves_frees_the_upstream_and_is_told_what_was_used(
     daemon: DaemonProcess, upstream: FaultyServer, way: Way, moment: str
 ) -> None:
-    completions(upstream, then(send(*MOMENTS[moment]), upstream.silence), WHOLE)
+    upstream.replies += [then(send(*MOMENTS[moment]), upstream.silence), WHOLE]
     async with await client_of(daemon, way) as client:
         stream = client.stream("completion:create", prompt="Count.")
         await reached(upstream, stream, moment)
@@ -93,7 +84,7 @@ async def test_who_leaves_frees_the_upstream_and_is_told_what_was_used(
 async def test_who_hangs_up_on_a_silent_upstream_leaves_nothing_behind(
     daemon: DaemonProcess, upstream: FaultyServer, way: Way
 ) -> None:
-    completions(upstream, WHOLE, *(then(send(STREAM_HEAD), upstream.silence) for _ in range(5)))
+    upstream.replies += [WHOLE, *(then(send(STREAM_HEAD), upstream.silence) for _ in range(5))]
     async with await client_of(daemon, way) as client:
         await client.request("completion:create", prompt="Count.")
     before = await settled(daemon)
@@ -121,7 +112,7 @@ async def settled(daemon: DaemonProcess) -> int:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_cancel_behind_the_end_changes_nothing(daemon: DaemonProcess, upstream: FaultyServer, way: Way) -> None:
-    completions(upstream, WHOLE)
+    upstream.replies += [WHOLE]
     async with await client_of(daemon, way) as client:
         stream = client.stream("completion:create", prompt="Count.")
         assert [chunk.data["text"] async for chunk in stream] == ["One"]

@@ -22,7 +22,7 @@ class FaultyServer:
         self.heads: list[str] = []
         self.reader_gone = asyncio.Event()
         self.address = ""
-        self._replies = replies
+        self.replies = replies
         self._handlers: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
@@ -47,7 +47,7 @@ class FaultyServer:
         self._handlers.add(handler)
         try:
             await self._read_request(reader)
-            await self._replies.pop(0)(reader, writer)
+            await self.replies.pop(0)(reader, writer)
         finally:
             writer.close()
             with suppress(ConnectionError):

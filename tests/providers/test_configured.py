@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ksi.core.config import Config, ProvidersSection, load
-from ksi.core.errors import ConfigError, NotFoundError, ValidationError
+from ksi.core.errors import ConfigError, NotFoundError, ProviderAuthError, ValidationError
 from ksi.core.home import Home
 from ksi.providers.base import CompletionRequest, Message, TextDelta, TextPart
 from ksi.providers.configured import desk_of
@@ -31,7 +31,7 @@ async def test_the_embedded_model_answers_where_nobody_is_named(tmp_path: Path) 
     desk = desk_of(configured(tmp_path))
     choice = await desk.choose(None, None)
     assert (choice.provider.name, choice.model) == ("local", SMOLLM2.name)
-    assert list(desk.offers) == ["local", "openai"]
+    assert list(desk.offers) == ["local", "openai", "anthropic"]
     assert desk.offers["local"].concurrent == ProvidersSection().local.slots
     await desk.release()
 
@@ -69,6 +69,19 @@ async def test_a_list_that_can_not_be_read_is_asked_for_once_and_done_without(tm
     assert (chosen, len(server.heads)) == (["openai", "openai", "local"], 1)
 
 
+async def test_anthropic_is_asked_with_the_key_and_at_the_address_that_its_own_variables_give(tmp_path: Path) -> None:
+    server = FaultyServer([answer(401, {})])
+    async with server.running():
+        variables = {"ANTHROPIC_BASE_URL": server.address.removesuffix("/v1"), "ANTHROPIC_API_KEY": "the key"}
+        desk = desk_of(load(Home(tmp_path), variables))
+        with pytest.raises(ProviderAuthError):
+            await text_of(await desk.choose("anthropic", "claude-x"))
+        await desk.release()
+    (head,) = server.heads
+    assert head.startswith("POST /v1/messages ")
+    assert "x-api-key: the key" in head
+
+
 async def test_a_server_that_nobody_set_up_is_not_asked_about_a_name_that_may_be_mistyped(tmp_path: Path) -> None:
     desk = desk_of(configured(tmp_path))
     with pytest.raises(NotFoundError) as caught:
@@ -98,7 +111,7 @@ async def test_recorded_answers_are_given_for_the_models_that_they_came_from(tmp
 
 
 def test_a_default_that_no_provider_has_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there are local, openai"):
+    with pytest.raises(ConfigError, match="there are local, openai, anthropic"):
         desk_of(configured(tmp_path, **{"providers.default": "nope"}))
 
 

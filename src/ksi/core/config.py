@@ -141,6 +141,15 @@ class OpenAISection(Section, frozen=True):
     models: tuple[str, ...] = ()
 
 
+class AnthropicSection(Section, frozen=True):
+    """Anthropic, or a server that speaks as it does. ``base_url`` ends before ``/v1``."""
+
+    base_url: str | None = None
+    api_key: Secret | None = None
+    api_key_env: str = "ANTHROPIC_API_KEY"
+    models: tuple[str, ...] = ()
+
+
 class LocalSection(Section, frozen=True):
     """The embedded model: threads that compute, and answers at the same time."""
 
@@ -157,6 +166,7 @@ class ProvidersSection(Section, frozen=True):
 
     default: str = "local"
     openai: OpenAISection = OpenAISection()
+    anthropic: AnthropicSection = AnthropicSection()
     local: LocalSection = LocalSection()
     script: tuple[str, ...] = ()
     replay: str | None = None
@@ -372,11 +382,13 @@ def _type_at(path: Sequence[str], where: str) -> Any:
 
 def _take_provider_variables(collected: _Collected, environ: Mapping[str, str]) -> None:
     """``OPENAI_BASE_URL`` and the key's variable, as every program reads them, where nothing of ours says more."""
-    key_variable = collected.get(("providers", "openai", "api_key_env")) or OpenAISection().api_key_env
-    for name, variable in (("base_url", "OPENAI_BASE_URL"), ("api_key", key_variable)):
-        path = ("providers", "openai", name)
-        if collected.get(path) is None and isinstance(variable, str) and environ.get(variable):
-            collected.put(path, environ[variable], variable)
+    sections: dict[str, OpenAISection | AnthropicSection] = {"openai": OpenAISection(), "anthropic": AnthropicSection()}
+    for provider, section in sections.items():
+        key_variable = collected.get(("providers", provider, "api_key_env")) or section.api_key_env
+        for name, variable in (("base_url", f"{provider.upper()}_BASE_URL"), ("api_key", key_variable)):
+            path = ("providers", provider, name)
+            if collected.get(path) is None and isinstance(variable, str) and environ.get(variable):
+                collected.put(path, environ[variable], variable)
 
 
 def _secret(kind: type, value: Any) -> Any:

@@ -711,10 +711,14 @@ class ContextLengthError(ProviderError):
 
 
 class ProviderOverloadedError(ProviderError):
-    """The provider has no room now, or can not be reached."""
+    """The provider has no room now, or can not be reached; ``retry_after`` seconds, where it said so."""
 
     code = "provider_overloaded"
     retryable = True
+
+    def __init__(self, message: str, *, provider: str, retry_after: float | None = None) -> None:
+        super().__init__(message, provider=provider)
+        self.retry_after = retry_after
 
 
 class ProviderTimeoutError(ProviderError):

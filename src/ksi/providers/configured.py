@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.core.config import Config, OpenAISection
+from ksi.core.config import AnthropicSection, Config, OpenAISection, Secret
 from ksi.core.errors import ConfigError
 from ksi.providers.base import CompletionRequest, Provider
 from ksi.providers.desk import Desk, Offer
@@ -16,7 +16,7 @@ from ksi.providers.model import SMOLLM2
 from ksi.providers.prices import Price, dollars
 from ksi.providers.timeouts import Timeouts
 
-LOCAL, OPENAI, SCRIPT, REPLAY = "local", "openai", "script", "replay"
+LOCAL, OPENAI, ANTHROPIC, SCRIPT, REPLAY = "local", "openai", "anthropic", "script", "replay"
 
 
 def desk_of(config: Config) -> Desk:
@@ -26,7 +26,7 @@ def desk_of(config: Config) -> Desk:
         ConfigError: The default is none of them.
     """
     completion, default = config.completion, config.providers.default
-    offers = [_local(config), _openai(config), *_rehearsed(config)]
+    offers = [_local(config), _openai(config), _anthropic(config), *_rehearsed(config)]
     if default not in (names := [offer.name for offer in offers]):
         raise ConfigError(f"no provider {default!r}: there are {', '.join(names)}", where="providers.default")
     return Desk(
@@ -61,8 +61,7 @@ def _openai(config: Config) -> Offer:
     def make() -> Provider:
         from ksi.providers.openai import OpenAIProvider  # lazy, see desk_of
 
-        key = None if section.api_key is None else section.api_key.reveal()
-        return OpenAIProvider(base_url=section.base_url, api_key=key)
+        return OpenAIProvider(base_url=section.base_url, api_key=_revealed(section.api_key))
 
     return Offer(
         name=OPENAI,
@@ -72,6 +71,28 @@ def _openai(config: Config) -> Offer:
         is_open=True,
         is_configured=section != OpenAISection(),
     )
+
+
+def _anthropic(config: Config) -> Offer:
+    section = config.providers.anthropic
+
+    def make() -> Provider:
+        from ksi.providers.anthropic import AnthropicProvider  # lazy, see desk_of
+
+        return AnthropicProvider(base_url=section.base_url, api_key=_revealed(section.api_key))
+
+    return Offer(
+        name=ANTHROPIC,
+        make=make,
+        models=section.models,
+        concurrent=config.completion.per_provider,
+        is_open=True,
+        is_configured=section != AnthropicSection(),
+    )
+
+
+def _revealed(key: Secret | None) -> str | None:
+    return None if key is None else key.reveal()
 
 
 def _rehearsed(config: Config) -> Iterator[Offer]:

@@ -162,13 +162,15 @@ class Desk:
         return Choice(self.provider(found), model)
 
     async def models(self) -> list[ModelInfo]:
-        """What can be asked for. A provider that can not say it now is left out."""
+        """What can be asked for. Of a provider that can not say it now those are named that are known of it."""
         found: list[ModelInfo] = []
         for name in self.offers:
+            if name not in self._askable():
+                continue
             try:
                 found += await self.provider(name).models()
             except ProviderError:
-                continue
+                found += [ModelInfo(name=model, provider=name) for model in self.offers[name].models]
         return found
 
     def _first_model(self, name: str) -> str:

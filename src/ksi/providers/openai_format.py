@@ -26,7 +26,7 @@ from ksi.providers.base import (
     Usage,
     estimate_usage,
 )
-from ksi.providers.openai_errors import from_stream
+from ksi.providers.refusals import from_stream
 from ksi.providers.sse import EventDecoder
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server says when it refuses, as KSI's errors."""
+"""What a server of models says when it refuses, as KSI's errors."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ from ksi.core.errors import (
 )
 
 MESSAGE_CHARACTERS_MAX = 500
+STATUS_OF = {
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "invalid_request_error": 400,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The kinds of Anthropic's errors, which come without a status in the middle of a stream."""
 _CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
 _CONTEXT_WORDS = re.compile(r"context (length|size|window)|prompt is too long|too many (input )?tokens", re.IGNORECASE)
 
@@ -45,20 +58,26 @@ class Refusal(msgspec.Struct, frozen=True):
     def is_context_length(self) -> bool:
         return bool(self.kinds & _CONTEXT_CODES or _CONTEXT_WORDS.search(self.message))
 
+    @property
+    def status(self) -> int | None:
+        """That which it would have had in front of a stream."""
+        number = next((int(kind) for kind in self.kinds if kind.isdecimal()), None)
+        return number or next((STATUS_OF[kind] for kind in self.kinds if kind in STATUS_OF), None)
+
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes, *, provider: str, model: str) -> KSIError:
     """The error that an answer with a status other than 200 means."""
     refusal = _read(body)
+    seconds = retry_after(headers)
     if status == 429 and "insufficient_quota" not in refusal.kinds:
-        seconds = retry_after(headers)
         return RateLimitedError(refusal.message or "too many requests", provider=provider, retry_after=seconds)
-    return _from_status(status, refusal, provider=provider, model=model)
+    return _from_status(status, refusal, provider=provider, model=model, retry_after=seconds)
 
 
 def from_stream(error: Any, *, provider: str, model: str) -> KSIError:
     """The error that an error object in the middle of a stream means."""
     refusal = Refusal.of(error)
-    status = next((int(kind) for kind in refusal.kinds if kind.isdecimal()), None)
+    status = refusal.status
     if status == 429:
         return RateLimitedError(refusal.message, provider=provider)
     if status is None and not refusal.is_context_length:
@@ -66,7 +85,9 @@ def from_stream(error: Any, *, provider: str, model: str) -> KSIError:
     return _from_status(status or 400, refusal, provider=provider, model=model)
 
 
-def _from_status(status: int, refusal: Refusal, *, provider: str, model: str) -> KSIError:
+def _from_status(
+    status: int, refusal: Refusal, *, provider: str, model: str, retry_after: float | None = None
+) -> KSIError:
     message = f"{refusal.message or 'no reason given'} (status {status})"
     match status:
         case 401 | 402 | 403 | 429:  # without the server's text: some repeat the key in it
@@ -76,11 +97,11 @@ def _from_status(status: int, refusal: Refusal, *, provider: str, model: str) ->
         case 404 if "model" in refusal.message.lower():
             return NotFoundError(f"model of {provider}", model)
         case 408:
-            return ProviderOverloadedError(message, provider=provider)
+            return ProviderOverloadedError(message, provider=provider, retry_after=retry_after)
         case _ if 400 <= status < 500:
             return ProviderInvalidRequestError(message, provider=provider)
         case _ if status >= 500:
-            return ProviderOverloadedError(message, provider=provider)
+            return ProviderOverloadedError(message, provider=provider, retry_after=retry_after)
     return ProviderBugError(message, provider=provider)
 
 
