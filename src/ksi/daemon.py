@@ -68,6 +68,7 @@ BUILT_IN = (
     "ksi.plugins.conversation:Conversation",
     "ksi.plugins.completion:Completion",
     "ksi.plugins.model:Model",
+    "ksi.plugins.composition:Composition",
     "ksi.plugins.agent:Agent",
     "ksi.plugins.door:Doors",
     "ksi.plugins.endpoint:Endpoint",

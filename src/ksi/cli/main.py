@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "deny": ("approvals", "End a request that waits."),
         "conversation": ("conversation", "List, show, search, export and fork conversations."),
         "agent": ("agent", "Spawn, list and end agents; give them tools."),
+        "composition": ("composition", "Agents and prompts that are described in files."),
         "permission": ("approvals", "Show, check, grant and revoke rights."),
         "top": ("top", "Watch what happens, as it happens."),
         "schedule": ("schedule", "Ask for events by the clock."),

@@ -8,7 +8,7 @@
     │  ├─ PermissionDeniedError    ├─ PayloadTooLargeError     ├─ InvalidFrameError
     │  ├─ NotFoundError            ├─ AmbiguousError           ├─ ConflictError
     │  ├─ HopLimitError            ├─ UnsupportedError         ├─ MisdirectedError
-    │  └─ UnauthorizedError
+    │  ├─ UnauthorizedError        └─ CompositionError
     ├─ HandlerError                a handler did not do what it declared
     │  ├─ NoAnswerError            ├─ InvalidResponseError     ├─ InternalError
     │  ├─ HandlersFailedError      ├─ PartitionDeadlockError   ├─ QueryWroteError
@@ -239,6 +239,21 @@ class UnsupportedError(RequestError):
     """The event, the provider or this version can not do that."""
 
     code = "unsupported"
+
+
+class CompositionError(RequestError):
+    """A composition is not what it should be: ``line`` and ``column`` of ``file``, from 1, are where.
+
+    ``ksi composition check`` says it of all files, and of one before it is in its place.
+    """
+
+    code = "composition_error"
+
+    def __init__(self, message: str, *, file: str, line: int, column: int = 1) -> None:
+        super().__init__(f"{file}:{line}: {message}")
+        self.file = file
+        self.line = line
+        self.column = column
 
 
 class MisdirectedError(RequestError):

@@ -18,6 +18,7 @@ READING = (
     "state:get", "state:list",
     "conversation:get", "conversation:list", "conversation:search", "conversation:export",
     "completion:models", "completion:status", "agent:list",
+    "composition:list", "composition:get", "composition:compose", "composition:validate",
 )  # fmt: skip
 """What looks at shared things and changes nothing."""
 WATCHING = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -48,6 +49,7 @@ class EventTestHarness:
         principal: str = "tester",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         limits: Limits | None = None,
+        home: Path | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.clock: Clock = loop.clock if isinstance(loop, VirtualClockLoop) else SystemClock()
@@ -58,6 +60,7 @@ class EventTestHarness:
         self._session = Session(principal=principal, source="test")
         self._settings = settings
         self._limits = limits
+        self._home = home
         self._pending: set[asyncio.Future[bytes]] = set()
         self._streams: set[HarnessStream] = set()
         self._line = _Line(self.log)
@@ -140,7 +143,7 @@ class EventTestHarness:
         self._line = _Line(self.log)
         # A proxy has every method of the log that it stands for.
         ports = Ports(journal=cast(Journal, self._line), threads=InlineThreads(), clock=self.clock)
-        self._kernel = Kernel(ports, limits=self._limits, settings=self._settings)
+        self._kernel = Kernel(ports, limits=self._limits, home=self._home, settings=self._settings)
         self.recovered = await self._kernel.start(self._plugins)
 
     def _hang_up(self) -> None:
