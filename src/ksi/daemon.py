@@ -113,8 +113,7 @@ async def running(config: Config, *, plugins: Sequence[str] = ()) -> AsyncIterat
     """
     home, limits = config.home, config.limits
     refuse_open(config.http)
-    for directory in (home.path, home.data, home.logs):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.make()
     async with AsyncExitStack() as stack:
         threads = SystemThreads()
         stack.callback(threads.close)
@@ -288,11 +287,11 @@ def settle_collector() -> None:
 def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
     """The same, as a whole program; the answer is its exit code."""
     os.environ.pop("KSI_TOKEN", None)  # of whoever starts this: not of the processes that this starts
-    config.home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logs.configure(config.log, config.home.logs / "daemon.log")
     sys.setswitchinterval(SWITCH_INTERVAL)
     raise_file_limit()
     try:
+        config.home.make()
+        logs.configure(config.log, config.home.logs / "daemon.log")
         uvloop.run(serve(config, plugins=plugins))
     except KSIError as error:
         _log.error("the daemon does not run: %s: %s", error.code, error.message)

@@ -69,6 +69,7 @@ def restore(invocation: Invocation, file: Path, keys: Path | None) -> None:
     """Make the log of this home, which has none yet, out of the backup FILE. The backup is checked first."""
     from ksi.store.backup import restore as restored_from  # SQLite: `ksi backup` asks the daemon without it
 
+    invocation.home.make()
     restored = restored_from(file, invocation.home.log, keys)
     click.echo(
         json_line(restored) if invocation.json else f"{restored.path} is there again, up to @{restored.position}"

@@ -11,7 +11,6 @@ from ksi.cli.invocation import Invocation, family
 from ksi.cli.output import Record, show_records, show_table, show_value, time_of
 from ksi.core.clock import utc
 from ksi.core.config import load
-from ksi.core.errors import ConfigError
 from ksi.plugins.profiles import Policy
 from ksi.transport.tokens import USER, Token, TokenStore
 
@@ -60,13 +59,8 @@ def revoke(invocation: Invocation, token_id: str) -> None:
 
 
 def _store(invocation: Invocation) -> TokenStore:
-    home = invocation.home
-    for directory in (home.path, home.data):
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"can not be made: {error.strerror}", where=str(directory)) from None
-    return TokenStore(home.tokens)
+    invocation.home.make()
+    return TokenStore(invocation.home.tokens)
 
 
 def _user() -> str:

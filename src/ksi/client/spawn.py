@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, from_wire
+from ksi.core.errors import KSIConnectionError, KSIError, from_wire
 from ksi.core.home import Home
 
 START_TIMEOUT = 20.0
@@ -61,11 +61,7 @@ def is_answering(path: Path) -> bool:
 
 
 def _spawn(home: Home, output: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    try:
-        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        home.logs.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"can not be made: {error.strerror}", where=str(home.path)) from None
+    home.make()
     with output.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "ksi.daemon", "--home", str(home.path), *arguments],

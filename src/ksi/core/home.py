@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from ksi.core.errors import ConfigError
+
 
 class Home(msgspec.Struct, frozen=True):
     """Where the parts of a daemon are."""
@@ -68,6 +70,19 @@ class Home(msgspec.Struct, frozen=True):
     def event_list(self) -> Path:
         """The events that the daemon had when it was last asked, for the shell's completion."""
         return self.path / "events.json"
+
+    def make(self) -> None:
+        """Make it, with the place of its data and logs, for its owner's eyes alone; what is there stays as it is.
+
+        Raises:
+            ConfigError: It can not be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for directory in (self.path, self.data, self.logs):  # a mode is not that of missing parents
+                directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"can not be made: {error.strerror}", where=str(self.path)) from None
 
     @classmethod
     def choose(cls, given: str | Path | None, environ: Mapping[str, str]) -> Home:

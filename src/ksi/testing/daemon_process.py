@@ -88,7 +88,7 @@ class DaemonProcess:
 
     async def spawn(self) -> None:
         """Start it and wait for nothing."""
-        self.home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.make()
         with self._output.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(), stdin=DEVNULL, stdout=output, stderr=STDOUT, env=_environment()
