@@ -9,6 +9,8 @@ import { frames } from "./sse.js";
 const SILENCE_MAX = 50;
 /** How often a request that is to be cancelled is looked for: it may be on its way, behind the word that cancels it. */
 const MISSES_MAX = 3;
+/** Seconds that one word of credit may take. */
+const GRANT_TIMEOUT = 10;
 /** What a proxy says, in words of its own, when there is no daemon behind it. */
 const NOBODY_THERE = [502, 503, 504];
 
@@ -58,8 +60,11 @@ class HttpLink implements Link {
 
 /** A request on its way. */
 class Carried {
-  #credit: number;
-  #room: (() => void) | undefined;
+  #granted: number;
+  #told: number;
+  /** What the daemon calls it, where it takes credit. */
+  #reader: string | null = null;
+  #isTelling = false;
   #abort = new AbortController();
   #isStopped = false;
   #isHungUp = false;
@@ -71,7 +76,7 @@ class Carried {
     readonly id: number,
     readonly request: Request,
   ) {
-    this.#credit = request.credit ?? 0;
+    this.#granted = this.#told = request.credit ?? 0;
     this.#patience = new Patience(link.endpoint.reconnectTimeout);
   }
 
@@ -88,21 +93,45 @@ class Carried {
       await this.#ask(request);
       if (this.#isHungUp) return;
       request = this.link.listener.again(this.id);
-      this.#credit = request?.credit ?? 0;
+      this.#granted = this.#told = request?.credit ?? 0;
     }
     if (request) this.link.listener.fail(this.id, connectionError(`no daemon answers at ${this.link.endpoint.url}`));
   }
 
   give(credit: number): void {
-    this.#credit += credit;
-    this.#room?.();
+    this.#granted += credit;
+    if (!this.#isTelling) void this.#tell();
+  }
+
+  /** Tell the daemon what was given; what is given meanwhile goes along with the next word. */
+  async #tell(): Promise<void> {
+    this.#isTelling = true;
+    let patience = new Patience(this.link.endpoint.reconnectTimeout);
+    while (this.#reader !== null && this.#granted > this.#told && (await patience.wait())) {
+      const [reader, credit] = [this.#reader, this.#granted]; // in all: said again, it is the same
+      if (reader === null || !(await this.#isTold(reader, credit)) || this.#reader !== reader) continue;
+      this.#told = credit;
+      patience = new Patience(this.link.endpoint.reconnectTimeout);
+    }
+    this.#isTelling = false;
+  }
+
+  async #isTold(reader: string, credit: number): Promise<boolean> {
+    try {
+      const signal = AbortSignal.timeout(GRANT_TIMEOUT * 1000);
+      const options = { method: "PUT", body: JSON.stringify({ credit }), signal };
+      const response = await this.link.endpoint.fetch(`/v1/readers/${reader}`, options);
+      await response.text(); // one that is not read keeps its connection
+      return response.ok;
+    } catch {
+      return false; // the network: again
+    }
   }
 
   /** Cancel it at the daemon, whose end still comes; what does not run there under an id ends with its connection. */
   async stop(): Promise<void> {
     if (this.#isStopped) return;
     this.#isStopped = true;
-    this.give(Infinity);
     const patience = new Patience(this.link.endpoint.reconnectTimeout);
     let missed = 0;
     while (this.request.event_id !== undefined && missed < MISSES_MAX && (await patience.wait())) {
@@ -123,7 +152,6 @@ class Carried {
   hangUp(): void {
     this.#isHungUp = true;
     this.#abort.abort();
-    this.#room?.();
   }
 
   /** Ask once, and hand on what comes before it is whole or breaks off. */
@@ -131,7 +159,7 @@ class Carried {
     this.#abort = new AbortController();
     try {
       const response = await this.link.endpoint.fetch(...messageOf(request, this.#abort.signal));
-      if (response.ok && response.body && isStream(request)) await this.#readStream(response.body);
+      if (response.ok && response.body && isStream(request)) await this.#readStream(response, response.body);
       else await this.#readAnswer(response, isStream(request));
     } catch {
       return; // it broke off
@@ -150,31 +178,22 @@ class Carried {
     if (error) this.#handOn({ ok: false, end: isStreamed, error });
   }
 
-  async #readStream(body: ReadableStream<Uint8Array>): Promise<void> {
+  async #readStream(response: Response, body: ReadableStream<Uint8Array>): Promise<void> {
     const abort = this.#abort;
     let silence: ReturnType<typeof setTimeout> | undefined;
     const heard = () => {
       clearTimeout(silence);
       silence = setTimeout(() => abort.abort(), SILENCE_MAX * 1000);
     };
+    this.#reader = response.headers.get("ksi-reader");
+    this.give(0); // what was given on the way here
     try {
       heard();
-      for await (const frame of frames(body, abort.signal, heard)) {
-        if (frame.seq !== undefined) {
-          clearTimeout(silence); // a slow reader is no silence
-          await this.#take();
-        }
-        heard();
-        this.#handOn(frame);
-      }
+      for await (const frame of frames(body, abort.signal, heard)) this.#handOn(frame);
     } finally {
       clearTimeout(silence);
+      this.#reader = null;
     }
-  }
-
-  async #take(): Promise<void> {
-    while (this.#credit <= 0 && !this.#isHungUp) await new Promise<void>((resolve) => (this.#room = resolve));
-    this.#credit -= 1;
   }
 
   #handOn(frame: Frame): void {
@@ -189,7 +208,10 @@ function isStream(request: Request): boolean {
 
 function messageOf(request: Request, signal: AbortSignal): [string, RequestInit] {
   const headers: Record<string, string> = { "content-type": "application/json" };
-  if (isStream(request)) headers["accept"] = "text/event-stream";
+  if (isStream(request)) {
+    headers["accept"] = "text/event-stream";
+    headers["ksi-credit"] = String(request.credit ?? 0);
+  }
   if (request.resume !== undefined) return [`/v1/stream/${encodeURI(request.resume)}`, { headers, signal }];
   if (request.event_id !== undefined) headers["idempotency-key"] = request.event_id;
   if (request.correlation_id !== undefined) headers["ksi-correlation-id"] = request.correlation_id;

@@ -6,7 +6,6 @@ One that breaks off is asked for again alone: the others have connections of the
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -25,11 +24,9 @@ REQUESTS_MAX = 64
 CONNECT_TIMEOUT = 10.0
 SILENCE_MAX = 50.0
 """Seconds without a sign of life, after which a stream is lost: the daemon says something each 15 s."""
-RECEIVE_BUFFER_BYTES = 16 << 10
-"""What the system holds of a stream that is not read: at its own choice it would be thousands of tokens."""
 MISSES_MAX = 3
 """How often a request that is to be cancelled is looked for: it may be on its way, behind the word that cancels it."""
-_ENOUGH = 1 << 62
+_GRANT = httpx.Timeout(CONNECT_TIMEOUT)
 _BROKEN = (httpx.RequestError, InvalidFrameError, PayloadTooLargeError)
 _ASK = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
 _READ = httpx.Timeout(None, connect=CONNECT_TIMEOUT, read=SILENCE_MAX)
@@ -59,29 +56,9 @@ class HttpEndpoint:
         return link
 
     def _client(self) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=REQUESTS_MAX),
-            socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)],
-        )
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=REQUESTS_MAX)
+        transport = httpx.AsyncHTTPTransport(limits=limits)
         return httpx.AsyncClient(base_url=self._url, headers=self._headers, transport=transport, timeout=_ASK)
-
-
-class Credit:
-    """Chunks that the reader has room for. Without, the body is not read, and the daemon makes no more."""
-
-    def __init__(self, chunks: int) -> None:
-        self._chunks = chunks
-        self._news = asyncio.Event()
-
-    def give(self, chunks: int) -> None:
-        self._chunks += chunks
-        self._news.set()
-
-    async def take(self) -> None:
-        while self._chunks <= 0:
-            self._news.clear()
-            await self._news.wait()
-        self._chunks -= 1
 
 
 class Carried:
@@ -92,13 +69,16 @@ class Carried:
         self.event_id = request.event_id
         self.is_stream = request.stream or request.resume is not None
         self.patience = Patience(reconnect_timeout)
+        self.is_telling = False
         self.task: asyncio.Task[None] | None = None
         self.is_stopped = False
         self.next(request)
 
     def next(self, request: Request) -> None:
         """Ask for this now."""
-        self.credit = Credit(request.credit or 0)
+        self.granted = self.told = request.credit or 0
+        self.reader: str | None = None
+        """What the daemon calls it, where it takes credit."""
         self.message = message_of(request)
 
 
@@ -132,8 +112,8 @@ class HttpLink:
         if request.cancel and not carried.is_stopped:
             carried.is_stopped = True
             self._own(self._stop(carried))
-        else:
-            carried.credit.give(request.credit or 0)
+        elif request.credit:
+            self._give(carried, request.credit)
 
     def close(self) -> None:
         self._loop.create_task(self._close()).add_done_callback(lambda _: self.closed.set_result(None))
@@ -194,11 +174,42 @@ class HttpLink:
             self._hand_on(carried, Answer(ok=False, end=carried.is_stream, error=error))
 
     async def _read_stream(self, carried: Carried, response: httpx.Response) -> None:
-        async for line in _lines(response):
-            answer = frame_in(line)
-            if answer.seq is not None:
-                await carried.credit.take()
-            self._hand_on(carried, answer)
+        carried.reader = response.headers.get("ksi-reader")
+        try:
+            self._give(carried, 0)  # what was given on the way here
+            async for line in _lines(response):
+                self._hand_on(carried, frame_in(line))
+        finally:
+            carried.reader = None
+
+    # ── credit ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _give(self, carried: Carried, credit: int) -> None:
+        carried.granted += credit
+        if not carried.is_telling:
+            carried.is_telling = True
+            self._own(self._tell(carried))
+
+    async def _tell(self, carried: Carried) -> None:
+        """Tell the daemon what was given; what is given meanwhile goes along with the next word."""
+        patience = Patience(self._reconnect_timeout)
+        try:
+            while (reader := carried.reader) is not None and carried.granted > carried.told:
+                await patience.wait()
+                granted = carried.granted
+                if await self._is_told(reader, granted) and carried.reader == reader:
+                    carried.told = granted
+                    patience.renew()
+        except TimeoutError:
+            return  # the stream's own connection is no better off
+        finally:
+            carried.is_telling = False
+
+    async def _is_told(self, reader: str, granted: int) -> bool:
+        content = b'{"credit":%d}' % granted  # in all: said again, it is the same
+        try:
+            return (await self._client.put(f"/v1/readers/{reader}", content=content, timeout=_GRANT)).is_success
+        except httpx.RequestError:
+            return False
 
     def _hand_on(self, carried: Carried, answer: Answer) -> None:
         if answer.error is None:  # a daemon that stops refuses whoever goes on, again and again
@@ -212,7 +223,6 @@ class HttpLink:
 
         To hang up is not enough: a command goes on without its client, and so does a stream that detaches.
         """
-        carried.credit.give(_ENOUGH)
         if carried.event_id is not None and await self._is_cancelled(carried):
             return
         if carried.task is not None and carried.task.cancel():

@@ -39,14 +39,15 @@ class Message(msgspec.Struct, frozen=True):
 def message_of(request: Request) -> Message:
     """How ``request`` is asked over HTTP."""
     if request.resume is not None:
-        return Message("GET", f"/v1/stream/{quote(request.resume, safe='/:@')}", {"accept": LINES})
+        headers = {"accept": LINES, "ksi-credit": str(request.credit or 0)}
+        return Message("GET", f"/v1/stream/{quote(request.resume, safe='/:@')}", headers)
     headers = {
         header: str(getattr(request, field))
         for field, header in _HEADERS.items()
         if getattr(request, field) != getattr(_NOTHING_SAID, field)
     }
     if request.stream:
-        headers["accept"] = LINES
+        headers |= {"accept": LINES, "ksi-credit": str(request.credit or 0)}
     if not request.reply:
         headers["prefer"] = "respond-async"
     path = f"/v1/{'stream' if request.stream else 'events'}/{quote(request.event or '', safe=':')}"

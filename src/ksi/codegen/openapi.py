@@ -36,12 +36,24 @@ PARAMETERS: Mapping[str, Json] = {
         "schema": {"type": "string"},
         "example": "respond-async",
     },
+    "Credit": {
+        "name": "Ksi-Credit",
+        "in": "header",
+        "description": "How many chunks the reader is ready for; `Ksi-Reader` of the answer is where it grants more.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 65_536},
+    },
     "LastEventId": {
         "name": "Last-Event-ID",
         "in": "header",
         "description": "The address of the last chunk that came: go on after it.",
         "schema": {"type": "string"},
     },
+}
+GRANTED: Json = {
+    "type": "object",
+    "required": ["credit"],
+    "additionalProperties": False,
+    "properties": {"credit": {"type": "integer", "minimum": 0, "maximum": 1 << 53}},
 }
 RECEIPT: Json = {
     "type": "object",
@@ -88,6 +100,7 @@ def _paths(catalogue: Catalogue, problems: Problems) -> Json:
         "/asyncapi.json": {"get": _document("asyncapi", "The events as AsyncAPI 3.0.", problems)},
         "/v1/requests/{event_id}": {"delete": _cancel(problems)},
         "/v1/stream/{address}": {"get": _resume(problems)},
+        "/v1/readers/{reader}": {"put": _grant(problems)},
     }
     for event in catalogue.events:
         asked: Json = {"post": _request(event, catalogue, problems)}
@@ -124,7 +137,7 @@ def _query(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
 
 def _stream(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
     return _operation(event, "stream") | {
-        "parameters": _headers(event),
+        "parameters": [*_headers(event), _parameter("Credit")],
         "requestBody": _body(event, catalogue.schemas),
         "responses": {"200": _chunks(event), **problems.responses(event.described.errors)},
     }
@@ -132,7 +145,7 @@ def _stream(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
 
 def _subscribe(event: Event, catalogue: Catalogue, problems: Problems) -> Json:
     return _operation(event, "follow") | {
-        "parameters": [*_fields(event, catalogue.schemas), _parameter("LastEventId")],
+        "parameters": [*_fields(event, catalogue.schemas), _parameter("LastEventId"), _parameter("Credit")],
         "responses": {"200": _chunks(event), **problems.responses(event.described.errors)},
     }
 
@@ -175,11 +188,30 @@ def _resume(problems: Problems) -> Json:
         "operationId": "resumeStream",
         "summary": "Go on with a stream after a chunk: never a second run.",
         "tags": ["streams"],
-        "parameters": [address, after, _parameter("LastEventId")],
+        "parameters": [address, after, _parameter("LastEventId"), _parameter("Credit")],
         "responses": {
             "200": streamed("The chunks after the address.", ANYTHING, ANYTHING),
             **problems.responses(["not_found"]),
         },
+    }
+
+
+def _grant(problems: Problems) -> Json:
+    """To any stream that was begun with ``Ksi-Credit``."""
+    reader = {
+        "name": "reader",
+        "in": "path",
+        "required": True,
+        "description": "`Ksi-Reader` of the stream's answer.",
+        "schema": {"type": "string"},
+    }
+    return {
+        "operationId": "grantCredit",
+        "summary": "Let a stream go on: how many chunks its reader is ready for since it began.",
+        "tags": ["streams"],
+        "parameters": [reader],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": GRANTED}}},
+        "responses": {"202": _json("It is told.", {"type": "object"}), **problems.responses(["not_found"])},
     }
 
 

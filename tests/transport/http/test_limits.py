@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,7 +14,7 @@ import pytest
 
 from ksi.core.config import HttpSection
 from ksi.plugins.permission import Permission, Rate
-from ksi.transport.http import protocol, streams
+from ksi.transport.http import outlet, protocol
 from tests.transport.http.site import Site, serving
 from tests.transport.http.test_websocket import opened
 
@@ -197,19 +196,29 @@ async def test_a_thousand_connections_that_say_nothing_cost_little_and_are_let_g
 
 
 # ── stalled readers ──────────────────────────────────────────────────────────────────────────────────────────────────
-async def stalled_reader(site: Site, name: str, *, size: int) -> Raw:
+RECEIVED_BYTES = 64 << 10
+"""What the system of a reader takes for it, at its own choice, before it tells the sender to stop; twice ours."""
+
+
+async def stalled_reader(site: Site, name: str, *, size: int, credit: int | None = None) -> Raw:
     """Somebody who asks for a stream without end, and never reads."""
-    small = socket.socket()
-    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
-    small.connect(("127.0.0.1", site.port))
-    raw = Raw(*await asyncio.open_connection(sock=small))
+    raw = await Raw.open(site)
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's is one that reads
     body = json.dumps({"name": name, "to": 1_000_000, "size": size}).encode()
+    said = b"" if credit is None else b"ksi-credit: %d\r\n" % credit
     raw.writer.write(
-        b"POST /v1/stream/probe:flood HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (site.token.encode(), len(body), body)
+        b"POST /v1/stream/probe:flood HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n%b"
+        b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (said, site.token.encode(), len(body), body)
     )
     return raw
+
+
+async def stalled_socket(site: Site, stack: AsyncExitStack, name: str, *, size: int, credit: int) -> None:
+    """The same over a WebSocket."""
+    connection = await stack.enter_async_context(opened(site, token=site.token, close_timeout=0.01))
+    connection.transport.pause_reading()
+    data = {"name": name, "to": 1_000_000, "size": size}
+    await connection.send(json.dumps({"id": 1, "event": "probe:flood", "data": data, "stream": True, "credit": credit}))
 
 
 async def settled(site: Site) -> None:
@@ -221,30 +230,68 @@ async def settled(site: Site) -> None:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("size", [200, 20_000, 500_000])
-async def test_readers_that_stall_hold_little_and_delay_nobody(tmp_path: Path, size: int) -> None:
-    count = 50
-    async with serving(tmp_path) as site, site.client() as http:
+@pytest.mark.parametrize("size", [20, 20_000])
+async def test_a_hundred_readers_that_stall_hold_little_and_delay_nobody(tmp_path: Path, size: int) -> None:
+    count, credit = 50, 10
+    async with serving(tmp_path) as site, site.client() as http, AsyncExitStack() as stack:
         tracemalloc.start()
-        stalled = [await stalled_reader(site, f"stalled {number}", size=size) for number in range(count)]
-        await site.until(lambda: len(site.probe.made) == count)
+        stalled = [await stalled_reader(site, f"sse {number}", size=size, credit=credit) for number in range(count)]
+        for number in range(count):
+            await stalled_socket(site, stack, f"ws {number}", size=size, credit=credit)
+        await site.until(lambda: len(site.probe.made) == 2 * count)
         answer = await http.post("/v1/stream/probe:count", json={"name": "quick", "to": 500})
         assert answer.text.count("data: ") == 502
         await settled(site)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert held < count * (2 << 20)
+        assert held < 2 * count * (2 << 20)
         made = [number for name, number in site.probe.made.items() if name != "quick"]
-        # Beside the credit: what the system holds here and there, and what the transport holds before it says so.
-        assert max(made) * size < (1 << 20) + streams.CREDIT * size
+        assert max(made) == credit, "what they are ready for, and no token more"
         for raw in stalled:
             raw.writer.transport.abort()
+        for held_open in list(site.server._sockets.open):
+            held_open.abort()
+
+
+@pytest.mark.parametrize("size", [200, 20_000, 500_000])
+async def test_who_can_not_grant_is_ahead_by_what_the_system_holds(tmp_path: Path, size: int) -> None:
+    count = 10
+    async with serving(tmp_path) as site:
+        tracemalloc.start()
+        stalled = [await stalled_reader(site, f"stalled {number}", size=size) for number in range(count)]
+        await site.until(lambda: len(site.probe.made) == count)
+        await settled(site)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < count * (2 << 20)
+        buffers = 3 * RECEIVED_BYTES + 4 * protocol.STREAM_BUFFER_BYTES
+        assert max(site.probe.made.values()) * size < buffers + outlet.CREDIT * size
+        for raw in stalled:
+            raw.writer.transport.abort()
+
+
+async def test_a_reader_grants_in_all_and_what_is_said_twice_counts_once(site: Site, http: httpx.AsyncClient) -> None:
+    body = {"name": "granted", "to": 1_000_000}
+    async with http.stream("POST", "/v1/stream/probe:flood", json=body | {"size": 1}, headers={"ksi-credit": "2"}) as a:
+        path = f"/v1/readers/{a.headers['ksi-reader']}"
+        for credit, made in ((3, 3), (3, 3), (1, 3), (7, 7)):
+            assert (await http.put(path, json={"credit": credit})).status_code == 202
+            await site.until(lambda made=made: site.probe.made.get("granted") == made)  # type: ignore[misc]  # bound
+            await settled(site)
+            assert site.probe.made["granted"] == made
+        other = {"authorization": f"Bearer {site.tokens.create('agent:eve')}"}
+        assert (await http.put(path, json={"credit": 99}, headers=other)).status_code == 404
+        assert (await http.put(path, json={"credit": -1})).status_code == 400
+    await site.until(lambda: not site.server.state.tasks)
+    assert (await http.put(path, json={"credit": 99})).status_code == 404
+    refused = await http.post("/v1/stream/probe:flood", json=body, headers={"ksi-credit": "many"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_frame")
 
 
 async def test_a_reader_that_does_not_take_its_end_loses_its_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "END_GRACE", 0.1)
+    monkeypatch.setattr(outlet, "END_GRACE", 0.1)
     async with serving(tmp_path, stall_timeout=0.1) as site:
         raw = await stalled_reader(site, "stalled", size=20_000)
         await site.until(lambda: len(site.server.state.tasks) == 1)
@@ -254,17 +301,11 @@ async def test_a_reader_that_does_not_take_its_end_loses_its_connection(
 
 async def test_sockets_that_stall_hold_little_whatever_they_granted(tmp_path: Path) -> None:
     count, size = 50, 20_000
-    async with serving(tmp_path) as site, site.client() as http, AsyncExitStack() as stack:
+    async with serving(tmp_path) as site, AsyncExitStack() as stack:
         tracemalloc.start()
         for number in range(count):
-            connection = await stack.enter_async_context(opened(site, token=site.token, close_timeout=0.01))
-            connection.transport.pause_reading()
-            data = {"name": f"stalled {number}", "to": 1_000_000, "size": size}
-            frame = {"id": 1, "event": "probe:flood", "data": data, "stream": True, "credit": 65_536}
-            await connection.send(json.dumps(frame))
+            await stalled_socket(site, stack, f"stalled {number}", size=size, credit=65_536)
         await site.until(lambda: len(site.probe.made) == count)
-        answer = await http.post("/v1/stream/probe:count", json={"name": "quick", "to": 500})
-        assert answer.text.count("data: ") == 502
         await settled(site)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

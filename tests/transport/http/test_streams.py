@@ -14,7 +14,7 @@ import pytest
 
 from ksi.core import ids
 from ksi.testing.daemon_process import DaemonProcess
-from ksi.transport.http import streams
+from ksi.transport.http import outlet
 from tests.transport.http.site import Site, serving
 
 NDJSON = {"accept": "application/x-ndjson"}
@@ -110,7 +110,7 @@ async def test_a_stream_that_fails_on_its_way_ends_with_the_error(site: Site, ht
 
 
 async def test_a_silent_stream_shows_that_it_lives(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(outlet, "HEARTBEAT", 0.02)
     async with http.stream("POST", "/v1/stream/probe:held", json={}) as answer:
         lines = answer.aiter_lines()
         async with asyncio.timeout(5):

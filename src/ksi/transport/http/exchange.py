@@ -18,11 +18,17 @@ from ksi.transport.http.problems import Headers, problem
 JSON = b"application/json"
 
 
-class Aborting(Protocol):
+class Carrying(Protocol):
     """The connection that a request came on."""
 
     def abort(self) -> None:
         """Close now; what is not written is lost."""
+
+    def narrow(self) -> None:
+        """Hold little of what the client does not read."""
+
+    async def taken(self) -> None:
+        """Return when the system has taken all that was written."""
 
 
 class Holding(Protocol):
@@ -200,7 +206,19 @@ class Exchange:
         message: Message = {"type": "http.response.body", "body": body, "more_body": not is_last}
         await self.send(message)
 
+    def narrow(self) -> None:
+        """Hold little of what the client does not read: it stands for work that is done for nobody."""
+        self._connection.narrow()
+
+    async def taken(self) -> None:
+        """Return when the system has taken all that was written, or the connection is gone."""
+        await self._connection.taken()
+
     def abort(self) -> None:
         """Close the connection now; what is not written is lost."""
-        connection: Aborting = self.scope["state"]["connection"]
-        connection.abort()
+        self._connection.abort()
+
+    @property
+    def _connection(self) -> Carrying:
+        connection: Carrying = self.scope["state"]["connection"]
+        return connection

@@ -7,6 +7,7 @@ loris) holds them for seconds only.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -23,6 +24,8 @@ from ksi.transport.http.websocket import WebSockets
 
 HEADER_BYTES_MAX = 64 << 10
 CONTINUE = b"HTTP/1.1 100 "
+STREAM_BUFFER_BYTES = 8 << 10
+"""What the system holds of a stream that is not read (it doubles that): each token in it was made for nobody."""
 LINGER = 1.0
 """Seconds that a client which was refused has to read why."""
 STANDING = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
@@ -155,6 +158,16 @@ class HttpConnection(HttpToolsProtocol):
         """Close once all is written; returns when it is."""
         self.transport.close()
         await self._lost.wait()
+
+    def narrow(self) -> None:
+        """Hold little of what the client does not read, in this process nothing."""
+        opened: socket.socket = self.transport.get_extra_info("socket")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
+        self.transport.set_write_buffer_limits(high=0)
+
+    async def taken(self) -> None:
+        """Return when the system has taken all that was written, or the connection is gone."""
+        await self.flow.drain()
 
     def abort(self) -> None:
         """Close now; what is not written is lost."""
