@@ -81,3 +81,8 @@ def flip(file: Path, offset: int, bit: int) -> None:
 def whole_to(path: Path) -> int:
     """The position up to which a check finds it whole."""
     return verify_file(path).head
+
+
+def holding(directory: Path, text: str) -> list[str]:
+    """The files in which ``text`` can be read."""
+    return sorted(file.name for file in directory.rglob("*") if file.is_file() and text.encode() in file.read_bytes())

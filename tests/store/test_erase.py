@@ -21,7 +21,7 @@ from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
-from tests.store.images import EVERYTHING
+from tests.store.images import EVERYTHING, holding
 
 SECRET = "lighthouse-keeper"
 ALICE, BOB = "person/alice", "person/bob"
@@ -96,6 +96,27 @@ async def test_a_request_its_facts_and_its_outcome_are_erased_together(log: Jour
     known = await log.find(origin.event_id)
     assert known is not None
     assert (known.request.raw, known.outcome) == (b"null", Outcome(True, b"null"))
+
+
+async def test_what_a_request_has_read_is_erased_with_its_outcome(log: Journal) -> None:
+    origin = request(subject=ALICE)
+    reads = {"reads": f'[["notes",["1"],"{SECRET}"]]', "reads_at": 7}
+    await written(log, Unit(origin=origin, request=True, outcome=Outcome(True, b"{}", reads)))
+    *_, ended = await listed(log.read_all(EVERYTHING))
+    assert ended.metadata.items() >= reads.items()
+    known = await log.find(origin.event_id)
+    assert known is not None
+    assert known.outcome == Outcome(True, b"{}", reads)
+    await log.erase_subject(ALICE)
+    *_, ended = await listed(log.read_all(EVERYTHING))
+    assert (ended.metadata["reads_at"], "reads" in ended.metadata) == (7, False)
+
+
+async def test_no_file_holds_what_was_read_for_a_subject(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+        outcome = Outcome(True, b"{}", {"reads": f'[["notes",["1"],"{SECRET}"]]'})
+        await written(store, Unit(origin=request(subject=ALICE), request=True, outcome=outcome))
+        assert holding(tmp_path, SECRET) == []
 
 
 async def test_a_failure_is_sealed_too(log: Journal) -> None:
@@ -179,10 +200,6 @@ async def test_the_same_append_again_is_still_the_same(log: Journal) -> None:
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def holding(directory: Path, text: str) -> list[str]:
-    return sorted(file.name for file in directory.rglob("*") if file.is_file() and text.encode() in file.read_bytes())
-
-
 async def test_no_file_holds_it_once_it_is_erased(tmp_path: Path) -> None:
     async with SqliteEventStore.open(tmp_path / "events.db") as store:
         store.register(CounterView)

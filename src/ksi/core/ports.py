@@ -336,6 +336,14 @@ class Journal(EventLog, Protocol):
     """Events that its subscribers with overflow="drop" have missed since then."""
 
     @property
+    def seals(self) -> bool:
+        """Whether what has a subject is sealed, so that it can be erased."""
+
+    @property
+    def has_subjects(self) -> bool:
+        """Whether anything was ever sealed here."""
+
+    @property
     def projections(self) -> Projections: ...
 
     @property

@@ -20,6 +20,7 @@ from ksi.core.ports import Entry, ReplyChannel
 from ksi.core.views import View, ViewReader
 from ksi.kernel.door import Session
 from ksi.kernel.entries import encode, entry_of
+from ksi.kernel.subjects import adopt
 from ksi.kernel.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -120,6 +121,16 @@ class EventContext:
         entry = entry_of(stream, event, tags)
         entry.subject = subject or entry.subject or self._execution.envelope.subject
         self.buffer(entry)
+
+    def adopt_subject(self, subject: str | None) -> None:
+        """Record for ``subject`` all that is said from here on, where it is nobody's yet.
+
+        For handlers that learn on their way whose data they have at hand.
+
+        Raises:
+            ConflictError: The request is recorded for somebody else.
+        """
+        adopt(self._execution, subject, where="what is at hand")
 
     def emit(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> None:
         """Ask for something without waiting: recorded in the same commit, started after it, also after a crash."""

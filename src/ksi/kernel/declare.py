@@ -73,6 +73,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     on_crash: OnCrash = "unknown"
     on_disconnect: Literal["cancel", "detach"] = "cancel"
     category: str | None = None
+    belongs_to: Callable[[Any], str | None] | None = None
     record: bool = True
     permission: str | None = None
     breaker: str | None = None
@@ -103,6 +104,7 @@ def event(
     errors: Sequence[str] = (),
     examples: Sequence[Mapping[str, Any]] = (),
     schema_version: int = 1,
+    belongs_to: Callable[[Any], str | None] | None = None,
 ) -> Callable[[F], F]:
     """Declare a command: an event that may change something. It is on disk, with its facts and outcome, when answered.
 
@@ -120,10 +122,12 @@ def event(
         on_crash: For ``before``: whether running it again after a crash is harmless.
         permission: The name that permission rules see instead of the event's own.
         errors: Codes it may answer with, for the description.
+        belongs_to: The stream, ``category/id``, whose subject a command carries by itself.
     """
     return _note(
         Declaration(
             kind="command",
+            belongs_to=belongs_to,
             name=name,
             key=key,
             durability=durability,
@@ -197,6 +201,7 @@ def stream(
     errors: Sequence[str] = (),
     examples: Sequence[Mapping[str, Any]] = (),
     schema_version: int = 1,
+    belongs_to: Callable[[Any], str | None] | None = None,
 ) -> Callable[[F], F]:
     """Declare a stream: ``async def f(…) -> AsyncIterator[Chunk | End[Answer]]``.
 
@@ -209,10 +214,12 @@ def stream(
         on_crash: What a crash makes of it once it has acted: run again (recorded effects are served),
             ``outcome_unknown``, or ``interrupted``, which an event of the plugin's own may resume.
         on_disconnect: What becomes of it when its reader is gone.
+        belongs_to: The stream, ``category/id``, whose subject it carries by itself.
     """
     return _note(
         Declaration(
             kind="stream",
+            belongs_to=belongs_to,
             name=name,
             record=record,
             category=category,

@@ -61,6 +61,8 @@ class Replay:
 
     owner = "nobody"
     """The plugin whose handler is repeated."""
+    seals = has_subjects = False
+    """It writes nothing, so nobody need know whose it would be."""
 
     def __init__(self, past: PastJournal, begins: Callable[[str], None] = lambda _: None) -> None:
         self._past = past

@@ -47,6 +47,7 @@ from ksi.kernel.rerun import History, end_without_run, history_of
 from ksi.kernel.resume import LiveStreams, Resumed, request_of
 from ksi.kernel.services import ServiceRegistry
 from ksi.kernel.streaming import Streaming
+from ksi.kernel.subjects import Place, Subjects
 from ksi.kernel.table import AsyncQuery, Row
 from ksi.kernel.wheel import Wheel
 from ksi.kernel.writing import error_json
@@ -92,6 +93,7 @@ class Router:
         self.keys = Keys()
         self.wheel = Wheel(self.loop)
         self.streams = LiveStreams()
+        self.subjects = Subjects(journal)
         self.running: dict[bytes, Execution] = {}
         self.queries: set[AsyncQuery] = set()
         self.readers: set[asyncio.Task[None]] = set()
@@ -131,17 +133,21 @@ class Router:
         running = self._same(row, envelope)
         if running is None:
             execution = self._execution(row, envelope, session, admitted, ignore, None, None)
-            self._start(self._accepted(execution, admitted.parked, done, token), execution)
+            place = self.subjects.place_of(execution)
+            self._start(self._accepted(execution, admitted.parked, place, done, token), execution)
         elif running.matches(envelope):
             done(token, self._receipt(envelope), None)
         else:
             done(token, None, conflicting(envelope))
 
-    async def _accepted(self, execution: Execution, parked: Parked | None, done: Done, token: Any) -> None:
+    async def _accepted(
+        self, execution: Execution, parked: Parked | None, place: Place | None, done: Done, token: Any
+    ) -> None:
         try:
             known = await self.journal.find(execution.envelope.event_id)
             if known is not None and not execution.matches(known):
                 raise conflicting(execution.envelope)
+            await self._settle(execution, place, known)
             if known is None:
                 await execution.written(Unit(origin=execution.envelope))
         except FOREIGN as raised:  # the door of a task that nobody awaits
@@ -257,8 +263,10 @@ class Router:
     def _look_and_start(self, execution: Execution, parked: Parked | None, *, is_explicit: bool) -> None:
         """A request that came with an id of its own may have been here before."""
         parent = execution.parent
-        if execution.is_recorded and is_explicit and (parent is None or parent.is_rerun):
-            self._start(self._start_unless_known(execution, parked), execution)
+        may_be_known = execution.is_recorded and is_explicit and (parent is None or parent.is_rerun)
+        place = self.subjects.place_of(execution)
+        if may_be_known or place is not None:
+            self._start(self._start_unless_known(execution, parked, place), execution)
         else:
             self.enter(execution)
             self._begin(execution, parked)
@@ -269,14 +277,22 @@ class Router:
         self.readers.add(task)
         task.add_done_callback(self.readers.discard)
 
-    async def _start_unless_known(self, execution: Execution, parked: Parked | None) -> None:
+    async def _start_unless_known(self, execution: Execution, parked: Parked | None, place: Place | None) -> None:
         try:
             known = await self.journal.find(execution.envelope.event_id)
             if known is not None and not execution.matches(known):
                 raise conflicting(execution.envelope)
+            await self._settle(execution, place, known)
             await self._begin_or_replay(execution, parked, known)
         except FOREIGN as raised:  # the door of a task that nobody awaits
             execution.settle(None, execution.row.explain(raised))
+
+    async def _settle(self, execution: Execution, place: Place | None, known: Known | None) -> None:
+        """Whose it is, before anything of it is recorded. Raises ConflictError."""
+        if known is not None:
+            execution.envelope.subject = known.request.subject or execution.envelope.subject
+        if place is not None and (known is None or known.outcome is None):
+            await self.subjects.settle(execution, place)
 
     async def _begin_or_replay(self, execution: Execution, parked: Parked | None, known: Known | None) -> None:
         if known is None:
@@ -346,8 +362,20 @@ class Router:
         except KSIError as error:
             self.refuse(error, envelope, self._close_refused, envelope)
             return
-        self.enter(execution)
-        self._begin(execution, parked)
+        place = self.subjects.place_of(execution)
+        if place is None:
+            self.enter(execution)
+            self._begin(execution, parked)
+        else:
+            self._start(self._begin_settled(execution, parked, place), execution)
+
+    async def _begin_settled(self, execution: Execution, parked: Parked | None, place: Place) -> None:
+        try:
+            await self.subjects.settle(execution, place)
+        except FOREIGN as raised:  # the door of a task that nobody awaits
+            execution.give_up(execution.row.explain(raised))
+        else:
+            self._begin(execution, parked)
 
     async def resume_parked(self, event_id: bytes) -> None:
         """Run a parked request, once. Raises NotFoundError where none is parked."""

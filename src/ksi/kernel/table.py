@@ -192,7 +192,8 @@ class Row:
     @property
     def _only_decides(self) -> bool:
         """Whether nothing of it is on disk before its outcome, and it waits for nothing."""
-        return self.is_recorded and not (self.is_before or self.is_stream or self.has_locks)
+        has_place = self.declaration.belongs_to is not None
+        return self.is_recorded and not (self.is_before or self.is_stream or self.has_locks or has_place)
 
     def _unhandled(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
         self.refuse(NoHandlerError(self.name, plugin=self.spec.declared_by), envelope, done, token)

@@ -186,6 +186,7 @@ class Conversation(AsyncPlugin):
         "conversation:fork",
         key=lambda request: f"conversation/{request.into}",
         errors=("not_found", "conflict", "payload_too_large"),
+        belongs_to=lambda request: stream_of(request.conversation),
         examples=({"conversation": "c1", "into": "c2", "at": 1234},),
     )
     async def fork(self, conversation: str, into: NewName, context: EventContext, at: int | None = None) -> Forked:
@@ -210,6 +211,7 @@ async def _shown(conversation: str, context: EventContext, at: int | None) -> Sh
             state, last = fold.apply(state, each), each
     if last is None:
         raise NotFoundError("conversation", conversation)
+    context.adopt_subject(last.subject)
     return ShownConversation(
         conversation=conversation, messages=state.messages, version=last.version, position=last.position
     )

@@ -77,6 +77,11 @@ def stream_of(conversation: str) -> str:
     return f"{CATEGORY}/{conversation}"
 
 
+def conversation_of(conversation: str | None) -> str | None:
+    """The stream that a request belongs to; None where it is in no conversation."""
+    return None if conversation is None else stream_of(conversation)
+
+
 def _replaced(messages: tuple[SpokenMessage, ...], new: SpokenMessage) -> int:
     """Where ``new`` belongs: in the place of its partial forerunner, else at the end."""
     for place, message in enumerate(messages):

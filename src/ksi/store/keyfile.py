@@ -60,7 +60,12 @@ class KeyFile:
             self._connection.execute("UPDATE keys SET subject = NULL, secret = NULL WHERE subject = ?", (subject,))
 
     def destroyed(self) -> bool:
-        query = "SELECT 1 FROM keys WHERE secret IS NULL LIMIT 1"
+        return self._holds("SELECT 1 FROM keys WHERE secret IS NULL LIMIT 1")
+
+    def is_empty(self) -> bool:
+        return not self._holds("SELECT 1 FROM keys LIMIT 1")
+
+    def _holds(self, query: str) -> bool:
         return self._connection is not None and self._connection.execute(query).get is not None
 
     def knows(self, key_id: bytes) -> bool:

@@ -254,6 +254,14 @@ class LoopLog(ViewedLog):
         branches = [MAIN, *[fork.branch for fork in self._known_branches().forks()]]
         return await check(self, branches, self.upcasters, newest)
 
+    @property
+    def seals(self) -> bool:
+        return self.vault.can_erase
+
+    @property
+    def has_subjects(self) -> bool:
+        return self.vault.has_subjects
+
     async def destroy_key(self, subject: str) -> None:
         self.vault.destroy(subject)
 

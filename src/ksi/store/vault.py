@@ -8,9 +8,9 @@ sealed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -53,6 +53,9 @@ class KeyTable(Protocol):
     def destroyed(self) -> bool:
         """Whether a key was ever destroyed."""
 
+    def is_empty(self) -> bool:
+        """Whether there never was one."""
+
     def knows(self, key_id: bytes) -> bool:
         """Whether there is, or was, such a key."""
 
@@ -69,6 +72,7 @@ class Vault:
         self._current: dict[str, Key] = {}
         self._new: list[Key] = []
         self.has_erased = table is not None and table.destroyed()
+        self.has_subjects = table is not None and not table.is_empty()
 
     @property
     def can_erase(self) -> bool:
@@ -112,6 +116,7 @@ class Vault:
         if key is None:
             key = Key(os.urandom(KEY_ID), subject, os.urandom(32))
             self._new = [*self._new, key]
+            self.has_subjects = True
         if len(self._current) >= KEYS_MAX and not self._new:
             self._current.clear()
         self._current[subject] = key
@@ -149,7 +154,18 @@ class Vault:
     def _sealed_closing(self, closing: Closing | None, subject: str | None) -> Closing | None:
         if closing is None or subject is None:
             return closing
-        return replace(closing, raw=self._seal(closing.raw, subject))
+        return replace(
+            closing, raw=self._seal(closing.raw, subject), metadata=self._sealed_texts(closing.metadata, subject)
+        )
+
+    def _sealed_texts(self, metadata: Mapping[str, Any] | None, subject: str) -> dict[str, Any] | None:
+        """What a request has read is in the metadata of its outcome, word by word."""
+        if metadata is None:
+            return None
+        return {
+            name: self._seal(value.encode(), subject) if isinstance(value, str) else value
+            for name, value in metadata.items()
+        }
 
     def _seal(self, raw: bytes, subject: str) -> bytes:
         with self._lock:
@@ -168,11 +184,28 @@ class Vault:
     def _opened_event(self, event: RecordedEvent) -> RecordedEvent:
         if not event.raw.startswith(SEALED):
             return event
-        raw = self._open(event.raw)
-        if raw is None:
-            return replace(event, raw=GONE, metadata={**event.metadata, ERASED: True})
+        raw, metadata = self._open(event.raw), event.metadata
         is_outcome = event.kind == "outcome" and event.stream == REQUESTS
-        return replace(event, raw=outcome_json(raw, ok=FAILED not in event.tags) if is_outcome else raw)
+        if is_outcome:
+            metadata = self._opened_texts(metadata) or {}
+        if raw is None:
+            return replace(event, raw=GONE, metadata={**metadata, ERASED: True})
+        return replace(
+            event, raw=outcome_json(raw, ok=FAILED not in event.tags) if is_outcome else raw, metadata=metadata
+        )
+
+    def _opened_texts(self, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Without those that were erased."""
+        if metadata is None:
+            return None
+        opened = {name: self._opened_text(value) for name, value in metadata.items()}
+        return {name: value for name, value in opened.items() if value is not None}
+
+    def _opened_text(self, value: Any) -> Any:
+        if not isinstance(value, bytes):
+            return value
+        opened = self._open(value)
+        return None if opened is None else opened.decode()
 
     def opened_row(self, row: Row) -> Row:
         """The same for all of a row; of what was erased the payload is null."""
@@ -184,11 +217,14 @@ class Vault:
             ancestors=tuple(map(self._opened_request, row.ancestors)),
             lines=tuple([self._opened_event(line) for line in row.lines]),
             emits=tuple(map(self._opened_request, row.emits)),
-            closing=None if row.closing is None else replace(row.closing, raw=self._opened_raw(row.closing.raw)),
+            closing=None if row.closing is None else self._opened_closing(row.closing),
         )
 
     def _opened_request(self, request: EventEnvelope) -> EventEnvelope:
         return request if request.subject is None else replace(request, raw=self._opened_raw(request.raw))
+
+    def _opened_closing(self, closing: Closing) -> Closing:
+        return replace(closing, raw=self._opened_raw(closing.raw), metadata=self._opened_texts(closing.metadata))
 
     def _opened_raw(self, raw: bytes) -> bytes:
         if not raw.startswith(SEALED):
@@ -250,6 +286,9 @@ class MemoryKeys:
 
     def destroy(self, subject: str) -> None:
         self._keys = {raw: None if key is None or key.subject == subject else key for raw, key in self._keys.items()}
+
+    def is_empty(self) -> bool:
+        return not self._keys
 
     def destroyed(self) -> bool:
         return None in self._keys.values()

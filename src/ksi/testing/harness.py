@@ -86,19 +86,26 @@ class EventTestHarness:
         return self._kernel
 
     async def request(
-        self, event: str, data: Data | None = None, *, event_id: str | None = None, timeout: float | None = None
+        self,
+        event: str,
+        data: Data | None = None,
+        *,
+        event_id: str | None = None,
+        timeout: float | None = None,
+        subject: str | None = None,
     ) -> Any:
         """The answer of ``event`` as builtins. Raises what its handler raised, as a client would see it.
 
         Args:
             event_id: Give the same one again to retry.
             timeout: Seconds until the caller's deadline.
+            subject: Whose personal data this is.
         """
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending.add(future)
-        call = self.kernel.router.dispatch(
-            self._envelope(event, data, event_id, timeout), self._session, _settle, future
-        )
+        envelope = self._envelope(event, data, event_id, timeout)
+        envelope.subject = subject
+        call = self.kernel.router.dispatch(envelope, self._session, _settle, future)
         try:
             return canonical.decode(await future)
         except asyncio.CancelledError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,10 @@ from ksi.plugins.agent.view import (
 )
 
 TURN = "turn"
+
+
+def _stream_of(request: Any) -> str:
+    return f"{CATEGORY}/{request.agent}"
 
 
 class Agent(AsyncPlugin):
@@ -82,7 +86,8 @@ class Agent(AsyncPlugin):
         SEND_MESSAGE,
         category=TURN,
         on_crash="rerun",
-        errors=("not_found", "overloaded", "cancelled", "provider_error"),
+        belongs_to=_stream_of,
+        errors=("not_found", "conflict", "overloaded", "cancelled", "provider_error"),
         examples=({"agent": "poet", "text": "What is the sea?"},),
     )
     async def send_message(self, request: SendMessage, context: EventContext) -> AsyncIterator[Text | End[Turn]]:
@@ -100,7 +105,12 @@ class Agent(AsyncPlugin):
             await turn.stopped()  # what there is of the answer is the end value
         yield End(turn.ended())
 
-    @event("agent:terminate", key=lambda request: f"agent/{request.agent}", errors=("not_found",))
+    @event(
+        "agent:terminate",
+        key=lambda request: f"agent/{request.agent}",
+        belongs_to=_stream_of,
+        errors=("not_found", "conflict"),
+    )
     async def terminate(self, agent: AgentName, context: EventContext) -> AgentRecord:
         """End an agent: the turns that it is in are cancelled, and it takes no more."""
         record = await _running(context, agent)

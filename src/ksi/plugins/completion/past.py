@@ -90,6 +90,10 @@ class Past:
             record = await self._view.get(root)
         return root
 
+    async def subject_of(self, root: str) -> str | None:
+        """For whom it was recorded."""
+        return (await self._known(root)).request.subject
+
     async def chain(self, root: str) -> Chain:
         """What is needed to go on with ``root``. Raises ConflictError where its answer is whole."""
         completions = await self.completions_of(root)

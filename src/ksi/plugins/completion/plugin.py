@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from typing import Any
 from uuid import UUID
 
-from ksi.core import canonical
+from ksi.core import canonical, ids
 from ksi.core.config import Config
 from ksi.core.errors import AmbiguousError, ConflictError, KSIError, NotFoundError
 from ksi.core.ports import EventLog
@@ -35,6 +35,7 @@ from ksi.plugins.completion.view import CATEGORY, CompletionRecord, CompletionsV
 from ksi.plugins.usage import used
 from ksi.providers.base import Usage
 from ksi.providers.configured import desk_of
+from ksi.providers.conversation import conversation_of
 from ksi.providers.desk import Desk, Ticket
 
 _OWNER = "desk"
@@ -65,7 +66,8 @@ class Completion(PushedResults, AsyncPlugin):
         "completion:create",
         category=CATEGORY,
         on_crash="interrupted",
-        errors=("not_found", "overloaded", "cancelled", "interrupted", "provider_error"),
+        belongs_to=lambda request: conversation_of(request.conversation),
+        errors=("not_found", "conflict", "overloaded", "cancelled", "interrupted", "provider_error"),
         examples=({"prompt": "Tell me about the sea.", "max_tokens": 64},),
     )
     async def create(self, request: CreateCompletion, context: EventContext) -> AsyncIterator[Text | End[Answered]]:
@@ -103,6 +105,7 @@ class Completion(PushedResults, AsyncPlugin):
         """
         past = self._past(context)
         root = await past.root_of(run)
+        context.adopt_subject(await past.subject_of(root))
 
         async def plan() -> Plan:
             return await self._plan_of_resume(past, root, max_tokens, context)
@@ -157,6 +160,7 @@ class Completion(PushedResults, AsyncPlugin):
                 if record is None:
                     raise NotFoundError("completion", run)
                 raise ConflictError(f"completion {record.completion} has ended already", completion=record.completion)
+            context.adopt_subject(self._subject_of(ticket))
             ticket.cancel()
             raw, error = await ticket.ended
             partial = canonical.decode(raw) if raw is not None else getattr(error, "partial", None)
@@ -165,6 +169,10 @@ class Completion(PushedResults, AsyncPlugin):
         # What is under way here is nowhere in the log, so what came of it is recorded; no commit comes before the stop.
         stopped: Stopped = await context.observe("completion:stop", {"run": run}, stop, result=Stopped)
         return stopped
+
+    def _subject_of(self, ticket: Ticket) -> str | None:
+        running = self.host.services.get(Router).running.get(ids.parse(ticket.completion))
+        return None if running is None else running.envelope.subject
 
     def _under_way(self, run: str) -> Ticket | None:
         """The ticket that a client means. Raises AmbiguousError."""

@@ -12,6 +12,7 @@ from ksi.core.events import fact, fact_name
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.plugins.completion.shapes import MAX_TOKENS, CreateCompletion, Name, Tokens
+from ksi.providers.conversation import conversation_of
 
 PRIORITIES = {"critical": 20, "high": 10, "normal": 0, "low": -10, "background": -20}
 Priority = Literal["critical", "high", "normal", "low", "background"]
@@ -81,7 +82,12 @@ Result = ResultArrived | ResultCancelled | ResultFailed
 class PushedResults:
     """The part of the plugin that deals with them."""
 
-    @event("completion:async", examples=({"prompt": "Tell me about the sea.", "session_id": None},))
+    @event(
+        "completion:async",
+        belongs_to=lambda request: conversation_of(request.session_id),
+        errors=("conflict",),
+        examples=({"prompt": "Tell me about the sea.", "session_id": None},),
+    )
     async def ask(self, request: AsyncCompletion, context: EventContext) -> Queued:
         """Take a prompt; its ``completion:result`` is pushed to this connection, and is a fact for subscribers."""
         request_id = request.request_id or context.event_id
