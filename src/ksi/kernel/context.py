@@ -14,8 +14,8 @@ import msgspec
 from ksi.core import ids
 from ksi.core.clock import utc
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import ContextClosedError, NotFoundError, QueryWroteError
-from ksi.core.events import ANY, AppendCondition, ExpectedVersion, NewEvent, Position, RecordedEvent
+from ksi.core.errors import ContextClosedError, NotFoundError, QueryWroteError, UnsupportedError
+from ksi.core.events import ANY, MAIN, AppendCondition, ExpectedVersion, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Entry, ReplyChannel
 from ksi.core.views import View, ViewReader
 from ksi.kernel.door import Session
@@ -295,6 +295,16 @@ class EventContext:
     def check_open(self) -> None:
         if self.is_closed:
             raise ContextClosedError(self._execution.envelope.name)
+
+
+def require_main(context: EventContext, what: str) -> None:
+    """Refuse a request of another branch where ``what`` it is about is followed on ``main`` only.
+
+    Raises:
+        UnsupportedError: It would be recorded there, and nobody would see it.
+    """
+    if context.branch != MAIN:
+        raise UnsupportedError(f"{what} are those of {MAIN}: not on the branch {context.branch!r}")
 
 
 def require(value: R | None, what: str, name: str) -> R:

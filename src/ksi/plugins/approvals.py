@@ -13,7 +13,7 @@ from ksi.core import ids
 from ksi.core.errors import AmbiguousError, NotFoundError, PermissionDeniedError, ValidationError
 from ksi.core.events import Filter, RecordedEvent, fact
 from ksi.core.ports import EventLog
-from ksi.kernel.context import EventContext
+from ksi.kernel.context import EventContext, require_main
 from ksi.kernel.declare import event, query
 from ksi.kernel.parking import RequestParked
 from ksi.kernel.rerun import IS_PARKED, PARKED
@@ -99,12 +99,14 @@ class Approvals:
     @event(
         "permission:grant",
         key=lambda request: f"permission/{request.principal}",
+        errors=["unsupported"],
         examples=[{"principal": "agent:ada", "allow": ["state:*"], "ask": ["agent:spawn"]}],
     )
     async def grant(
         self, principal: Who, context: EventContext, allow: Patterns = (), ask: Patterns = (), deny: Patterns = ()
     ) -> GrantedRights:
         """Give a principal rights beside its profile, added to what it was given before; ``deny`` takes some away."""
+        require_main(context, "rights")
         if not (allow or ask or deny):
             raise ValidationError("nothing is granted: give allow, ask or deny")
         before = self._policy.granted(principal)
@@ -117,11 +119,12 @@ class Approvals:
     @event(
         "permission:revoke",
         key=lambda request: f"permission/{request.principal}",
-        errors=["not_found"],
+        errors=["not_found", "unsupported"],
         examples=[{"principal": "agent:ada"}],
     )
     async def revoke(self, principal: Who, context: EventContext) -> GrantedRights:
         """Take back all that a principal was granted; its profile stays."""
+        require_main(context, "rights")
         before = self._policy.granted(principal)
         if before == Grant():
             raise NotFoundError("grant", principal)

@@ -30,7 +30,7 @@ from ksi.core.events import Filter, Position, RecordedEvent, fact
 from ksi.core.patterns import matches
 from ksi.core.ports import EventLog
 from ksi.core.views import View, ViewWriter
-from ksi.kernel.context import EventContext, require
+from ksi.kernel.context import EventContext, require, require_main
 from ksi.kernel.declare import event, observer, query
 from ksi.kernel.door import Session
 from ksi.kernel.plugin import AsyncPlugin
@@ -199,6 +199,7 @@ class RoutePlugin(AsyncPlugin):
     )  # fmt: skip
     async def add(self, request: AddRoute, context: EventContext) -> KnownRoute:
         """Ask another event for each fact that fits, from now on, with the rights of whoever adds the route."""
+        require_main(context, "routes")
         self._check(request)
         known = (await context.view(RouteView).scan(None, limit=ROUTES_MAX)).records
         if any(route.name == request.name for route in known):
@@ -211,9 +212,12 @@ class RoutePlugin(AsyncPlugin):
         context.append(_stream(request.name), RouteWasAdded(request.name, rule, context.principal, expires))
         return KnownRoute(name=request.name, rule=rule, principal=context.principal, position=head, expires=expires)
 
-    @event("route:remove", key=lambda request: "routes", errors=["not_found"], examples=[{"name": "alarm"}])
+    @event(
+        "route:remove", key=lambda request: "routes", errors=["not_found", "unsupported"], examples=[{"name": "alarm"}]
+    )
     async def remove(self, name: RouteName, context: EventContext) -> KnownRoute:
         """Forward nothing more by a route."""
+        require_main(context, "routes")
         known = require(await context.view(RouteView).get(name), "route", name)
         context.append(_stream(name), RouteWasRemoved(name))
         return known

@@ -22,7 +22,7 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import ConflictError, KSIError, NotFoundError, ValidationError
 from ksi.core.events import Filter, RecordedEvent, fact
 from ksi.core.views import View, ViewWriter, all_records
-from ksi.kernel.context import EventContext
+from ksi.kernel.context import EventContext, require_main
 from ksi.kernel.declare import event, query
 from ksi.kernel.door import Session
 from ksi.kernel.plugin import AsyncPlugin
@@ -166,11 +166,12 @@ class Scheduler(AsyncPlugin):
     @event(
         "schedule:add",
         key=lambda request: f"schedule/{request.name}",
-        errors=["conflict"],
+        errors=["conflict", "unsupported"],
         examples=[{"name": "tick", "event": "state:set", "data": {"key": "a", "value": 1}, "every": 60}],
     )
     async def add(self, request: AddSchedule, context: EventContext) -> ShownSchedule:
         """Ask for an event at a time, every so often, or by a cron line, in the name of who adds it."""
+        require_main(context, "schedules")
         if await context.view(SchedulesView).get(request.name) is not None:
             raise ConflictError(f"there is a schedule {request.name!r} already", name=request.name)
         if request.event not in self._router.table:
@@ -195,11 +196,12 @@ class Scheduler(AsyncPlugin):
     @event(
         "schedule:remove",
         key=lambda request: f"schedule/{request.name}",
-        errors=["not_found"],
+        errors=["not_found", "unsupported"],
         examples=[{"name": "tick"}],
     )
     async def remove(self, name: Name, context: EventContext) -> ShownSchedule:
         """Fire a schedule no more."""
+        require_main(context, "schedules")
         known = await context.view(SchedulesView).get(name)
         if known is None:
             raise NotFoundError("schedule", name)

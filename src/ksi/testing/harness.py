@@ -14,7 +14,7 @@ from ksi.core import canonical, ids
 from ksi.core.clock import Clock, SystemClock
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIConnectionError, KSIError, UnavailableError
-from ksi.core.events import Filter, RecordedEvent
+from ksi.core.events import MAIN, Filter, RecordedEvent
 from ksi.core.ports import Done, Journal, Unit
 from ksi.core.threads import InlineThreads, settle
 from ksi.kernel.assemble import Kernel, Ports
@@ -93,6 +93,7 @@ class EventTestHarness:
         event_id: str | None = None,
         timeout: float | None = None,
         subject: str | None = None,
+        branch: str = MAIN,
     ) -> Any:
         """The answer of ``event`` as builtins. Raises what its handler raised, as a client would see it.
 
@@ -104,7 +105,7 @@ class EventTestHarness:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending.add(future)
         envelope = self._envelope(event, data, event_id, timeout)
-        envelope.subject = subject
+        envelope.subject, envelope.branch = subject, branch
         call = self.kernel.router.dispatch(envelope, self._session, _settle, future)
         try:
             return canonical.decode(await future)
