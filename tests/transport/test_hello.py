@@ -76,6 +76,14 @@ async def test_what_comes_in_one_write_with_the_hello_is_asked_by_its_principal(
     assert [envelope.principal for envelope in door.seen[1:]] == ["agent:ada"] * 2
 
 
+async def test_a_name_that_comes_in_one_write_with_a_request_is_its_source(client: LineClient, door: EchoDoor) -> None:
+    await client.ask({"id": 1, "event": "test:echo", "data": {}})
+    await client.ask({"id": 2, "event": "test:echo", "data": {}})
+    client.send({"hello": 1, "client": "teller"}, {"id": 3, "event": "test:echo", "data": {}})
+    assert [(await client.receive()).get("id") for _ in range(2)] == [None, 3]
+    assert [envelope.source for envelope in door.seen] == ["unix", "unix", "teller"]
+
+
 async def test_a_wrong_token_is_an_error_and_costs_all_rights(
     client: LineClient, door: EchoDoor, tokens: TokenStore
 ) -> None:

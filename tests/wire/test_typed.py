@@ -29,6 +29,28 @@ def test_a_learned_event_is_read_with_its_payload(frames: TypedFrames) -> None:
     assert (frame.id, frame.data, frame.timeout, frame.target) == (7, Point(1), 2.5, "the row of points")
 
 
+def test_a_bare_line_is_read_as_the_same_request(frames: TypedFrames) -> None:
+    line = b'{"id":7,"event":"point:put","data":{"x":1}}'
+    bare, full = frames.read_bare(line), frames.read(line)
+    assert (bare.id, bare.data, bare.target) == (full.id, full.data, full.target) == (7, Point(1), "the row of points")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":7,"event":"point:put","data":{"x":1},"priority":3}',
+        b'{"id":7,"event":"point:put","data":{"x":1},"stream":true}',
+        b'{"id":7,"event":"point:put","data":{"x":1},"nobody":"knows this"}',
+        b'{"id":null,"event":"point:put","data":{"x":1}}',
+        b'{"event":"point:put","data":{"x":1}}',
+    ],
+)
+def test_a_line_that_says_more_or_has_no_id_is_not_bare(frames: TypedFrames, line: bytes) -> None:
+    assert frames.read(line).data == Point(1)
+    with pytest.raises(msgspec.MsgspecError):
+        frames.read_bare(line)
+
+
 def test_data_without_a_type_stays_as_it_is(frames: TypedFrames) -> None:
     frame = frames.read(b'{"event":"any:put","data":[1, {}],"id":"a"}')
     assert (bytes(frame.data), frame.target) == (b"[1, {}]", "the row of anything")
@@ -62,8 +84,9 @@ def test_a_frame_without_an_event_is_none_of_the_only_learned_one(line: bytes) -
 
 def test_what_was_learned_can_be_forgotten_and_learned_anew(frames: TypedFrames) -> None:
     frames.forget()
-    with pytest.raises(msgspec.MsgspecError):
-        frames.read(b'{"id":7,"event":"point:put","data":{"x":1}}')
+    for read_line in (frames.read, frames.read_bare):
+        with pytest.raises(msgspec.MsgspecError):
+            read_line(b'{"id":7,"event":"point:put","data":{"x":1}}')
     frames.learn("point:put", msgspec.Raw, "another row")
     assert frames.read(b'{"id":7,"event":"point:put","data":{"x":"1"}}').target == "another row"
 

@@ -26,7 +26,10 @@ _RESERVED = {"error", "correlation_id"}
 
 
 class HandlerSpec(msgspec.Struct, frozen=True, eq=False):
-    """One function that handles an event; ``invoke(payload, context)`` calls it."""
+    """One function that handles an event; ``invoke(payload, context)`` calls it.
+
+    ``alone(payload)`` does so too, at one call less, where it wants no context: a query's way has few calls.
+    """
 
     owner: str
     where: str
@@ -36,6 +39,7 @@ class HandlerSpec(msgspec.Struct, frozen=True, eq=False):
     is_concurrent: bool
     declaration: Declaration
     generation: int = 1
+    alone: Callable[[Any], Any] | None = None
 
 
 class EventSpec(msgspec.Struct, eq=False):
@@ -73,13 +77,14 @@ def build(function: Callable[..., Any], declaration: Declaration, *, owner: str,
     hints = _hints(function, declaration, where)
     mode = _mode(function, declaration, where)
     payload, invoke, wants_context = _binding(function, hints, declaration, where)
+    alone = None if wants_context or not _is_whole(function, hints) or _is_result(hints["return"]) else function
     answer, chunk = _answers(hints, mode, where)
     if mode == "async" and never_waits(function):
-        mode, invoke = "inline", stepping(invoke)
+        mode, invoke, alone = "inline", stepping(invoke), None
     if _is_result(hints["return"]):
         invoke = _unwrapping(invoke, mode)
     _check_answer(answer, where)
-    handler = HandlerSpec(owner, where, mode, invoke, wants_context, is_concurrent, declaration)
+    handler = HandlerSpec(owner, where, mode, invoke, wants_context, is_concurrent, declaration, alone=alone)
     doc = inspect.cleandoc(function.__doc__ or "")
     return EventSpec(declaration.name, declaration, payload, answer, chunk, doc, where, [handler])
 
@@ -160,6 +165,16 @@ def _binding(
     struct_name = "".join(part.title() for part in declaration.name.replace(":", "_").split("_"))
     codec = parameters_codec(struct_name, fields, where=where)
     return codec, _spread(function, list(parameters), wants_context), wants_context
+
+
+def _is_whole(function: Callable[..., Any], hints: dict[str, Any]) -> bool:
+    """Whether it takes its payload as it is, and nothing else."""
+    parameters = list(inspect.signature(function).parameters.values())
+    return (
+        len(parameters) == 1
+        and parameters[0].kind is not parameters[0].KEYWORD_ONLY
+        and (is_struct(hints[parameters[0].name]) or is_model(hints[parameters[0].name]))
+    )
 
 
 def _whole(function: Callable[..., Any], name: str, wants_context: bool) -> Invoke:

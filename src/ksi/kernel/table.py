@@ -201,7 +201,8 @@ class Row:
     def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
         """The shortest way: nothing waits, nothing is recorded."""
         (first, last), after = self.stack.steps, self.stack.after
-        invoke, encode, decode = handler.invoke, self.spec.answer.encode, self.decode
+        invoke = handler.alone or (lambda payload: handler.invoke(payload, None))
+        encode, decode = self.spec.answer.encode, self.decode
         set_current, reset = current.set, current.reset
         general = self.router.dispatch_row_for(self)
 
@@ -217,7 +218,7 @@ class Row:
                 return None
             scope = set_current(envelope)
             try:
-                answer = invoke(payload, None)
+                answer = invoke(payload)
             except ENDS as raised:  # the router's door
                 self._refused(self.explain(raised), envelope, done, token)
                 return None

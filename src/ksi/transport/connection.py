@@ -11,6 +11,7 @@ from time import monotonic
 from typing import cast
 
 import msgspec
+from msgspec import Raw
 
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope
@@ -23,8 +24,8 @@ from ksi.transport.intake import Intake
 from ksi.transport.outbox import Outbox
 from ksi.transport.streams import FrameSink
 from ksi.wire import answers, dialects
-from ksi.wire.answers import answer
-from ksi.wire.frames import Frame, FrameId, Kind, Shape, invalid, read
+from ksi.wire.answers import ANSWER, ANSWER_END, answer
+from ksi.wire.frames import Frame, FrameId, Kind, Shape, invalid, payload_json, read
 from ksi.wire.splitter import Line
 from ksi.wire.typed import TypedFrames
 
@@ -182,40 +183,73 @@ class Connection(asyncio.Protocol):
         A request of an event that was asked for before goes straight to its row. It is every request's way, and
         therefore one function.
         """
-        limits, session, clock, frames, done = self._limits, self._session, self._clock, self._frames, self._done
+        limits, session, read, done = self._limits, self._session, self._frames.read_bare, self._done
         running, budget, send, bytes_max = self._running, self._budget, self._outbox.append, self._frame_bytes_max
+        principal, source = session.principal, session.source
         until = monotonic() + limits.turn_seconds
         for count in range(min(len(lines), limits.turn_frames_max)):
             line = lines.popleft()
             try:
-                frame = frames.read(line)  # type: ignore[arg-type]  # of a line that was too long there is an error
+                frame = read(line)  # type: ignore[arg-type]  # of a line that was too long there is an error
             except UNREADABLE:
-                self._take_plain(line)
+                self._take_typed(line)
                 if self._session is not session:  # it said hello, and is somebody else now
                     break
-                continue
-            frame_id = frame.id
-            if frame_id is None or frame.stream or not frame.reply:
-                self._take_plain(line)
+                source = session.source  # the same
                 continue
             self._shape = PROTOCOL
-            target: Target = frame.target
+            frame_id, target, data = frame.id, frame.target, frame.data
             try:
                 if running or budget.is_tight:
                     self._admit(frame_id)
-                envelope = envelope_of(target.name, frame.data, frame, session, clock)
+                if data.__class__ is Raw:
+                    envelope = EventEnvelope(
+                        name=target.name, raw=payload_json(data), principal=principal, source=source
+                    )
+                else:
+                    envelope = EventEnvelope(name=target.name, principal=principal, source=source, typed=data)
+                    del envelope.raw
                 if target.answer_now is None:
                     call = target.dispatch(envelope, session, done, frame_id)
                     if call is not None:
                         self._hold(frame_id, Running(len(line), call, envelope))  # type: ignore[arg-type]  # as above
                 else:
                     raw = target.answer_now(envelope, session, done, frame_id)
-                    if raw is not None:
-                        send(answer(frame_id, raw)) if len(raw) <= bytes_max else done(frame_id, raw, None)
+                    if raw is None:
+                        continue
+                    if frame_id.__class__ is int and len(raw) <= bytes_max:  # in parts: the turn's write joins them
+                        send(ANSWER % frame_id)
+                        send(raw)
+                        send(ANSWER_END)
+                    else:
+                        done(frame_id, raw, None)
             except KSIError as error:
                 self._refuse_request(frame_id, error)
             if count & 7 == 7 and monotonic() > until:  # every eighth time: a look at the clock costs 2 % of a request
                 break
+
+    def _take_typed(self, line: Line) -> None:
+        """Serve a request that says more of itself, or a line of any other kind."""
+        try:
+            frame = self._frames.read(line)  # type: ignore[arg-type]  # as above
+        except UNREADABLE:
+            self._take_plain(line)
+            return
+        frame_id = frame.id
+        if frame_id is None or frame.stream or not frame.reply:
+            self._take_plain(line)
+            return
+        target: Target = frame.target
+        try:
+            if self._running or self._budget.is_tight:
+                self._admit(frame_id)
+            self._shape = PROTOCOL
+            envelope = envelope_of(target.name, frame.data, frame, self._session, self._clock)
+            call = target.dispatch(envelope, self._session, self._done, frame_id)
+            if call is not None:
+                self._hold(frame_id, Running(len(line), call, envelope))  # type: ignore[arg-type]  # as above
+        except KSIError as error:
+            self._refuse_request(frame_id, error)
 
     def _take_plain(self, line: Line) -> None:
         """Serve a line of any kind."""

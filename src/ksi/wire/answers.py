@@ -28,9 +28,13 @@ def id_json(frame_id: int | str | None) -> bytes:
     return b"%d" % frame_id if frame_id.__class__ is int else encode_json(frame_id)
 
 
+ANSWER, ANSWER_END = b'{"id":%d,"ok":true,"data":', b"}\n"
+"""Around the JSON of a success, where the id is a number: for who writes it in parts."""
+
+
 def answer(frame_id: int | str, raw: bytes) -> bytes:
     """Success; ``raw`` is the answer's JSON."""
-    if frame_id.__class__ is int:  # in one step: this is every request's way
+    if frame_id.__class__ is int:  # in one step: this is every command's way
         return b'{"id":%d,"ok":true,"data":%b}\n' % (frame_id, raw)
     return b'{"id":%b,"ok":true,"data":%b}\n' % (encode_json(frame_id), raw)
 
