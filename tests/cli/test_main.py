@@ -161,6 +161,14 @@ def test_doctor_finds_a_bad_configuration_and_a_path_that_is_too_long(
     assert (levels["python"], levels["sqlite"]) == ("ok", "ok")
 
 
+def test_doctor_finds_damaged_logs_that_were_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "events.db.damaged-1").touch()
+    _, out, _ = ends(["--home", str(tmp_path), "doctor", "--json"], capsys)
+    found = {check["name"]: check for check in map(msgspec.json.decode, out.splitlines())}["damaged"]
+    assert (found["level"], "events.db.damaged-1" in found["todo"]) == ("warn", True)
+
+
 def test_doctor_looks_at_the_database_that_holds_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:

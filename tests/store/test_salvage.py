@@ -15,7 +15,7 @@ from ksi.store.offline import verify_file
 from ksi.store.salvage import LossWasAccepted, accept_loss
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
-from tests.store.images import EVERYTHING, FRAME, Image, judged, taken
+from tests.store.images import EVERYTHING, FRAME, Image, holding, judged, taken
 from tests.store.test_damage import FLIP, corrupt, files_in, filled
 
 
@@ -48,6 +48,20 @@ async def test_the_damaged_log_is_kept_as_it_was(tmp_path: Path) -> None:
     kept = Image(Path(accept_loss(image.path, verify_file(image.path).head, SystemClock()).kept_as), image.events)
     for mine, before in ((kept.path, was.path), (kept.wal, was.wal), (kept.head, was.head)):
         assert mine.read_bytes() == before.read_bytes()
+
+
+async def test_an_erasure_names_what_was_put_aside_and_removes_it_when_it_is_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        await store.append("counter/lighthouse", [added(subject="person/1")])
+    kept_as = accept_loss(path, 1, SystemClock()).kept_as
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        named = (await store.erase_subject("person/1")).damaged
+        assert (named[0], holding(tmp_path, '"lighthouse"')) == (kept_as, [Path(kept_as).name])
+        assert (await store.erase_subject("person/1", with_damaged=True)).damaged == ()
+        assert holding(tmp_path, '"lighthouse"') == []
 
 
 async def test_what_stands_behind_a_flipped_row_is_given_up_with_it(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from ksi.core import config
 from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError, UnavailableError
 from ksi.core.home import Home
 from ksi.providers.model import SMOLLM2, ModelStore
+from ksi.store.aside import damaged_logs
 from ksi.transport.unix import PATH_BYTES_MAX
 
 PYTHON_MIN = (3, 11)
@@ -192,6 +193,14 @@ def log_size(invocation: Invocation) -> Check:
     return Check("log", "ok", f"{size(sum(path.stat().st_size for path in files))} in {invocation.home.data}")
 
 
+def damaged(invocation: Invocation) -> Check:
+    files = damaged_logs(invocation.home.log)
+    if not files:
+        return Check("damaged", "ok", "no damaged log was put aside")
+    todo = f"once you need them no more: rm {' '.join(map(str, files))}  # an erasure does not reach them"
+    return Check("damaged", "warn", f"{len(files)} files of damaged logs that were put aside", todo)
+
+
 CHECKS: tuple[Callable[[Invocation], Check], ...] = (
     python,
     versions,
@@ -205,6 +214,7 @@ CHECKS: tuple[Callable[[Invocation], Check], ...] = (
     disk,
     fsync,
     log_size,
+    damaged,
 )
 
 

@@ -42,18 +42,23 @@ def backup(invocation: Invocation, file: Path, timeout: float, keys: Path | None
 @command()
 @click.argument("subject")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.option("--with-damaged", is_flag=True, help="Remove the damaged logs that accept-loss has put aside, too.")
 @click.pass_obj
-def erase(invocation: Invocation, subject: str, timeout: float) -> None:
+def erase(invocation: Invocation, subject: str, timeout: float, with_damaged: bool) -> None:
     """Erase what was recorded for SUBJECT, for good: its key is destroyed, read models are built again without it.
 
-    Backups of the log can not be read there either; backups of the keys can: remove those.
+    Backups of the log can not be read there either; backups of the keys can: remove those. Damaged logs that were put
+    aside show it as before: they are named, or removed with --with-damaged.
     """
-    erased: Record = ask(invocation, "store:erase", subject=subject, options=Options(timeout=timeout))
+    said = {"subject": subject, "with_damaged": with_damaged}
+    erased: Record = ask(invocation, "store:erase", said, options=Options(timeout=timeout))
     if invocation.json:
         click.echo(json_line(erased))
         return
     views = f"; built again: {', '.join(erased['views'])}" if erased["views"] else ""
     click.echo(f"{erased['events']} events of {subject} can not be read any more{views}")
+    if erased["damaged"]:
+        click.echo(f"It may still be read in {', '.join(erased['damaged'])}: remove them, or erase --with-damaged.")
 
 
 @family()

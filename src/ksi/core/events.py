@@ -223,13 +223,15 @@ class Backup(msgspec.Struct, frozen=True):
 class Erased(msgspec.Struct, frozen=True):
     """``events`` of ``subject`` can not be read any more, and ``views`` were built again without them.
 
-    So many ``blobs`` of it were removed.
+    So many ``blobs`` of it were removed. ``damaged`` are files of damaged logs that were put aside, which may show it
+    still: they were from before.
     """
 
     subject: str
     events: int
     views: Sequence[str]
     blobs: int = 0
+    damaged: Sequence[str] = ()
 
 
 class BranchInfo(msgspec.Struct, frozen=True):

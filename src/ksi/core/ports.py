@@ -304,10 +304,11 @@ class EventLog(Protocol):
             UnavailableError: The file can not be written.
         """
 
-    async def erase_subject(self, subject: str) -> Erased:
+    async def erase_subject(self, subject: str, *, with_damaged: bool = False) -> Erased:
         """Make that no payload recorded for ``subject`` by now can ever be read again, here or in a backup.
 
-        Read models are built again without it. Twice is no error: it ends what was begun.
+        Read models are built again without it. Twice is no error: it ends what was begun. ``with_damaged``: remove
+        the damaged logs that were put aside, whole; else the answer names them.
 
         Raises:
             UnsupportedError: This backend does not seal payloads.

@@ -82,7 +82,10 @@ class Care(AsyncPlugin):
         examples=[{"subject": "person/1"}],
     )
     async def erase(
-        self, subject: Annotated[str, Meta(min_length=1, description="whose data")], context: EventContext
+        self,
+        subject: Annotated[str, Meta(min_length=1, description="whose data")],
+        context: EventContext,
+        with_damaged: Annotated[bool, Meta(description="remove the damaged logs that were put aside, whole")] = False,
     ) -> Erased:
         """Erase what was recorded for a subject: its key is destroyed, read models are built again without it.
 
@@ -90,17 +93,17 @@ class Care(AsyncPlugin):
         """
         erased: Erased = await context.effect(
             "store:erase",
-            {"subject": subject},
-            lambda: self._erased(subject),
+            {"subject": subject, "with_damaged": with_damaged},
+            lambda: self._erased(subject, with_damaged),
             result=Erased,
             idempotent=True,
         )
         context.append(STREAM, SubjectWasErased(subject, erased.events))
         return erased
 
-    async def _erased(self, subject: str) -> Erased:
+    async def _erased(self, subject: str, with_damaged: bool) -> Erased:
         blobs = await self._blobs.drop(subject)
-        return replace(await self._log.erase_subject(subject), blobs=blobs)
+        return replace(await self._log.erase_subject(subject, with_damaged=with_damaged), blobs=blobs)
 
     @query("store:check_upcasters", timeout=None, examples=[{}])
     async def check_upcasters(self) -> UpcastersChecked:

@@ -29,8 +29,11 @@ class Erasing(Protocol):
     async def overwrite(self) -> None:
         """Leave nothing on disk of what views held before. Raises UnavailableError."""
 
+    async def damaged(self, *, remove: bool) -> Sequence[str]:
+        """Files of damaged logs that were put aside, and are there still. Raises UnavailableError."""
 
-async def erase(log: Erasing, book: ViewBook, subject: str) -> Erased:
+
+async def erase(log: Erasing, book: ViewBook, subject: str, *, with_damaged: bool) -> Erased:
     """See :meth:`ksi.core.ports.EventLog.erase_subject`."""
     if not log.vault.can_erase:
         raise UnsupportedError(f"a log in {log.backend} does not seal what has a subject: it can not erase it")
@@ -44,7 +47,7 @@ async def erase(log: Erasing, book: ViewBook, subject: str) -> Erased:
     for name in sorted(concerned):
         await log.projections.rebuild(name)
     await log.overwrite()
-    return Erased(subject, events, sorted(concerned))
+    return Erased(subject, events, sorted(concerned), damaged=await log.damaged(remove=with_damaged))
 
 
 def _views_of(event: RecordedEvent, book: ViewBook) -> set[str]:

@@ -245,10 +245,13 @@ class LoopLog(ViewedLog):
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         raise UnsupportedError(f"a log in {self.backend} has no backup of its own")
 
-    async def erase_subject(self, subject: str) -> Erased:
-        erased = await erase(self, self._views, subject)
+    async def erase_subject(self, subject: str, *, with_damaged: bool = False) -> Erased:
+        erased = await erase(self, self._views, subject, with_damaged=with_damaged)
         self._branch_views.clear()
         return erased
+
+    async def damaged(self, *, remove: bool) -> Sequence[str]:
+        return ()
 
     async def check_upcasters(self, newest: Mapping[str, tuple[int, type]]) -> UpcastersChecked:
         branches = [MAIN, *[fork.branch for fork in self._known_branches().forks()]]

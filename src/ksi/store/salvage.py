@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import closing, suppress
-from itertools import count
 from pathlib import Path
 
 import apsw
@@ -21,6 +20,7 @@ from ksi.core.errors import LogDamagedError, NotFoundError, ValidationError
 from ksi.core.events import Position, fact
 from ksi.core.ports import Entry, Unit
 from ksi.store.adopt import adopt
+from ksi.store.aside import FILES, free_name
 from ksi.store.backup import sync_file
 from ksi.store.build import build
 from ksi.store.chain import GENESIS, Link, Witness, next_link, sealed, seen_in, witness_of
@@ -78,7 +78,7 @@ class _Salvage:
         self._log = log
         self._at = at
         self._clock = clock
-        self._aside = _free_name(log)
+        self._aside = free_name(log)
         self._seen = seen_in(witness_of(log))
         self._link = GENESIS
         self._version = 0
@@ -155,7 +155,7 @@ class _Salvage:
     # ── in its place ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _put_in_place(self, part: Path) -> None:
         """A crash on the way leaves a log that is refused as before, never a shorter one that opens."""
-        for suffix in ("", "-wal", "-head"):
+        for suffix in FILES:
             if (file := _beside(self._log, suffix)).exists():
                 os.link(file, _beside(self._aside, suffix))
         sync_file(self._log.parent)
@@ -192,11 +192,6 @@ def _empty_file(path: Path) -> Path:
     path.unlink(missing_ok=True)  # left by a crash
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return path
-
-
-def _free_name(log: Path) -> Path:
-    names = (_beside(log, f".damaged-{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def _beside(log: Path, suffix: str) -> Path:

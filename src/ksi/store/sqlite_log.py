@@ -16,6 +16,7 @@ from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, Unavail
 from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
+from ksi.store import aside
 from ksi.store.backup import back_up
 from ksi.store.chain import seen_in, witness_of
 from ksi.store.cursor import Cursor
@@ -317,6 +318,12 @@ class SqliteEventStore(LoopLog):
         kept.close()
         self.snapshots = self._kept_states
         await self._threads.run("writer", partial(self._writer.overwrite, frozenset(self._views.kept)))
+
+    async def damaged(self, *, remove: bool) -> Sequence[str]:
+        try:
+            return await self._threads.run("reader", partial(aside.left, self._path, remove=remove))
+        except OSError as error:
+            raise UnavailableError("a damaged log that was put aside", str(error)) from error
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
