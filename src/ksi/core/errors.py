@@ -29,7 +29,7 @@
     ├─ StoreError
     │  ├─ WrongExpectedVersionError  ├─ AppendConditionError     ├─ EventIdConflictError
     │  ├─ CheckpointConflictError    ├─ LogDamagedError          ├─ LogLockedError
-    │  ├─ StoreClosedError           └─ SubscriptionDroppedError
+    │  ├─ StoreClosedError           ├─ SubscriptionDroppedError └─ ArchivedError
     ├─ ProviderError               a language model's provider failed
     │  ├─ RateLimitedError         ├─ ProviderAuthError        ├─ ProviderInvalidRequestError
     │  ├─ ContextLengthError       ├─ ProviderOverloadedError  ├─ ProviderTimeoutError
@@ -683,6 +683,21 @@ class SubscriptionDroppedError(StoreError):
     def __init__(self, *, resume_after: int) -> None:
         super().__init__(f"too slow: subscribe again after @{resume_after}")
         self.resume_after = resume_after
+
+
+class ArchivedError(StoreError):
+    """What was asked for has left the log: it is in the archive ``file``. ``ksi store attach FILE`` brings it back.
+
+    ``position`` is that of the first event that is not here. The file may have been moved since; ``archive`` is its id.
+    """
+
+    code = "archived"
+
+    def __init__(self, *, position: int, file: str, archive: str) -> None:
+        super().__init__(f"the event @{position} is in the archive {file}: ksi store attach {file}")
+        self.position = position
+        self.file = file
+        self.archive = archive
 
 
 # ── providers ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -234,6 +234,32 @@ class Erased(msgspec.Struct, frozen=True):
     damaged: Sequence[str] = ()
 
 
+ArchiveCategory = Literal["chunks", "effects"]
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """A file with the chunks and effects of closed runs up to ``before``; ``rows`` have left the log for it.
+
+    ``rest``: all that could leave up to there has left; what did not belongs to a run that was still open.
+    """
+
+    path: str
+    id: str
+    before: Position
+    rest: Position
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """``rows`` of an archive are in the log again."""
+
+    path: str
+    id: str
+    rows: int
+
+
 class BranchInfo(msgspec.Struct, frozen=True):
     """A branch; ``parent`` is None for main only."""
 

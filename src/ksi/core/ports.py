@@ -22,6 +22,9 @@ from ksi.core.events import (
     MAIN,
     AppendCondition,
     Appended,
+    Archive,
+    ArchiveCategory,
+    Attached,
     Backend,
     Backup,
     BranchInfo,
@@ -302,6 +305,31 @@ class EventLog(Protocol):
             ConflictError: The file is there already.
             LogDamagedError: The log is not whole.
             UnavailableError: The file can not be written.
+        """
+
+    async def archive(
+        self, path: Path, *, before: Position, categories: Sequence[ArchiveCategory] = ("chunks", "effects")
+    ) -> Archive:
+        """Move chunks and effects of closed runs that stand before ``before`` into a new file, while all goes on.
+
+        The file is read again and checked before anything leaves. Positions, ids, streams and times stay; whoever asks
+        for what has left gets ArchivedError, which names the file. What a crash left half done is done when it is
+        asked for again. Nothing to move: no file.
+
+        Raises:
+            UnsupportedError: This backend has no archives.
+            ConflictError: The file is there already, and not of this very call.
+            UnavailableError: The file, or the log, can not be written.
+        """
+
+    async def attach(self, path: Path) -> Attached:
+        """Bring back what is in an archive. The file is not needed any more then. Twice is no error.
+
+        Raises:
+            UnsupportedError: This backend has no archives.
+            NotFoundError: There is no such file.
+            ConflictError: It is no archive, or one of another log.
+            LogDamagedError: It is not as it was written; nothing is changed.
         """
 
     async def erase_subject(self, subject: str, *, with_damaged: bool = False) -> Erased:

@@ -18,7 +18,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
-from ksi.store.salvage import STREAM
+from ksi.store.archives import STREAM
 
 File = Annotated[str, Meta(description="a new file on the daemon's machine, absolute")]
 

@@ -45,7 +45,7 @@ def back_up(log: Path, vfs: str | None, target: Path, keys: Path | None) -> Back
         LogDamagedError: What was copied is not whole; there is no file then.
     """
     seen = seen_in(witness_of(log))
-    with _new_file(target) as made:
+    with new_file(target) as made:
         _copy(log, vfs, made)
         position = _checked(made, seen)
         if keys is not None:
@@ -75,7 +75,7 @@ def _drop_views(copy: apsw.Connection) -> None:
 
 
 def _copy_keys(file: Path, target: Path) -> None:
-    with _new_file(target) as made:
+    with new_file(target) as made:
         source, copy = KeyFile(file), apsw.Connection(str(made))
         try:
             source.copy_to(copy)
@@ -120,7 +120,7 @@ def restore(backup: Path, log: Path, keys: Path | None = None) -> Restored:
         for part in (log, log.with_name(log.name + "-wal")):
             _refuse_existing(part)
         witness_of(log).unlink(missing_ok=True)
-        with _new_file(log) as made:
+        with new_file(log) as made:
             shutil.copyfile(backup, made)
             position = _checked(made, GENESIS)
             if keys is not None:
@@ -143,7 +143,7 @@ def _bear_witness(log: Path) -> None:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path) -> Iterator[Path]:
     """A file beside ``path`` that gets its name when the block ends well, and is gone otherwise."""
     _refuse_existing(path)
     made = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -11,9 +11,10 @@ import msgspec
 from ksi.core import canonical
 from ksi.core.events import MAIN, Appended, BranchInfo, Filter, NewEvent, Position, fact_name
 from ksi.core.views import View, ViewReader
+from ksi.store.archives import Archives
 from ksi.store.branches import STREAM, Branches, BranchView, BranchWasDiscarded
 from ksi.store.cursor import Cursor
-from ksi.store.query import KINDS, StreamRange
+from ksi.store.query import KINDS, Compiled, StreamRange
 from ksi.store.reading import PAGE_MAX, LogReads
 from ksi.store.sight import MAIN_ONLY, Sight
 from ksi.store.tail import RowSource
@@ -25,6 +26,7 @@ class BranchedLog(LogReads):
     """The part of a log that knows its branches. They are read from the log when one is first asked for."""
 
     def __init__(self) -> None:
+        self.archives = Archives()
         self._branches: Branches | None = None
         self._branch_views: dict[tuple[str, str], BranchView[Any]] = {}
 
@@ -96,6 +98,5 @@ class BranchedLog(LogReads):
         ]
 
     async def _last(self, branch: str) -> Position | None:
-        async for event in self.read_all([Filter(kinds=KINDS)], backwards=True, limit=1, branch=branch):
-            return event.position
-        return None
+        event = await self.last_envelope(Compiled([Filter(kinds=KINDS)], self.sight(branch)))
+        return None if event is None else event.position

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from ksi.core.errors import UnsupportedError
-from ksi.core.events import MAIN, Backend, BranchInfo, Erased, Filter, Query, RecordedEvent
+from ksi.core.events import MAIN, Backend, BranchInfo, Erased, Filter, RecordedEvent
 from ksi.core.views import Projections
-from ksi.store.query import KINDS
+from ksi.store.cursor import Cursor
+from ksi.store.query import KINDS, Compiled
+from ksi.store.sight import Sight
+from ksi.store.tail import RowSource
 from ksi.store.vault import Vault
 from ksi.store.views import ViewBook
 
+PAGE = 128
+"""Events that are looked at in one turn of the loop."""
 _EVERYTHING = (Filter(kinds=KINDS),)
 
 
@@ -24,7 +30,9 @@ class Erasing(Protocol):
     @property
     def projections(self) -> Projections: ...
     async def branches(self) -> Sequence[BranchInfo]: ...
-    def read_all(self, query: Query, *, branch: str) -> AsyncIterator[RecordedEvent]: ...
+    def visible_head(self) -> int: ...
+    def stored_source(self) -> RowSource: ...
+    def sight(self, branch: str) -> Sight: ...
     async def destroy_key(self, subject: str) -> None: ...
     async def overwrite(self) -> None:
         """Leave nothing on disk of what views held before. Raises UnavailableError."""
@@ -40,7 +48,7 @@ async def erase(log: Erasing, book: ViewBook, subject: str, *, with_damaged: boo
     await log.destroy_key(subject)
     events, concerned = 0, set[str]()
     for branch in await log.branches():
-        async for event in log.read_all(_EVERYTHING, branch=branch.name):
+        async for event in _envelopes(log, branch.name):
             if event.subject == subject and event.branch == branch.name:
                 events += 1
                 concerned |= _views_of(event, book)
@@ -48,6 +56,15 @@ async def erase(log: Erasing, book: ViewBook, subject: str, *, with_damaged: boo
         await log.projections.rebuild(name)
     await log.overwrite()
     return Erased(subject, events, sorted(concerned), damaged=await log.damaged(remove=with_damaged))
+
+
+async def _envelopes(log: Erasing, branch: str) -> AsyncIterator[RecordedEvent]:
+    """All events that are seen from ``branch``, as they are stored: no payload is looked at."""
+    cursor = Cursor(Compiled(_EVERYTHING, log.sight(branch)), after=0, until=log.visible_head())
+    while not cursor.at_end:
+        for event in cursor.page(log.stored_source(), PAGE):
+            yield event
+        await asyncio.sleep(0)
 
 
 def _views_of(event: RecordedEvent, book: ViewBook) -> set[str]:

@@ -10,9 +10,9 @@ from itertools import accumulate, pairwise
 import apsw
 import msgspec
 
-from ksi.store.chain import DIGEST
 from ksi.store.query import INDEX
-from ksi.store.row import Row, lines_of, row_of, unpack_lines
+from ksi.store.row import Row, unpack_lines
+from ksi.store.stub import read_row, read_rows
 from ksi.store.tail import R, Tail, last_version, linked
 
 BLOCK = 512
@@ -46,7 +46,7 @@ def write_all_keys(connection: apsw.Connection, upto: int) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (INDEX,))
     tail = Tail()
     for (body,) in connection.execute("SELECT body FROM log WHERE pos <= ? ORDER BY pos", (upto,)):
-        tail.add(row_of(body), body)
+        tail.add(read_row(body), body)
         if tail.is_full:
             write_keys(connection, tail)
             tail = Tail()
@@ -111,9 +111,9 @@ class Table:
     ) -> list[Row | R]:
         upto = min(upto, self._flushed)
         if keys is None:
-            return [unpack(body[:-DIGEST]) for (body,) in self.scan(after, upto, backwards, count)]
+            return read_rows(self.scan(after, upto, backwards, count), unpack)
         found = {last for key in keys for last in self._positions(key, after, upto, backwards, count)}
-        return [unpack(self.body(last)[:-DIGEST]) for last in sorted(found, reverse=backwards)[:count]]
+        return read_rows([(self.body(last),) for last in sorted(found, reverse=backwards)[:count]], unpack)
 
     def scan(self, after: int, upto: int, backwards: bool, count: int) -> apsw.Cursor:
         order = "DESC" if backwards else "ASC"
@@ -171,7 +171,7 @@ class Table:
 
     def row_at(self, position: int) -> Row | None:
         stored = self._connection.execute("SELECT body FROM log WHERE pos >= ? ORDER BY pos LIMIT 1", (position,)).get
-        row = None if stored is None else row_of(stored)
+        row = None if stored is None else read_row(stored)
         return row if row is not None and row.first <= position else None
 
     def names(self) -> Sequence[str]:
@@ -184,6 +184,10 @@ class Table:
         newest = self.rows(["s:" + stream], 0, self._flushed, True, 1, unpack_lines)
         return last_version(newest[0], stream) if newest else 0
 
+    def _version_in(self, last: int, stream: str) -> int:
+        """The version of the stream's last event in a row."""
+        return last_version(read_rows([(self.body(last),)], unpack_lines)[0], stream)
+
     def start_of(self, stream: str, version: int) -> int:
         """A position after which all of the stream's events from ``version`` on follow, and few others."""
         number = self._number("s:" + stream)
@@ -191,7 +195,7 @@ class Table:
         if start is None:
             return 0
         positions = unpack_positions(self._connection.execute(_POSTING, (number, start)).get)
-        place = bisect_left(positions, version, key=lambda last: last_version(lines_of(self.body(last)), stream))
+        place = bisect_left(positions, version, key=lambda last: self._version_in(last, stream))
         return positions[place - 1]
 
     def _block_of(self, number: int, stream: str, version: int) -> int | None:
@@ -201,7 +205,7 @@ class Table:
         while low < high:
             middle = (low + high + 1) // 2
             at = self._connection.execute(_BLOCK_BEFORE, (number, middle)).get
-            if at is not None and last_version(lines_of(self.body(at)), stream) >= version:
+            if at is not None and self._version_in(at, stream) >= version:
                 high = at - 1
             else:
                 low, found = middle, at

@@ -22,6 +22,9 @@ from ksi.core.events import (
     MAIN,
     AppendCondition,
     Appended,
+    Archive,
+    ArchiveCategory,
+    Attached,
     Backend,
     Backup,
     Durable,
@@ -244,6 +247,14 @@ class LoopLog(ViewedLog):
 
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         raise UnsupportedError(f"a log in {self.backend} has no backup of its own")
+
+    async def archive(
+        self, path: Path, *, before: Position, categories: Sequence[ArchiveCategory] = ("chunks", "effects")
+    ) -> Archive:
+        raise UnsupportedError(f"a log in {self.backend} has no archives")
+
+    async def attach(self, path: Path) -> Attached:
+        raise UnsupportedError(f"a log in {self.backend} has no archives")
 
     async def erase_subject(self, subject: str, *, with_damaged: bool = False) -> Erased:
         erased = await erase(self, self._views, subject, with_damaged=with_damaged)

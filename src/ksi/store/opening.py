@@ -10,8 +10,9 @@ import msgspec
 
 from ksi.core.errors import LogDamagedError
 from ksi.core.events import Position
-from ksi.store.chain import GENESIS, Link, Witness, next_link, opened
-from ksi.store.row import Row, unpack
+from ksi.store.chain import GENESIS, Link, Witness, next_link
+from ksi.store.row import Row
+from ksi.store.stub import checked_row
 from ksi.store.tail import Tail
 
 
@@ -96,10 +97,10 @@ def checked_commit(previous: Link, link: Link, bodies: Sequence[bytes]) -> list[
 
 
 def _checked(stored: Any, previous: Link) -> Row:
-    body = opened(stored) if isinstance(stored, bytes) else None  # the type that SQLite says may be flipped too
-    if body is None:
+    row = checked_row(stored) if isinstance(stored, bytes) else None  # the type that SQLite says may be flipped too
+    if row is None:
         raise LogDamagedError("a row's digest does not fit it", position=previous.last)
-    return unpack(body)
+    return row
 
 
 def stored_head(connection: apsw.Connection) -> Link:

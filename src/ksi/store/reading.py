@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ksi.core.clock import utc
-from ksi.core.errors import ValidationError
+from ksi.core.errors import ArchivedError, ValidationError
 from ksi.core.events import MAIN, Filter, Position, Query, RecordedEvent, StreamInfo
 from ksi.core.patterns import matches
+from ksi.store.archives import Archives
 from ksi.store.cursor import Cursor
 from ksi.store.decide import Decider
 from ksi.store.query import Compiled, StreamRange, Wanted
@@ -29,11 +30,14 @@ class LogReads(ABC):
     """The reading half of a log."""
 
     _decider: Decider
+    archives: Archives
     vault: Vault
     upcasters: Upcasters
 
     def readable(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
-        """``events`` as they are stored, as readers get them."""
+        """``events`` as they are stored, as readers get them. Raises ArchivedError where one is elsewhere."""
+        if self.archives.is_any:
+            self.archives.refuse(events)
         return self.upcasters.applied(self.vault.opened(events))
 
     @abstractmethod
@@ -120,18 +124,30 @@ class LogReads(ABC):
     async def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]:
         names = self.sight(branch).names(await self._stream_names())
         for name in sorted(name for name in names if matches(pattern, name)):
-            async for event in self.read_stream(name, backwards=True, limit=1, branch=branch):
+            event = await self.last_envelope(StreamRange(name, 1, None, self.sight(branch)))
+            if event is not None:
                 yield StreamInfo(name, event.version, event.position)
+
+    async def last_envelope(self, wanted: Wanted) -> RecordedEvent | None:
+        """The last that is wanted; its payload may be elsewhere."""
+        try:
+            async for page in self._pages(wanted, 0, None, True, 1):
+                for event in page:
+                    return event
+        except ArchivedError as error:
+            row = self._decider.row_at(Position(error.position))
+            return None if row is None else next(one for one in events_of(row) if one.position == error.position)
+        return None
 
     async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:
         event = self._decider.event(event_id.bytes)
-        found = [] if event is None or event.position > self._decider.visible else self.upcasters.applied([event])
-        return next(iter(self.sight(branch).chosen(found)), None)
+        found = [] if event is None or event.position > self._decider.visible else self.sight(branch).chosen([event])
+        return next(iter(self.readable(found)), None)
 
     async def at(self, position: Position, *, branch: str = MAIN) -> RecordedEvent | None:
         row = self._decider.row_at(position) if position <= self._decider.visible else None
-        events = [] if row is None else self.sight(branch).chosen(self.readable(events_of(row)))
-        return next((event for event in events if event.position == position), None)
+        events = [event for event in events_of(row) if event.position == position] if row is not None else []
+        return next(iter(self.readable(self.sight(branch).chosen(events))), None)
 
     async def head(self, *, branch: str = MAIN) -> Position | None:
         self.sight(branch)
@@ -141,6 +157,7 @@ class LogReads(ABC):
         if not self._decider.pending and stream != REQUESTS:
             self.sight(branch)
             return self._decider.version(stream, branch)
-        async for event in self.read_stream(stream, backwards=True, limit=1, branch=branch):
-            return event.version
-        return 0
+        sight = self.sight(branch)
+        wanted = Compiled(_REQUESTS, sight) if stream == REQUESTS else StreamRange(stream, 1, None, sight)
+        event = await self.last_envelope(wanted)
+        return 0 if event is None else event.version

@@ -94,11 +94,6 @@ def row_of(stored: bytes) -> Row:
     return unpack(stored[:-DIGEST])
 
 
-def lines_of(stored: bytes) -> Lines:
-    """Only its facts, chunks and effects: what a default query can match."""
-    return unpack_lines(stored[:-DIGEST])
-
-
 def outcome_of(row: Row) -> Outcome | None:
     """How the row's origin ended, where the row says so."""
     closing = row.closing

@@ -20,6 +20,7 @@ from ksi.core.errors import LogDamagedError, NotFoundError, ValidationError
 from ksi.core.events import Position, fact
 from ksi.core.ports import Entry, Unit
 from ksi.store.adopt import adopt
+from ksi.store.archives import STREAM
 from ksi.store.aside import FILES, free_name
 from ksi.store.backup import sync_file
 from ksi.store.build import build
@@ -30,10 +31,6 @@ from ksi.store.offline import as_it_lies
 from ksi.store.opening import Commit, check_witness, checked_commits, stored_head
 from ksi.store.row import pack
 from ksi.store.schema import DAMAGE, connect_writer, set_pragmas
-
-STREAM = "store/log"
-"""What became of the log as a whole."""
-
 
 LOSS = "store:loss_was_accepted"
 

@@ -13,10 +13,21 @@ import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEvent
+from ksi.core.events import (
+    MAIN,
+    Archive,
+    ArchiveCategory,
+    Attached,
+    Backend,
+    Backup,
+    Durable,
+    Position,
+    RecordedEvent,
+)
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
 from ksi.store import aside
+from ksi.store.archiving import Archiving
 from ksi.store.backup import back_up
 from ksi.store.chain import seen_in, witness_of
 from ksi.store.cursor import Cursor
@@ -70,6 +81,7 @@ class SqliteEventStore(LoopLog):
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
             self.snapshots = self._kept_states = self._new_snapshots()
             self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
+            self._archiving = Archiving(self, self._threads, self._writer, self._reader)
             if meta(self._point, "index") != INDEX:
                 self._writer.write_all_keys(meta(self._point, "flushed") or 0)
             self._start(recover(self._point, self._writer.witness, Tail(self._stored_rows)))
@@ -87,6 +99,7 @@ class SqliteEventStore(LoopLog):
         self._at = found.head.at
         self._checkpoints = found.checkpoints
         self._decider.start(Position(found.head.last), found.checkpoints)
+        self._archiving.load(self._point)
 
     @classmethod
     @asynccontextmanager
@@ -297,6 +310,24 @@ class SqliteEventStore(LoopLog):
             return await self._threads.run("reader", partial(back_up, self._path, self._vfs, path, keys))
         except (apsw.Error, OSError) as error:
             raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
+
+    async def archive(
+        self, path: Path, *, before: Position, categories: Sequence[ArchiveCategory] = ("chunks", "effects")
+    ) -> Archive:
+        return await self._archiving.archive(path, before, categories)
+
+    async def attach(self, path: Path) -> Attached:
+        return await self._archiving.attach(path)
+
+    async def keys_written(self) -> None:
+        """Until the keys of all that is acknowledged by now are on disk."""
+        head = self.visible_head()
+        while self._generations.flushed < head and self._refused is None:
+            if len(self._generations.tails()) == 1:
+                self._upkeep.flush_keys()
+            await self._threads.run("writer", _nothing)
+        if self._refused is not None:
+            raise self._refused
 
     def _new_snapshots(self) -> SqliteSnapshots:
         return SqliteSnapshots(self._point, self._write_snapshots)

@@ -15,10 +15,10 @@ from typing import Protocol, TypeVar
 from uuid import UUID
 
 from ksi.core.events import MAIN
-from ksi.store.chain import DIGEST
 from ksi.store.query import keys_of, own_of
-from ksi.store.row import Lines, Row, row_of
+from ksi.store.row import Lines, Row
 from ksi.store.sight import marked
+from ksi.store.stub import read_row, read_rows
 
 R = TypeVar("R", Row, Lines)
 ROWS_MAX = 16_384
@@ -135,7 +135,7 @@ class Tail:
         self.heads |= other.heads
 
     def _row(self, place: int) -> Row:
-        return self._newest.get(place) or row_of(self._body(place))
+        return self._newest.get(place) or read_row(self._body(place))
 
     def _body(self, place: int) -> bytes:
         if self._stored is None:
@@ -190,9 +190,8 @@ class Tail:
         if self._stored is not None and keys is None and not all(place in self._newest for place in chosen):
             first, last = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
             with self._stored() as bodies:
-                found = bodies.scan(self._lasts[first] - 1, self._lasts[last], backwards, len(chosen))
-                return [unpack(body[:-DIGEST]) for (body,) in found]
-        return [self._newest.get(place) or unpack(self._body(place)[:-DIGEST]) for place in chosen]
+                return read_rows(bodies.scan(self._lasts[first] - 1, self._lasts[last], backwards, len(chosen)), unpack)
+        return [self._newest.get(place) or read_rows([(self._body(place),)], unpack)[0] for place in chosen]
 
     def _places(self, keys: Sequence[str], low: int, high: int) -> list[int]:
         postings = self.postings()

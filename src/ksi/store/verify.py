@@ -12,6 +12,7 @@ import msgspec
 from ksi.core import ids
 from ksi.core.errors import LogDamagedError
 from ksi.core.events import MAIN
+from ksi.store.archives import CheckedStubs
 from ksi.store.chain import GENESIS, Link
 from ksi.store.idindex import SqliteIdTable
 from ksi.store.keys import Table, number_of, unpack_positions
@@ -49,10 +50,11 @@ def _problems(connection: apsw.Connection, seen: Link, payloads: SealedPayloads)
         check_witness(connection, head, seen)
     except LogDamagedError as error:
         yield error.message
-    found, keys = Indexes(SqliteIdTable(connection).find), _Keys(connection)
+    found, keys, stubs = Indexes(SqliteIdTable(connection).find), _Keys(connection), CheckedStubs()
     last = 0
     try:
-        for row, _ in checked_rows(connection, GENESIS):
+        for row, stored in checked_rows(connection, GENESIS):
+            stubs.add(row, stored)
             yield from found.add(row)
             keys.add(row)
             payloads.add(row)
@@ -67,6 +69,7 @@ def _problems(connection: apsw.Connection, seen: Link, payloads: SealedPayloads)
     if not keys.fit():
         yield KEYS_DAMAGED
     yield from payloads.end()
+    yield from stubs.end()
     yield from wrong_snapshots(connection, head.last)
     for subscriber, position in stored_checkpoints(connection).items():
         if position > head.last:
