@@ -31,7 +31,7 @@ async def test_the_embedded_model_answers_where_nobody_is_named(tmp_path: Path) 
     desk = desk_of(configured(tmp_path))
     choice = await desk.choose(None, None)
     assert (choice.provider.name, choice.model) == ("local", SMOLLM2.name)
-    assert list(desk.offers) == ["local", "openai", "anthropic"]
+    assert list(desk.offers) == ["local", "openai", "anthropic", "claude"]
     assert desk.offers["local"].concurrent == ProvidersSection().local.slots
     await desk.release()
 
@@ -111,7 +111,7 @@ async def test_recorded_answers_are_given_for_the_models_that_they_came_from(tmp
 
 
 def test_a_default_that_no_provider_has_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there are local, openai, anthropic"):
+    with pytest.raises(ConfigError, match="there are local, openai, anthropic, claude"):
         desk_of(configured(tmp_path, **{"providers.default": "nope"}))
 
 

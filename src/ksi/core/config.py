@@ -150,6 +150,13 @@ class AnthropicSection(Section, frozen=True):
     models: tuple[str, ...] = ()
 
 
+class ClaudeSection(Section, frozen=True):
+    """The Claude CLI: ``command`` by name or path, and the models that it may be asked for."""
+
+    command: str = "claude"
+    models: tuple[str, ...] = ("sonnet", "opus", "haiku")
+
+
 class LocalSection(Section, frozen=True):
     """The embedded model: threads that compute, and answers at the same time."""
 
@@ -167,6 +174,7 @@ class ProvidersSection(Section, frozen=True):
     default: str = "local"
     openai: OpenAISection = OpenAISection()
     anthropic: AnthropicSection = AnthropicSection()
+    claude: ClaudeSection = ClaudeSection()
     local: LocalSection = LocalSection()
     script: tuple[str, ...] = ()
     replay: str | None = None

@@ -19,3 +19,14 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the signal was asked for
         os._exit(0)
+
+
+def main() -> None:
+    """``python -m ksi.core.parent PID COMMAND…`` becomes the command, which ends with ``PID``."""
+    parent, *command = sys.argv[1:]
+    die_with(int(parent))
+    os.execvp(command[0], command)  # noqa: S606 - that is what it is for
+
+
+if __name__ == "__main__":
+    main()

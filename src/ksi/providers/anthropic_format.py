@@ -120,7 +120,7 @@ def _output_config(schema: Json | None) -> Json | None:
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-class _Usage(msgspec.Struct):
+class SaidUsage(msgspec.Struct):
     """``input_tokens`` does not count what came out of the cache, or went into it."""
 
     input_tokens: int | None = None
@@ -137,7 +137,7 @@ class _Usage(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     model: str | None = None
-    usage: _Usage = msgspec.field(default_factory=_Usage)
+    usage: SaidUsage = msgspec.field(default_factory=SaidUsage)
 
 
 class _Block(msgspec.Struct):
@@ -160,12 +160,12 @@ class _Event(msgspec.Struct):
     message: _Message | None = None
     content_block: _Block | None = None
     delta: _Delta | None = None
-    usage: _Usage | None = None
+    usage: SaidUsage | None = None
     error: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Event)
-_REASONS: dict[str, FinishReason] = {
+REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
@@ -178,13 +178,13 @@ class MessageReader:
 
     def __init__(self, request: CompletionRequest, *, provider: str) -> None:
         self.is_done = False
+        self.reason: FinishReason | None = None
+        self.deltas = 0
         self._request = request
         self._provider = provider
         self._model = request.model
-        self._reason: FinishReason | None = None
         self._read_tokens: int | None = None
         self._written_tokens: int | None = None
-        self._deltas = 0
         self._decoder = EventDecoder()
 
     def feed(self, piece: bytes) -> Iterator[AnyChunk]:
@@ -195,12 +195,17 @@ class MessageReader:
             ProviderError: The server says what went wrong.
         """
         for data in self._decoder.feed(piece):
-            chunk = self._read(self._decode(data))
+            chunk = self.read(data)
             if chunk is not None:
-                self._deltas += 1
                 yield chunk
             if self.is_done:
                 return
+
+    def read(self, data: bytes) -> AnyChunk | None:
+        """The chunk that one event is, where it is one; see :meth:`feed`."""
+        chunk = self._chunk(self._decode(data))
+        self.deltas += chunk is not None
+        return chunk
 
     def finished(self) -> Finished:
         """The last chunk; its usage is estimated where the server gave none.
@@ -208,14 +213,14 @@ class MessageReader:
         Raises:
             StreamInterruptedError: The body ended before the answer did.
         """
-        if self._reason is None:
-            raise StreamInterruptedError(f"the answer ended after {self._deltas} chunks", provider=self._provider)
-        return Finished(reason=self._reason, usage=self._usage(), provider=self._provider, model=self._model)
+        if self.reason is None:
+            raise StreamInterruptedError(f"the answer ended after {self.deltas} chunks", provider=self._provider)
+        return Finished(reason=self.reason, usage=self._usage(), provider=self._provider, model=self._model)
 
     def _usage(self) -> Usage:
         if self._read_tokens is not None and self._written_tokens is not None:
             return Usage(input_tokens=self._read_tokens, output_tokens=self._written_tokens)
-        return estimate_usage(self._request, output_tokens=self._deltas)
+        return estimate_usage(self._request, output_tokens=self.deltas)
 
     def _decode(self, data: bytes) -> _Event:
         try:
@@ -225,7 +230,7 @@ class MessageReader:
                 f"an event that is none of the protocol's: {error}", provider=self._provider
             ) from None
 
-    def _read(self, event: _Event) -> AnyChunk | None:
+    def _chunk(self, event: _Event) -> AnyChunk | None:
         """Kinds that nobody knew when this was written are passed over, as the protocol asks."""
         match event:
             case _Event(type="message_start", message=_Message() as message):
@@ -247,7 +252,7 @@ class MessageReader:
 
     def _end(self, event: _Event) -> None:
         if event.delta is not None and event.delta.stop_reason is not None:
-            self._reason = _REASONS.get(event.delta.stop_reason, "stop")
+            self.reason = REASONS.get(event.delta.stop_reason, "stop")
         if event.usage is not None:
             self._written_tokens = event.usage.output_tokens
             self._read_tokens = event.usage.read if event.usage.read is not None else self._read_tokens

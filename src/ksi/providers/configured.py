@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.core.config import AnthropicSection, Config, OpenAISection, Secret
+from ksi.core.config import AnthropicSection, ClaudeSection, Config, OpenAISection, Secret
 from ksi.core.errors import ConfigError
 from ksi.providers.base import CompletionRequest, Provider
 from ksi.providers.desk import Desk, Offer
@@ -16,7 +16,8 @@ from ksi.providers.model import SMOLLM2
 from ksi.providers.prices import Price, dollars
 from ksi.providers.timeouts import Timeouts
 
-LOCAL, OPENAI, ANTHROPIC, SCRIPT, REPLAY = "local", "openai", "anthropic", "script", "replay"
+LOCAL, OPENAI, ANTHROPIC, CLAUDE = "local", "openai", "anthropic", "claude"
+SCRIPT, REPLAY = "script", "replay"
 
 
 def desk_of(config: Config) -> Desk:
@@ -26,7 +27,7 @@ def desk_of(config: Config) -> Desk:
         ConfigError: The default is none of them.
     """
     completion, default = config.completion, config.providers.default
-    offers = [_local(config), _openai(config), _anthropic(config), *_rehearsed(config)]
+    offers = [_local(config), _openai(config), _anthropic(config), _claude(config), *_rehearsed(config)]
     if default not in (names := [offer.name for offer in offers]):
         raise ConfigError(f"no provider {default!r}: there are {', '.join(names)}", where="providers.default")
     return Desk(
@@ -88,6 +89,24 @@ def _anthropic(config: Config) -> Offer:
         concurrent=config.completion.per_provider,
         is_open=True,
         is_configured=section != AnthropicSection(),
+    )
+
+
+def _claude(config: Config) -> Offer:
+    section = config.providers.claude
+
+    def make() -> Provider:
+        from ksi.providers.claude import ClaudeProvider  # lazy, see desk_of
+
+        return ClaudeProvider(command=section.command, models=section.models, log_path=config.home.logs / "claude.log")
+
+    return Offer(
+        name=CLAUDE,
+        make=make,
+        models=section.models,
+        concurrent=config.completion.per_provider,
+        is_open=True,
+        is_configured=section != ClaudeSection(),
     )
 
 

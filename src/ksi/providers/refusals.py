@@ -67,27 +67,22 @@ class Refusal(msgspec.Struct, frozen=True):
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes, *, provider: str, model: str) -> KSIError:
     """The error that an answer with a status other than 200 means."""
-    refusal = _read(body)
-    seconds = retry_after(headers)
-    if status == 429 and "insufficient_quota" not in refusal.kinds:
-        return RateLimitedError(refusal.message or "too many requests", provider=provider, retry_after=seconds)
-    return _from_status(status, refusal, provider=provider, model=model, retry_after=seconds)
+    return from_status(status, _read(body), provider=provider, model=model, seconds=retry_after(headers))
 
 
 def from_stream(error: Any, *, provider: str, model: str) -> KSIError:
     """The error that an error object in the middle of a stream means."""
     refusal = Refusal.of(error)
     status = refusal.status
-    if status == 429:
-        return RateLimitedError(refusal.message, provider=provider)
     if status is None and not refusal.is_context_length:
         return StreamInterruptedError(refusal.message, provider=provider)
-    return _from_status(status or 400, refusal, provider=provider, model=model)
+    return from_status(status or 400, refusal, provider=provider, model=model)
 
 
-def _from_status(
-    status: int, refusal: Refusal, *, provider: str, model: str, retry_after: float | None = None
-) -> KSIError:
+def from_status(status: int, refusal: Refusal, *, provider: str, model: str, seconds: float | None = None) -> KSIError:
+    """The error that a status of HTTP means; ``seconds`` is when to come back."""
+    if status == 429 and "insufficient_quota" not in refusal.kinds:
+        return RateLimitedError(refusal.message or "too many requests", provider=provider, retry_after=seconds)
     message = f"{refusal.message or 'no reason given'} (status {status})"
     match status:
         case 401 | 402 | 403 | 429:  # without the server's text: some repeat the key in it
@@ -97,11 +92,11 @@ def _from_status(
         case 404 if "model" in refusal.message.lower():
             return NotFoundError(f"model of {provider}", model)
         case 408:
-            return ProviderOverloadedError(message, provider=provider, retry_after=retry_after)
+            return ProviderOverloadedError(message, provider=provider, retry_after=seconds)
         case _ if 400 <= status < 500:
             return ProviderInvalidRequestError(message, provider=provider)
         case _ if status >= 500:
-            return ProviderOverloadedError(message, provider=provider, retry_after=retry_after)
+            return ProviderOverloadedError(message, provider=provider, retry_after=seconds)
     return ProviderBugError(message, provider=provider)
 
 
