@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any, Self, TypeVar
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import StoreClosedError, UnavailableError, UnsupportedError
-from ksi.core.events import MAIN, Backend, Backup, Durable, Position, RecordedEvent
-from ksi.core.threads import SystemThreads, Threads
+from ksi.core.events import MAIN, Backend, Backup, Durable, Position
+from ksi.core.threads import Threads
 from ksi.core.views import View
 from ksi.store.adopt import adopt
 from ksi.store.branches import STREAM as BRANCHES
-from ksi.store.cursor import Cursor
+from ksi.store.disk_log import DiskLog, opened
 from ksi.store.idindex import RecentIds
 from ksi.store.log import Batch
 from ksi.store.memory_shelf import MemoryShelf
@@ -29,9 +29,9 @@ from ksi.store.postgres_verify import verify_database
 from ksi.store.postgres_writer import PostgresWriter
 from ksi.store.row import Row
 from ksi.store.schema import Durability
-from ksi.store.segments import Generations, Segments
+from ksi.store.segments import Generations
 from ksi.store.tail import Tail
-from ksi.store.upkeep import CHANGES_MAX, ViewUpkeep
+from ksi.store.upkeep import ViewUpkeep
 from ksi.store.views import KeptView, Place, Shelf
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ HEADS_MAX = 65_536
 """Versions of streams in memory."""
 
 
-class PostgresEventStore(SharedLog):
+class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
     """A log in the schema ``ksi`` of a database."""
 
     backend: Backend = "postgresql"
@@ -102,16 +102,8 @@ class PostgresEventStore(SharedLog):
             LogDamagedError: What is there is not what was written, or of another version.
             UnavailableError: There is no server, or it does not let us in.
         """
-        own = SystemThreads() if threads is None else None
-        try:
-            store = cls(url, access, clock or SystemClock(), threads or own or SystemThreads(), durability)
-            try:
-                yield store
-            finally:
-                await store.close()
-        finally:
-            if own is not None:
-                own.close()
+        async with opened(lambda given: cls(url, access, clock or SystemClock(), given, durability), threads) as store:
+            yield store
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def _kept(self, batch: Batch) -> None:
@@ -140,58 +132,14 @@ class PostgresEventStore(SharedLog):
             self._branches = None
 
     # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────
-    def stored_source(self) -> Segments:
-        if self.closed and not self._decider.pending:
-            raise StoreClosedError
-        return self._segments(self._point)
+    def _connected(self) -> Session:
+        return Session(self._url)
 
-    def _segments(self, session: Session) -> Segments:
-        flushed = self._generations.flushed
-        return Segments(PostgresTable(session, flushed), flushed, self._generations.tails())
-
-    def stored_version(self, stream: str) -> int:
-        return PostgresTable(self._point, 0).last_version(stream)
-
-    def stored_heads(self) -> dict[str, int]:
-        return self._generations.heads()
+    def _table(self, connection: Session, flushed: int) -> PostgresTable:
+        return PostgresTable(connection, flushed)
 
     def stored_open(self) -> dict[bytes, int]:
         return dict(self._open)
-
-    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
-        if cursor.low >= self._generations.flushed:
-            return self.readable(cursor.page(self.stored_source(), count))  # all of it is in memory
-        return await self._in_reader(lambda session: self.readable(cursor.page(self._segments(session), count)))
-
-    async def _in_reader(self, job: Callable[[Session], T]) -> T:
-        if self.closed:
-            raise StoreClosedError
-
-        def work() -> T:
-            with self._reader() as session:
-                return job(session)
-
-        return await self._threads.run("reader", work)
-
-    @contextmanager
-    def _reader(self) -> Iterator[Session]:
-        try:
-            session = self._readers.pop()
-        except IndexError:
-            session = Session(self._url)
-        try:
-            yield session
-        finally:
-            if self.closed:
-                session.close()
-            else:
-                self._readers.append(session)
-
-    async def _stream_names(self) -> Sequence[str]:
-        return await self._in_reader(lambda session: self._segments(session).streams())
-
-    def _start_of(self, stream: str, version: int) -> int:
-        return self.stored_source().start_of(stream, version)
 
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
         self.sight(branch)
@@ -218,42 +166,8 @@ class PostgresEventStore(SharedLog):
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         if self._access != "own":
             return MemoryShelf(place_of), 0  # each process is at a place of its own, and a table at one
-        shelf = self._shelves[view.name] = PostgresShelf(self._point, view, place_of)
-        if (held := self._upkeep.being_written(view.name)) is not None:
-            shelf.take_over(held)
-        return shelf, shelf.position or 0
-
-    def _folded(self, kept: KeptView, position: int) -> None:
-        shelf = self._shelves.get(kept.view.name)
-        if shelf is not None and shelf.changes >= CHANGES_MAX:
-            shelf.begin(position)
-            self._writer.flush_views([shelf])
-            shelf.written()
-
-    def view_stands(self, kept: KeptView, position: int) -> None:
-        shelf = self._shelves.get(kept.view.name)
-        if shelf is None:
-            return
-        shelf.position = position
-        if kept.view.name in self._views.kept:
-            self._upkeep.look()
-        else:
-            self._folded(kept, position)
-
-    def shelves(self) -> list[PostgresShelf]:
-        return [self._shelves[name] for name in self._views.kept if name in self._shelves]
-
-    async def views_written(self) -> None:
-        await self._views_idle()
-        self._upkeep.flush_views()
-        await self._threads.run("writer", _nothing)
-        if self._failed and self._refused is not None:
-            raise self._refused
-
-    async def _views_idle(self) -> None:
-        """Until no records are being written."""
-        while self._upkeep.is_flushing:
-            await self._threads.run("writer", _nothing)
+        shelf = PostgresShelf(self._point, view, place_of)
+        return shelf, self._keep_shelf(shelf)
 
     async def clear_view(self, kept: KeptView) -> None:
         await self._views_idle()
@@ -262,20 +176,11 @@ class PostgresEventStore(SharedLog):
         kept.shelf, _ = self._shelf(kept.view, kept.place_of)
 
     async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
-        if self._access != "own":
-            return
-        name, shelf = old.view.name, self._shelves[new.view.name]
-        await self._views_idle()
-        shelf.begin(self.visible_head())
-        try:  # on the loop: between its commit and its end no command may ask for a record
-            self._writer.within(partial(put_in_place, name, shelf))
-        except UnavailableError:
-            shelf.failed()
-            raise
-        shelf.written()
-        del self._shelves[shelf.name]
-        shelf.rename(name)
-        self._shelves[name] = shelf
+        if self._access == "own":
+            await super()._put_in_place(old, new)
+
+    def _exchange(self, name: str, shelf: PostgresShelf) -> None:
+        self._writer.within(partial(put_in_place, name, shelf))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
     async def close(self) -> None:
@@ -297,10 +202,6 @@ class PostgresEventStore(SharedLog):
         for session in (*self._readers, self._point):
             session.close()
         self.bell.ring()
-
-
-def _nothing() -> None:
-    """The jobs of the writer's lane in front of this one have ended, and so have their ends on the loop."""
 
 
 _BYTES = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
@@ -13,39 +13,29 @@ import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
-from ksi.core.events import (
-    MAIN,
-    Archive,
-    ArchiveCategory,
-    Attached,
-    Backend,
-    Backup,
-    Durable,
-    Position,
-    RecordedEvent,
-)
-from ksi.core.threads import SystemThreads, Threads
+from ksi.core.events import MAIN, Archive, ArchiveCategory, Attached, Backend, Backup, Durable, Position
+from ksi.core.threads import Threads
 from ksi.core.views import View
 from ksi.store import aside
 from ksi.store.archiving import Archiving
 from ksi.store.backup import back_up
 from ksi.store.chain import seen_in, witness_of
-from ksi.store.cursor import Cursor
+from ksi.store.disk_log import DiskLog, nothing, opened
 from ksi.store.idindex import SqliteIds
 from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.keys import Table
 from ksi.store.lock import LockFile, lock_of
-from ksi.store.log import Batch, LoopLog
+from ksi.store.log import Batch
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
 from ksi.store.row import unpack
 from ksi.store.schema import MISREAD, Durability, connect_reader
-from ksi.store.segments import Generations, Segments
+from ksi.store.segments import Generations
 from ksi.store.shelf import SqliteShelf
 from ksi.store.snapshots import Job, SqliteSnapshots
 from ksi.store.swap import drop_aside, put_in_place, set_aside
 from ksi.store.tail import Tail
-from ksi.store.upkeep import CHANGES_MAX, Upkeep
+from ksi.store.upkeep import Upkeep
 from ksi.store.vault import Vault
 from ksi.store.verify import KEYS_DAMAGED, verify, view_damaged
 from ksi.store.views import KeptView, Place, Shelf
@@ -58,11 +48,12 @@ PROBE_PAUSE = 1.0
 """Seconds between two tries of a disk that did not take a write."""
 
 
-class SqliteEventStore(LoopLog):
+class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
     """A log in one file. Beside it lie ``-wal`` and ``-shm`` (SQLite's), ``-head`` (the witness) and ``-lock``."""
 
     backend: Backend = "sqlite"
     ids: SqliteIds
+    _upkeep: Upkeep
 
     def __init__(self, path: Path, clock: Clock, threads: Threads, durability: Durability, vfs: str | None) -> None:
         super().__init__(clock, Vault(None))
@@ -122,16 +113,8 @@ class SqliteEventStore(LoopLog):
             LogLockedError: Another process has it.
             LogDamagedError: What was acknowledged is not there, or not as it was written.
         """
-        own = SystemThreads() if threads is None else None
-        try:
-            store = cls(path, clock or SystemClock(), threads or own or SystemThreads(), durability, vfs)
-            try:
-                yield store
-            finally:
-                await store.close()
-        finally:
-            if own is not None:
-                own.close()
+        async with opened(lambda given: cls(path, clock or SystemClock(), given, durability, vfs), threads) as store:
+            yield store
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def _keep(self, batch: Batch) -> None:
@@ -197,7 +180,7 @@ class SqliteEventStore(LoopLog):
         self.commit_acks()
         self._refused = StoreClosedError()
         await self._drained()
-        await self._threads.run("writer", _nothing)
+        await self._threads.run("writer", nothing)
         self._upkeep.stop()
         if not self._failed:
             await self._settle()
@@ -215,20 +198,11 @@ class SqliteEventStore(LoopLog):
         await self._threads.run("writer", partial(self._writer.checkpoint, apsw.SQLITE_CHECKPOINT_TRUNCATE))
 
     # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────
-    def stored_source(self) -> Segments:
-        if self.closed and not self._decider.pending:
-            raise StoreClosedError
-        return self._segments(self._point)
+    def _connected(self) -> apsw.Connection:
+        return connect_reader(self._path, self._vfs)
 
-    def _segments(self, connection: apsw.Connection) -> Segments:
-        flushed = self._generations.flushed
-        return Segments(Table(connection, flushed), flushed, self._generations.tails())
-
-    def stored_version(self, stream: str) -> int:
-        return Table(self._point, self._generations.flushed).last_version(stream)
-
-    def stored_heads(self) -> dict[str, int]:
-        return self._generations.heads()
+    def _table(self, connection: apsw.Connection, flushed: int) -> Table:
+        return Table(connection, flushed)
 
     def stored_open(self) -> dict[bytes, int]:
         return stored_open(self._point)
@@ -239,47 +213,11 @@ class SqliteEventStore(LoopLog):
         if len(self._decider.heads) > HEADS_MAX:
             self._decider.trim()
 
-    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
-        if cursor.low >= self._generations.unpacked_from:
-            return self.readable(cursor.page(self.stored_source(), count))  # all of it is in memory
-        return await self._in_reader(lambda source: self.readable(cursor.page(source, count)))
-
-    async def _in_reader(self, job: Callable[[Segments], T]) -> T:
-        if self.closed:
-            raise StoreClosedError
-        flushed, tails = self._generations.flushed, self._generations.tails()
-
-        def work() -> T:
-            with self._reader() as connection:
-                return job(Segments(Table(connection, flushed), flushed, tails))
-
-        return await self._threads.run("reader", work)
-
-    @contextmanager
-    def _reader(self) -> Any:
-        try:
-            connection = self._readers.pop()
-        except IndexError:
-            connection = connect_reader(self._path, self._vfs)
-        try:
-            yield connection
-        finally:
-            if self.closed:
-                connection.close()
-            else:
-                self._readers.append(connection)
-
     @contextmanager
     def _stored_rows(self) -> Any:
         """The rows of a tail, for who asks in any thread."""
         with self._reader() as connection:
             yield Table(connection, 0)
-
-    async def _stream_names(self) -> Sequence[str]:
-        return await self._in_reader(lambda source: source.streams())
-
-    def _start_of(self, stream: str, version: int) -> int:
-        return self.stored_source().start_of(stream, version)
 
     async def position_at(self, when: datetime, *, branch: str = MAIN) -> Position | None:
         self.sight(branch)
@@ -325,7 +263,7 @@ class SqliteEventStore(LoopLog):
         while self._generations.flushed < head and self._refused is None:
             if len(self._generations.tails()) == 1:
                 self._upkeep.flush_keys()
-            await self._threads.run("writer", _nothing)
+            await self._threads.run("writer", nothing)
         if self._refused is not None:
             raise self._refused
 
@@ -358,38 +296,9 @@ class SqliteEventStore(LoopLog):
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
-        shelf = self._shelves[view.name] = SqliteShelf(self._point, view, place_of)
-        if (held := self._upkeep.being_written(view.name)) is not None:
-            shelf.take_over(held)
+        shelf = SqliteShelf(self._point, view, place_of)
         shelf.on_damage = self.projections.mend
-        return shelf, shelf.position or 0
-
-    def _folded(self, kept: KeptView, position: int) -> None:
-        shelf = self._shelves[kept.view.name]
-        if shelf.changes >= CHANGES_MAX and not shelf.is_flushing:
-            shelf.begin(position)
-            self._writer.flush_views([shelf])
-            shelf.written()
-
-    def view_stands(self, kept: KeptView, position: int) -> None:
-        shelf = self._shelves[kept.view.name]
-        shelf.position = position
-        if kept.view.name in self._views.kept:
-            self._upkeep.look()
-        else:
-            self._folded(kept, position)
-
-    async def views_written(self) -> None:
-        await self._views_idle()
-        self._upkeep.flush_views()
-        await self._threads.run("writer", _nothing)
-        if self._refused is not None:
-            raise self._refused
-
-    async def _views_idle(self) -> None:
-        """Until no records are being written."""
-        while self._upkeep.is_flushing:
-            await self._threads.run("writer", _nothing)
+        return shelf, self._keep_shelf(shelf)
 
     async def clear_view(self, kept: KeptView) -> None:
         await self._views_idle()
@@ -397,19 +306,8 @@ class SqliteEventStore(LoopLog):
         kept.shelf, _ = self._shelf(kept.view, kept.place_of)
         self._drop_aside(kept.view.name)
 
-    async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
-        name, shelf = old.view.name, self._shelves[new.view.name]
-        await self._views_idle()
-        shelf.begin(self.visible_head())
-        try:  # on the loop: between its commit and its end no command may ask for a record
-            self._writer.within(partial(put_in_place, name, shelf))
-        except UnavailableError:
-            shelf.failed()
-            raise
-        shelf.written()
-        del self._shelves[shelf.name]
-        shelf.rename(name)
-        self._shelves[name] = shelf
+    def _exchange(self, name: str, shelf: SqliteShelf) -> None:
+        self._writer.within(partial(put_in_place, name, shelf))
         self._drop_aside(name)
 
     def _drop_aside(self, name: str) -> None:
@@ -417,12 +315,5 @@ class SqliteEventStore(LoopLog):
         job = partial(self._writer.within, partial(drop_aside, name))
         self._threads.submit("writer", job, lambda result, error: None)
 
-    def shelves(self) -> list[SqliteShelf]:
-        return [self._shelves[name] for name in self._views.kept]
-
 
 _LAST_AT = "SELECT last FROM commits WHERE at <= ? ORDER BY at DESC LIMIT 1"
-
-
-def _nothing() -> None:
-    """The jobs of the writer's lane in front of this one have ended, and so have their ends on the loop."""

@@ -41,7 +41,7 @@ class ViewUpkeep:
     def __init__(self, store: KeptViews, threads: Threads, write: Callable[[Sequence[Any]], None]) -> None:
         self._store = store
         self._threads = threads
-        self._write = write
+        self.write = write
         self._views: Sequence[BufferedShelf] = ()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -75,7 +75,7 @@ class ViewUpkeep:
         self._views = self._store.shelves()
         for shelf in self._views:
             shelf.begin(self._store.visible_head())
-        job = partial(self._write, self._views)
+        job = partial(self.write, self._views)
         self._threads.submit("writer", job, self._views_written)
 
     def _views_written(self, _: None, error: BaseException | None) -> None:
