@@ -65,6 +65,7 @@ def harness(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     models: tuple[str, ...] = (PROVIDER,),
     log: Journal | None = None,
+    failover: tuple[str, ...] = (),
 ) -> EventTestHarness:
     """A KSI that asks ``providers``, the first by default; they outlive its crashes, as a remote one would."""
     offers = [_offer(provider, models, concurrent) for provider in providers]
@@ -74,8 +75,15 @@ def harness(
         provides = (Desk,)
 
         def services(self) -> Mapping[type, Any]:
-            desk = Desk(offers, default=offers[0].name, queue_size_max=queue_size_max, timeouts=timeouts)
-            return {Desk: desk}
+            return {
+                Desk: Desk(
+                    offers,
+                    default=offers[0].name,
+                    queue_size_max=queue_size_max,
+                    timeouts=timeouts,
+                    failover=failover,
+                )
+            }
 
     return EventTestHarness(OwnDesk, Conversation, Completion, *more, log=log)
 

@@ -111,8 +111,11 @@ async def test_recorded_answers_are_given_for_the_models_that_they_came_from(tmp
 
 
 def test_a_default_that_no_provider_has_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there are local, openai, anthropic, claude"):
-        desk_of(configured(tmp_path, **{"providers.default": "nope"}))
+    for setting in ("providers.default", "completion.failover"):
+        with pytest.raises(ConfigError, match="there are local, openai, anthropic, claude") as caught:
+            desk_of(configured(tmp_path, **{setting: "nope"}))
+        assert caught.value.where == setting
+    assert desk_of(configured(tmp_path, **{"completion.failover": "claude/sonnet,local"})).failover[1] == "local"
 
 
 @pytest.mark.parametrize("written", [None, "no JSON", "{}"])

@@ -207,12 +207,18 @@ class PermissionSection(Section, frozen=True):
 
 
 class CompletionSection(Section, frozen=True):
-    """``per_provider`` completions run at the same time, ``queue_size_max`` more wait; limits are in seconds."""
+    """``per_provider`` completions run at the same time, ``queue_size_max`` more wait; limits are in seconds.
+
+    ``failover``: who is asked in turn, as ``provider`` or ``provider/model``, where one can not answer and nobody was
+    named. A provider that says when to come back is waited for at most ``retry_after_max`` seconds.
+    """
 
     per_provider: Count = 4
     queue_size_max: Count = 256
     first_token_timeout: Seconds = 120.0
     between_tokens_timeout: Seconds = 30.0
+    failover: tuple[str, ...] = ()
+    retry_after_max: Annotated[float, Meta(ge=0)] = 30.0
 
 
 class Settings(Section, frozen=True):

@@ -702,9 +702,10 @@ class ArchivedError(StoreError):
 
 # ── providers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 class ProviderError(KSIError):
-    """A language model's provider failed. ``provider`` names it."""
+    """A language model's provider failed. ``provider`` names it; ``partial`` is what there was of an answer."""
 
     code = "provider_error"
+    partial: Any = None
 
     def __init__(self, message: str, *, provider: str) -> None:
         super().__init__(f"{provider}: {message}")

@@ -53,12 +53,13 @@ async def _end(completion: UUID, router: Router) -> Mapping[str, Any]:
 
 
 async def _asked(completion: UUID, log: EventLog) -> CompletionRequest | None:
-    """What was sent to its provider; None where that was not called."""
+    """What was sent to the provider that was asked last; None where none was called."""
     query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=completion),)
+    asked = None
     async for event in log.read_all(query):
         if not event.is_erased and event.data["effect"] == "llm:stream":
-            return msgspec.convert(event.data["request"]["request"], CompletionRequest)
-    return None
+            asked = event.data["request"]["request"]
+    return None if asked is None else msgspec.convert(asked, CompletionRequest)
 
 
 async def _chunks(completion: UUID, log: EventLog) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -24,19 +24,28 @@ def desk_of(config: Config) -> Desk:
     """All providers of ``config``. None of them is imported before its first use: httpx alone is a third of a start.
 
     Raises:
-        ConfigError: The default is none of them.
+        ConfigError: The default, or one of the chain, is none of them.
     """
     completion, default = config.completion, config.providers.default
     offers = [_local(config), _openai(config), _anthropic(config), _claude(config), *_rehearsed(config)]
-    if default not in (names := [offer.name for offer in offers]):
-        raise ConfigError(f"no provider {default!r}: there are {', '.join(names)}", where="providers.default")
+    named = {"providers.default": [default], "completion.failover": completion.failover}
+    for where, entries in named.items():
+        _check(entries, [offer.name for offer in offers], where)
     return Desk(
         offers,
         default=default,
         queue_size_max=completion.queue_size_max,
+        failover=completion.failover,
+        retry_after_max=completion.retry_after_max,
         prices=prices_of(config),
         timeouts=Timeouts(first_token=completion.first_token_timeout, between_tokens=completion.between_tokens_timeout),
     )
+
+
+def _check(entries: Iterable[str], names: Sequence[str], where: str) -> None:
+    for entry in entries:
+        if entry.partition("/")[0] not in names:
+            raise ConfigError(f"no provider {entry!r}: there are {', '.join(names)}", where=where)
 
 
 def prices_of(config: Config) -> dict[str, Price]:

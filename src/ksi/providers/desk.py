@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from ksi.core.errors import ConflictError, KSIError, NotFoundError, ProviderError, ValidationError
+from ksi.core.errors import (
+    ConflictError,
+    KSIError,
+    NotFoundError,
+    ProviderError,
+    ProviderOverloadedError,
+    RateLimitedError,
+    ValidationError,
+)
 from ksi.core.threads import settle
 from ksi.kernel.keys import Holder, Keys
-from ksi.providers.base import ModelInfo, Provider, Usage
+from ksi.providers.base import AnyChunk, ModelInfo, Provider, Usage
 from ksi.providers.prices import Price, price_of
 from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 CONCURRENT = 4
 QUEUE_SIZE_MAX = 256
+RETRY_AFTER_MAX = 30.0
+REST_MIN, REST_MAX = 0.5, 300.0
+"""Seconds that a provider is left alone, whatever it said: some say 0, and nobody is to be forgotten for a day."""
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,10 +128,14 @@ class Desk:
         queue_size_max: int = QUEUE_SIZE_MAX,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         prices: Mapping[str, Price] | None = None,
+        failover: Sequence[str] = (),
+        retry_after_max: float = RETRY_AFTER_MAX,
     ) -> None:
         self.offers = {offer.name: offer for offer in offers}
         self.default = default
         self.timeouts = timeouts
+        self.failover = tuple(failover)
+        self.retry_after_max = retry_after_max
         self.tickets: dict[str, Ticket] = {}
         self.spent: dict[str, Spent] = {}
         """By provider, since the daemon's start."""
@@ -129,6 +144,7 @@ class Desk:
         self._providers: dict[str, Provider] = {}
         self._listed: dict[str, set[str]] = {}
         self._unlisted: set[str] = set()
+        self._rests_until: dict[str, float] = {}
         self._keys = Keys()
         self._users = 0
 
@@ -209,6 +225,25 @@ class Desk:
             return False
         return model in self._listed[name]
 
+    async def heeding(self, provider: str, chunks: AsyncGenerator[AnyChunk, None]) -> AsyncGenerator[AnyChunk, None]:
+        """``chunks``, which this owns; where they end with a word of when to come back, that is kept."""
+        async with aclosing(chunks):
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except (RateLimitedError, ProviderOverloadedError) as error:
+                if error.retry_after is not None:
+                    self._rest(provider, error.retry_after)
+                raise
+
+    def _rest(self, provider: str, seconds: float) -> None:
+        until = asyncio.get_running_loop().time() + min(max(seconds, REST_MIN), REST_MAX)
+        self._rests_until[provider] = max(until, self._rests_until.get(provider, 0.0))
+
+    def rests(self, provider: str) -> float:
+        """Seconds for which the provider still wants to be left alone."""
+        return max(0.0, self._rests_until.get(provider, 0.0) - asyncio.get_running_loop().time())
+
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def open(self, ticket: Ticket) -> None:
         """Take the completion in.
@@ -248,7 +283,8 @@ class Desk:
         """
         key = f"provider {provider}"
         ticket.rank = ticket.priority
-        await self._acquire(key, ticket, self.offers[provider].concurrent)
+        offer = self.offers.get(provider)  # none in a replay of what a provider said that is not set up any more
+        await self._acquire(key, ticket, CONCURRENT if offer is None else offer.concurrent)
         ticket.status = "running"
         try:
             yield

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from ksi.core.errors import KSIError, NotFoundError, ProviderBugError, UnsupportedError
+from ksi.core.errors import (
+    KSIError,
+    NotFoundError,
+    ProviderBugError,
+    ProviderError,
+    ProviderTimeoutError,
+    StreamInterruptedError,
+)
 from ksi.kernel.context import EventContext
+from ksi.plugins.completion.choosing import PASSED_ON, Choosing, Chosen, Plan
 from ksi.plugins.completion.past import EFFECT, Asked
-from ksi.plugins.completion.shapes import Answered, CreateCompletion
+from ksi.plugins.completion.paying import Paying
+from ksi.plugins.completion.shapes import Answered
 from ksi.plugins.completion.tool_calls import ToolCalls
-from ksi.plugins.completion.view import CompletionEnded, CompletionFinished, CompletionInterrupted, CompletionStarted
+from ksi.plugins.completion.view import (
+    CompletionEnded,
+    CompletionFailedOver,
+    CompletionFinished,
+    CompletionInterrupted,
+    CompletionStarted,
+)
 from ksi.plugins.completion.view import stream_of as stream_of_completion
 from ksi.providers import tools_as_text
 from ksi.providers.base import (
@@ -31,35 +46,11 @@ from ksi.providers.base import (
     Usage,
     estimate_usage,
 )
-from ksi.providers.budgets import Budgets, PaidCall, input_tokens_max
 from ksi.providers.conversation import MessageAdded, mended, stream_of
 from ksi.providers.desk import Desk, Ticket
 
-CHOICE = "llm:choose"
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be completed.
-
-    A resume also has ``so_far``, the text that is there, ``resumes``, the completion that wrote the last of it,
-    ``asked``, what was sent for it (None where its provider was never called), and ``is_spoken``: whether what was said
-    to it stands in its conversation.
-    """
-
-    payload: CreateCompletion
-    max_tokens: int
-    so_far: str = ""
-    resumes: str | None = None
-    asked: Asked | None = None
-    is_spoken: bool = False
-
-
-class Chosen(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers: what was seen of the providers is recorded, so that a replay needs none of them."""
-
-    provider: str
-    model: str
-    sha256: str | None
+MAY_HAVE_READ = (ProviderTimeoutError, StreamInterruptedError, ProviderBugError)
+"""Errors of a provider that has perhaps read the prompt, and counts it; who refuses counts nothing."""
 
 
 class Answering:
@@ -78,10 +69,15 @@ class Answering:
         self._first_at: datetime | None = None
         self._texts: list[str] = []
         self._calls = ToolCalls()
+        self._paying = Paying(context, ticket.completion)
         self._plan: Plan | None = None
         self._choice: Chosen | None = None
         self._request: CompletionRequest | None = None
         self._finished: Finished | None = None
+        self._refusal: KSIError | None = None
+        """What the provider said in place of the rest of its answer."""
+        self._refused_by: tuple[str, str] | None = None
+        self._has_begun = False
 
     # ── the flow ─────────────────────────────────────────────────────────────────────────────────────────────────────
     @asynccontextmanager
@@ -92,33 +88,62 @@ class Answering:
             OverloadedError: Too many wait for the provider, or in the conversation.
             NotFoundError: Nobody has such a provider or model.
             UnsupportedError: The provider can not go on inside an answer.
-            ProviderError: It failed.
+            ProviderError: It failed, and nobody else is to be asked; ``partial`` is what there is of the answer.
         """
         plan = self._plan = await self._make_plan()
-        choice = self._choice = await self._choose(plan)
+        choosing = Choosing(self._context, self._desk, plan)
+        self._choice = await choosing.next()
         self._ticket.conversation = plan.payload.conversation
         await self._desk.turn(self._ticket)
-        async with self._desk.place(self._ticket, choice.provider):
-            request = self._request = await self._resolve(plan, choice)
-            await self._reserve(plan, choice, request)
-            await self._begin(plan, choice)
+        try:
+            async with AsyncExitStack() as attempt:
+                yield await self._begun(attempt, choosing, plan)
+        except asyncio.CancelledError:
+            self._record_end(CompletionInterrupted, "cancelled")
+            raise
+        except KSIError as error:
+            self._record_end(CompletionInterrupted, error.code)
+            if isinstance(error, ProviderError):
+                error.partial = msgspec.to_builtins(self.answered())
+            raise
+        self._record_end(CompletionFinished, self.finish_reason)
+
+    async def _begun(self, attempt: AsyncExitStack, choosing: Choosing, plan: Plan) -> AsyncIterator[str]:
+        """The answer of the first provider that says something; ``attempt`` is left with it."""
+        while True:
+            assert self._choice is not None  # flow() has chosen
             try:
-                async with self._asking(choice, request) as texts:
-                    yield texts
-            except asyncio.CancelledError:
-                self._record_end(CompletionInterrupted, "cancelled")
-                raise
-            except KSIError as error:
-                self._record_end(CompletionInterrupted, error.code)
-                raise
-            self._record_end(CompletionFinished, self.finish_reason)
+                return await attempt.enter_async_context(self._attempt(plan, self._choice))
+            except PASSED_ON as error:
+                if not self._has_begun:
+                    raise
+                choosing.refuse(self._choice, error)
+                await self._context.commit()
+                choice = await choosing.next()
+                self._note_refusal(self._choice, error)
+                await self._context.commit()  # what is given back can be reserved again
+                self._choice = choice
+
+    @asynccontextmanager
+    async def _attempt(self, plan: Plan, choice: Chosen) -> AsyncIterator[AsyncIterator[str]]:
+        """One provider's answer, its first piece already here."""
+        async with self._desk.place(self._ticket, choice.provider):
+            self._calls, self._finished, self._refusal = ToolCalls(), None, None
+            request = self._request = await self._resolve(plan, choice)
+            await self._paying.reserve(plan, choice, request)
+            await self._begin(plan, choice)
+            async with self._asking(choice, request) as texts:
+                first = await anext(texts, None)
+                async with aclosing(_primed(first, texts)) as primed:
+                    yield primed
 
     @asynccontextmanager
     async def _asking(self, choice: Chosen, request: CompletionRequest) -> AsyncIterator[AsyncIterator[str]]:
         """The effect itself: the request is on disk before the provider is called."""
 
         def ask() -> AsyncGenerator[AnyChunk, None]:
-            return tools_as_text.stream(self._desk.provider(choice.provider), request, self._desk.timeouts)
+            chunks = tools_as_text.stream(self._desk.provider(choice.provider), request, self._desk.timeouts)
+            return self._desk.heeding(choice.provider, chunks)
 
         async with self._context.streamed_effect(EFFECT, Asked(provider=choice.provider, request=request)) as effect:
             try:
@@ -129,6 +154,9 @@ class Answering:
                     yield texts
                 if self._finished is None:
                     raise ProviderBugError("its answer has no end", provider=choice.provider)
+            except KSIError as error:
+                self._refusal = error
+                raise
             finally:
                 effect.complete(self._completed())
 
@@ -154,23 +182,6 @@ class Answering:
                     self._finished = chunk
 
     # ── before it ────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def _choose(self, plan: Plan) -> Chosen:
-        payload, asked = plan.payload, plan.asked
-        provider, model = (payload.provider, payload.model) if asked is None else (asked.provider, asked.request.model)
-
-        async def choose() -> Chosen:
-            choice = await self._desk.choose(provider, model)
-            if plan.so_far and not choice.provider.capabilities.continues:
-                name = choice.provider.name
-                raise UnsupportedError(
-                    f"{name} can not go on inside an answer: send the prompt again with completion:create"
-                )
-            return Chosen(provider=choice.provider.name, model=choice.model, sha256=await choice.sha256())
-
-        wanted = {"provider": provider, "model": model}
-        chosen: Chosen = await self._context.observe(CHOICE, wanted, choose, result=Chosen)
-        return chosen
-
     async def _resolve(self, plan: Plan, choice: Chosen) -> CompletionRequest:
         """What is sent: what was said in the conversation is looked up now, when it is this one's turn."""
         if plan.asked is not None:
@@ -199,27 +210,22 @@ class Answering:
             return []
         return [msgspec.convert({"role": said["role"], "parts": said["parts"]}, Message) for said in found["messages"]]
 
-    async def _reserve(self, plan: Plan, choice: Chosen, request: CompletionRequest) -> None:
-        """Take what it may cost out of every budget that it counts for. Raises BudgetExceededError."""
-        services = self._context.services
-        if services.provider_of(Budgets) is None:
-            return
-        payload = plan.payload
-        scopes = ["all", f"principal:{self._context.principal}", f"provider:{choice.provider}"]
-        scopes += [] if payload.conversation is None else [f"conversation:{payload.conversation}"]
-        scopes += [] if payload.agent is None else [f"agent:{payload.agent}"]
-        call = PaidCall(
-            call=self._ticket.completion,
-            scopes=tuple(scopes),
-            provider=choice.provider,
-            model=choice.model,
-            input_tokens=input_tokens_max(request),
-            output_tokens=plan.max_tokens,
-        )
-        await services.get(Budgets).reserve(self._context, call)
-
     async def _begin(self, plan: Plan, choice: Chosen) -> None:
-        started = CompletionStarted(
+        self._context.append(stream_of_completion(self._ticket.completion), self._beginning(plan, choice))
+        await self._context.commit()
+        self._has_begun = True
+
+    def _beginning(self, plan: Plan, choice: Chosen) -> CompletionStarted | CompletionFailedOver:
+        if self._refused_by is not None:
+            provider, reason = self._refused_by
+            return CompletionFailedOver(
+                completion=self._ticket.completion,
+                provider=choice.provider,
+                model=choice.model,
+                refused_by=provider,
+                reason=reason,
+            )
+        return CompletionStarted(
             completion=self._ticket.completion,
             run=self._ticket.run,
             provider=choice.provider,
@@ -227,11 +233,16 @@ class Answering:
             conversation=plan.payload.conversation,
             resumes=plan.resumes,
         )
-        self._context.append(stream_of_completion(self._ticket.completion), started)
-        await self._context.commit()
 
     # ── after it ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _note_refusal(self, choice: Chosen, error: KSIError) -> None:
+        self._refused_by = choice.provider, error.code
+        self._desk.count(choice.provider, choice.model, self.usage)
+        self._paying.give_back(self.usage)
+
     def _record_end(self, kind: type[CompletionEnded], reason: str) -> None:
+        if not self._has_begun:
+            return
         if self._choice is not None:
             self._desk.count(self._choice.provider, self._choice.model, self.usage)
         if self._context.is_closed:  # its time was over: the answer is out, and says so
@@ -281,9 +292,12 @@ class Answering:
     def usage(self) -> Usage:
         if self._finished is not None:
             return self._finished.usage
+        written = len(self._texts) + len(self._calls.deltas)
+        if self._refusal is not None and not written and not isinstance(self._refusal, MAY_HAVE_READ):
+            return Usage(input_tokens=0, output_tokens=0)
         if self._request is None:
             return Usage(input_tokens=0, output_tokens=0, estimated=True)
-        return estimate_usage(self._request, output_tokens=len(self._texts) + len(self._calls.deltas))
+        return estimate_usage(self._request, output_tokens=written)
 
     @property
     def finish_reason(self) -> str:
@@ -321,6 +335,14 @@ class Answering:
     def _since(self, moment: datetime) -> float:
         """Milliseconds from the request to ``moment``; never less than 0, for the machine's clock may go back."""
         return max(0.0, round((moment - self._began_at).total_seconds() * 1000, 1))
+
+
+async def _primed(first: str | None, texts: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    """``first``, and what comes behind it."""
+    if first is not None:
+        yield first
+        async for text in texts:
+            yield text
 
 
 def _again(chunks: Sequence[Any], completed: Any) -> Iterator[AnyChunk]:

@@ -6,7 +6,7 @@ import msgspec
 
 from ksi.core.events import RecordedEvent
 from ksi.core.views import JsonState
-from ksi.plugins.completion.view import CATEGORY, CompletionEnded, CompletionStarted
+from ksi.plugins.completion.view import CATEGORY, CompletionEnded, CompletionFailedOver, CompletionStarted
 from ksi.providers.base import Usage
 
 
@@ -27,6 +27,7 @@ class CompletionFold(JsonState[CompletionState]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
+    version = 2
     state = CompletionState
     kinds = ("fact", "chunk")
 
@@ -47,6 +48,9 @@ class CompletionFold(JsonState[CompletionState]):
                     conversation=started.conversation,
                     resumes=started.resumes,
                 )
+            case "completion:failed_over":
+                asked = event.into(CompletionFailedOver)
+                return msgspec.structs.replace(state, provider=asked.provider, model=asked.model)
             case "completion:finished" | "completion:interrupted":
                 ended = event.into(CompletionEnded)
                 return msgspec.structs.replace(state, ended=ended.reason, usage=ended.usage)

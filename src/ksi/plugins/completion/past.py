@@ -136,11 +136,10 @@ class Past:
         return "done" if outcome.ok else _status_of(msgspec.json.decode(outcome.data)["code"])
 
     async def _asked(self, completion: str) -> Asked | None:
-        """What was sent to the provider; None where it was not called."""
+        """What was sent to the provider that was asked last; None where none was called."""
         query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=UUID(completion)),)
-        async for event in self._log.read_all(query, limit=1):
-            return None if event.is_erased else msgspec.convert(event.data["request"], Asked)
-        return None
+        asked = [event async for event in self._log.read_all(query)]
+        return msgspec.convert(asked[-1].data["request"], Asked) if asked and not asked[-1].is_erased else None
 
     async def _unstarted(self, reference: str) -> str:
         """One that a crash cut off while it waited is known by its request only."""

@@ -15,7 +15,8 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.router import Router
-from ksi.plugins.completion.answering import Answering, Plan
+from ksi.plugins.completion.answering import Answering
+from ksi.plugins.completion.choosing import Plan
 from ksi.plugins.completion.fold import CompletionFold
 from ksi.plugins.completion.past import Past
 from ksi.plugins.completion.pushed import PushedResults

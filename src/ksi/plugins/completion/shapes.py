@@ -36,7 +36,9 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     ``system`` is what the model is told first, this time. ``priority``: higher goes first among those who wait for the
     provider; a conversation keeps its order. ``agent`` is whose budget it counts for, too. ``tools`` are those that the
-    model may ask for; ``response_schema`` is the JSON schema of its answer.
+    model may ask for; ``response_schema`` is the JSON schema of its answer. ``failover`` names who is asked in turn
+    where the provider can not answer, as ``provider`` or ``provider/model``: without it those of the configuration,
+    where no ``provider`` is named.
     """
 
     prompt: str | None = None
@@ -53,6 +55,7 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     agent: Name | None = None
     tools: tuple[Tool, ...] = ()
     response_schema: dict[str, Any] | None = None
+    failover: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -25,6 +25,17 @@ class CompletionStarted(msgspec.Struct, frozen=True, kw_only=True):
     resumes: str | None
 
 
+@fact("completion:failed_over")
+class CompletionFailedOver(msgspec.Struct, frozen=True, kw_only=True):
+    """``refused_by`` could not answer, for ``reason``, the code of an error; ``provider`` is asked now."""
+
+    completion: str
+    provider: str
+    model: str
+    refused_by: str
+    reason: str
+
+
 class CompletionEnded(msgspec.Struct, frozen=True, kw_only=True):
     """What both ends have in common. ``reason`` is the model's own, or the code of an error."""
 
@@ -64,10 +75,14 @@ class CompletionRecord(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float | None = None
 
 
+NAMES = ("completion:started", "completion:failed_over", "completion:finished", "completion:interrupted")
+
+
 class CompletionsView(View[CompletionRecord]):
     name = "completions"
-    query = (Filter(names=("completion:started", "completion:finished", "completion:interrupted")),)
+    query = (Filter(names=NAMES),)
     record = CompletionRecord
+    version = 2
     key = ("completion",)
     indexes: ClassVar = {"by_start": ("started",), "by_run": ("run", "started"), "by_resumed": ("resumes", "started")}
 
@@ -75,9 +90,13 @@ class CompletionsView(View[CompletionRecord]):
         if event.name == "completion:started":
             writer.put(_started(event))
             return
+        record: CompletionRecord | None = writer.get(event.stream.removeprefix(f"{CATEGORY}/"))
+        assert record is not None  # what goes on was started
+        if event.name == "completion:failed_over":
+            asked = event.into(CompletionFailedOver)
+            writer.put(msgspec.structs.replace(record, provider=asked.provider, model=asked.model))
+            return
         ended = event.into(CompletionEnded)
-        record: CompletionRecord | None = writer.get(ended.completion)
-        assert record is not None  # what ends was started
         writer.put(
             msgspec.structs.replace(
                 record,

@@ -1,0 +1,45 @@
+"""What a completion takes out of the budgets that it counts for."""
+
+from __future__ import annotations
+
+from ksi.kernel.context import EventContext
+from ksi.plugins.completion.choosing import Chosen, Plan
+from ksi.providers.base import CompletionRequest, Usage
+from ksi.providers.budgets import Budgets, PaidCall, input_tokens_max
+
+
+class Paying:
+    """The reservation of one completion. The fact that ends the completion settles it."""
+
+    def __init__(self, context: EventContext, completion: str) -> None:
+        self._context = context
+        self._completion = completion
+        self._is_reserved = False
+
+    async def reserve(self, plan: Plan, choice: Chosen, request: CompletionRequest) -> None:
+        """Take what it may cost out of every budget that it counts for. Raises BudgetExceededError."""
+        services = self._context.services
+        if services.provider_of(Budgets) is None:
+            return
+        call = PaidCall(
+            call=self._completion,
+            scopes=self._scopes(plan, choice),
+            provider=choice.provider,
+            model=choice.model,
+            input_tokens=input_tokens_max(request),
+            output_tokens=plan.max_tokens,
+        )
+        self._is_reserved = await services.get(Budgets).reserve(self._context, call) is not None
+
+    def give_back(self, usage: Usage) -> None:
+        """It was ``usage``, and another provider is asked: with the next commit."""
+        if self._is_reserved:
+            self._context.services.get(Budgets).settle(self._context, self._completion, usage)
+        self._is_reserved = False
+
+    def _scopes(self, plan: Plan, choice: Chosen) -> tuple[str, ...]:
+        conversation, agent = plan.payload.conversation, plan.payload.agent
+        scopes = ["all", f"principal:{self._context.principal}", f"provider:{choice.provider}"]
+        scopes += [] if conversation is None else [f"conversation:{conversation}"]
+        scopes += [] if agent is None else [f"agent:{agent}"]
+        return tuple(scopes)
