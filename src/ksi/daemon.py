@@ -208,6 +208,7 @@ def settings_of(config: Config) -> Mapping[str, Mapping[str, Any]]:
 def kernel_limits(config: Config) -> Limits:
     return Limits(
         stall_timeout=config.limits.stall_timeout,
+        disconnect_grace=config.limits.disconnect_grace,
         drain_timeout=config.limits.stop_timeout,
         initialize_timeout=config.plugins.initialize_timeout,
         shutdown_timeout=config.plugins.shutdown_timeout,

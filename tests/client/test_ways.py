@@ -11,6 +11,7 @@ import pytest
 
 from ksi.client.client import EventClient, Options
 from ksi.client.sync import SyncEventClient
+from ksi.core import ids
 from ksi.core.errors import KSIConnectionError, UnauthorizedError, UnknownEventError, ValidationError
 from tests.client.ways import WAYS, Way, Ways, opened
 
@@ -233,3 +234,30 @@ async def test_a_cancel_at_any_moment_is_one_end_with_what_was_used(
         assert ways.work.said == ["stream cancelled"]
     assert len(rest) <= 40 or moment == "connecting"
     assert await client.request("work:do", number=1) == 1
+
+
+@pytest.mark.parametrize("moment", ["connecting", "before the first", "in the middle", "at the end", "twice"])
+async def test_a_cancel_of_a_stream_that_another_client_began_and_lost_reaches_its_work(
+    ways: Ways, way: Way, moment: str
+) -> None:
+    event_id = ids.text(ids.new_id())
+    data = {"silent": moment == "before the first", "to": 9 if moment == "at the end" else 10**6}
+    async with ways.client(way) as first:  # when it is closed, its stream is as one whose connection was cut
+        lost = first.stream("work:talk", data, options=Options(event_id=event_id, buffer_size=4)).open()
+        await ways.work.began.wait()
+        if moment != "before the first":
+            await anext(lost)
+    async with ways.client(way) as client, asyncio.timeout(10):
+        stream = client.resume(f"work/{event_id}@0", options=Options(buffer_size=6))
+        if moment not in ("connecting", "before the first"):
+            for _ in range(9 if moment == "at the end" else 5):
+                await anext(stream)
+        stream.open().cancel()
+        if moment == "twice":
+            stream.cancel()
+        async for _ in stream:
+            pass
+        await ways.idle()
+        assert ways.work.said == ["stream ended" if moment == "at the end" else "stream cancelled"]
+        assert stream.end == {"used": ways.work.made}
+        assert await client.request("work:do", number=1) == 1

@@ -15,6 +15,7 @@ from ksi.core import ids
 from ksi.core.errors import CancelledError, DeadlineExceededError, EventTimeoutError, StreamStalledError
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, stream
+from ksi.kernel.router import Limits
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.loop import run
 from tests.kernel.running import plugin, recorded, turns
@@ -22,6 +23,7 @@ from tests.kernel.test_execution import Answers
 from tests.kernel.test_streams import Reader
 
 pytestmark = [pytest.mark.virtual, pytest.mark.leakcheck]
+NO_GRACE = Limits(disconnect_grace=0.0)
 said = 0
 
 
@@ -79,7 +81,7 @@ async def test_an_opener_that_cancels_leaves_the_stream_to_those_who_joined_or_r
 
 @pytest.mark.parametrize("leave", [lambda call: call.cancel(), lambda call: call.disconnected()])
 async def test_the_last_who_leaves_ends_the_stream(leave: Callable[[Any], None]) -> None:
-    async with EventTestHarness(plugin(slow_stream)) as ksi:
+    async with EventTestHarness(plugin(slow_stream), limits=NO_GRACE) as ksi:
         event_id = ids.new_id()
         opener, one, other = (Reader(ksi, 10, "p:slow", id=event_id) for _ in range(3))
         await turns()
@@ -311,7 +313,7 @@ async def _visited(everybody: list[Guest]) -> tuple[list[Reader], str]:
         await asyncio.sleep(20)
         return reader
 
-    async with EventTestHarness(plugin(slow_stream)) as ksi:
+    async with EventTestHarness(plugin(slow_stream), limits=NO_GRACE) as ksi:
         readers = await asyncio.gather(*map(visit, everybody))
         (outcome,) = [event for event in await recorded(ksi) if event.kind == "outcome"]
         assert not ksi.kernel.router.under_way

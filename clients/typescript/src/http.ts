@@ -134,9 +134,11 @@ class Carried {
     this.#isStopped = true;
     const patience = new Patience(this.link.endpoint.reconnectTimeout);
     let missed = 0;
-    while (this.request.event_id !== undefined && missed < MISSES_MAX && (await patience.wait())) {
+    while ((this.#cancelPath || this.request.resume) && missed < MISSES_MAX && (await patience.wait())) {
+      const path = this.#cancelPath;
+      if (this.#isOver) return;
+      if (path === undefined) continue; // it is not told yet what it is called
       try {
-        const path = `/v1/requests/${this.request.event_id}`;
         const response = await this.link.endpoint.fetch(path, { method: "DELETE" });
         await response.text(); // one that is not read keeps its connection
         if (response.ok || this.#isOver) return;
@@ -147,6 +149,12 @@ class Carried {
     }
     this.hangUp();
     this.#handOn({ ok: false, end: true, error: { code: "cancelled", message: "it was cancelled" } });
+  }
+
+  /** What to delete: what the daemon calls its reader, else its request. */
+  get #cancelPath(): string | undefined {
+    if (this.#reader !== null) return `/v1/readers/${this.#reader}`;
+    return this.request.event_id === undefined ? undefined : `/v1/requests/${this.request.event_id}`;
   }
 
   hangUp(): void {

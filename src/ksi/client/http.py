@@ -24,6 +24,8 @@ REQUESTS_MAX = 64
 CONNECT_TIMEOUT = 10.0
 SILENCE_MAX = 50.0
 """Seconds without a sign of life, after which a stream is lost: the daemon says something each 15 s."""
+CLOSE_PATIENCE = 1.0
+"""Seconds that a client which closes takes to tell the daemon of what it has cancelled."""
 MISSES_MAX = 3
 """How often a request that is to be cancelled is looked for: it may be on its way, behind the word that cancels it."""
 _GRANT = httpx.Timeout(CONNECT_TIMEOUT)
@@ -67,12 +69,20 @@ class Carried:
     def __init__(self, frame_id: int, request: Request, reconnect_timeout: float) -> None:
         self.id = frame_id
         self.event_id = request.event_id
+        self.is_resumed = request.resume is not None
         self.is_stream = request.stream or request.resume is not None
         self.patience = Patience(reconnect_timeout)
         self.is_telling = False
         self.task: asyncio.Task[None] | None = None
         self.is_stopped = False
         self.next(request)
+
+    @property
+    def cancel_path(self) -> str | None:
+        """What to delete: what the daemon calls its reader, else its request; None: neither is known."""
+        if self.reader is not None:
+            return f"/v1/readers/{self.reader}"
+        return None if self.event_id is None else f"/v1/requests/{self.event_id}"
 
     def next(self, request: Request) -> None:
         """Ask for this now."""
@@ -94,6 +104,7 @@ class HttpLink:
         self._loop = asyncio.get_running_loop()
         self._carried: dict[int, Carried] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     async def probe(self) -> None:
@@ -111,7 +122,9 @@ class HttpLink:
     def _steer(self, carried: Carried, request: Request) -> None:
         if request.cancel and not carried.is_stopped:
             carried.is_stopped = True
-            self._own(self._stop(carried))
+            stopping = self._own(self._stop(carried))
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
         elif request.credit:
             self._give(carried, request.credit)
 
@@ -119,6 +132,8 @@ class HttpLink:
         self._loop.create_task(self._close()).add_done_callback(lambda _: self.closed.set_result(None))
 
     async def _close(self) -> None:
+        if self._stopping:  # to hang up does not cancel
+            await asyncio.wait(self._stopping, timeout=CLOSE_PATIENCE)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -221,9 +236,10 @@ class HttpLink:
     async def _stop(self, carried: Carried) -> None:
         """Cancel it at the daemon, whose end still comes; what does not run there under an id ends with its connection.
 
-        To hang up is not enough: a command goes on without its client, and so does a stream that detaches.
+        To hang up is not enough: a command goes on without its client, a stream that detaches as well, and others wait
+        for somebody to come back.
         """
-        if carried.event_id is not None and await self._is_cancelled(carried):
+        if await self._is_cancelled(carried):
             return
         if carried.task is not None and carried.task.cancel():
             error = WireError(code=CancelledError.code, message="it was cancelled", details={"partial": None})
@@ -235,9 +251,13 @@ class HttpLink:
         while missed < MISSES_MAX and carried.id in self._carried:
             try:
                 await patience.wait()
-                if (await self._client.delete(f"/v1/requests/{carried.event_id}")).is_success:
+                if (path := carried.cancel_path) is None:
+                    if not carried.is_resumed:
+                        break
+                elif (await self._client.delete(path)).is_success:
                     return True
-                missed += 1
+                else:
+                    missed += 1
             except httpx.RequestError:
                 continue
             except TimeoutError:

@@ -55,6 +55,13 @@ GRANTED: Json = {
     "additionalProperties": False,
     "properties": {"credit": {"type": "integer", "minimum": 0, "maximum": 1 << 53}},
 }
+READER: Json = {
+    "name": "reader",
+    "in": "path",
+    "required": True,
+    "description": "`Ksi-Reader` of the stream's answer.",
+    "schema": {"type": "string"},
+}
 RECEIPT: Json = {
     "type": "object",
     "description": "The request is on disk, and runs.",
@@ -100,7 +107,7 @@ def _paths(catalogue: Catalogue, problems: Problems) -> Json:
         "/asyncapi.json": {"get": _document("asyncapi", "The events as AsyncAPI 3.0.", problems)},
         "/v1/requests/{event_id}": {"delete": _cancel(problems)},
         "/v1/stream/{address}": {"get": _resume(problems)},
-        "/v1/readers/{reader}": {"put": _grant(problems)},
+        "/v1/readers/{reader}": {"put": _grant(problems), "delete": _leave(problems)},
     }
     for event in catalogue.events:
         asked: Json = {"post": _request(event, catalogue, problems)}
@@ -198,19 +205,23 @@ def _resume(problems: Problems) -> Json:
 
 def _grant(problems: Problems) -> Json:
     """To any stream that was begun with ``Ksi-Credit``."""
-    reader = {
-        "name": "reader",
-        "in": "path",
-        "required": True,
-        "description": "`Ksi-Reader` of the stream's answer.",
-        "schema": {"type": "string"},
-    }
     return {
         "operationId": "grantCredit",
         "summary": "Let a stream go on: how many chunks its reader is ready for since it began.",
         "tags": ["streams"],
-        "parameters": [reader],
+        "parameters": [READER],
         "requestBody": {"required": True, "content": {"application/json": {"schema": GRANTED}}},
+        "responses": {"202": _json("It is told.", {"type": "object"}), **problems.responses(["not_found"])},
+    }
+
+
+def _leave(problems: Problems) -> Json:
+    """From any stream; its own end says what became of it."""
+    return {
+        "operationId": "cancelReader",
+        "summary": "Cancel a stream in the name of one of its readers.",
+        "tags": ["streams"],
+        "parameters": [READER],
         "responses": {"202": _json("It is told.", {"type": "object"}), **problems.responses(["not_found"])},
     }
 

@@ -72,6 +72,7 @@ class LimitsSection(Section, frozen=True):
     rate_per_second: Rate = 500_000.0
     burst: Count = 1_000_000
     stall_timeout: Seconds = 60.0
+    disconnect_grace: Seconds = 10.0  #: in which who was cut off from a stream can come back to it
     stop_timeout: Seconds = 10.0  #: for what runs when the daemon stops
 
 

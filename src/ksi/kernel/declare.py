@@ -213,7 +213,7 @@ def stream(
         category: First part of the name of its chunks' stream; the event's namespace where nothing is said.
         on_crash: What a crash makes of it once it has acted: run again (recorded effects are served),
             ``outcome_unknown``, or ``interrupted``, which an event of the plugin's own may resume.
-        on_disconnect: What becomes of it when its reader is gone.
+        on_disconnect: What becomes of it when its reader is gone, and nobody resumes it in ``disconnect_grace``.
         belongs_to: The stream, ``category/id``, whose subject it carries by itself.
     """
     return _note(

@@ -77,23 +77,28 @@ class Joined:
 
 
 class JoinedReader(Joined):
-    """One more reader of a stream under way: from its first chunk on, out of the log, at a pace of its own."""
+    """One more reader of a stream under way: out of the log, at a pace of its own."""
 
-    def __init__(self, streaming: Streaming, session: Session, sink: Sink, credit: int) -> None:
+    def __init__(
+        self, streaming: Streaming, session: Session, sink: Sink, credit: int, *, version: int = 0, before: int = 0
+    ) -> None:
+        """A reader of the chunks after ``version``; ``before`` is how many were said up to there."""
         super().__init__(streaming, self._told, None)
         self._streaming = streaming
         self._session = session
         self._sink = sink
         self._reader: Resumed | None = None
-        self.asked = credit
+        self._version = version
+        self._before = before
+        self.asked = before + credit
 
     @property
     def stream(self) -> str:
         return self._streaming.stream
 
     def begin(self) -> None:
-        address = f"{self._streaming.stream}@0"
-        self._reader = self._streaming.router.resume(address, self._session, self._sink, self.asked)
+        address, credit = f"{self._streaming.stream}@{self._version}", self.asked - self._before
+        self._reader = self._streaming.router.read(address, self._session, self._sink, credit)
 
     def grant(self, credit: int) -> None:
         self.asked += credit
@@ -122,8 +127,9 @@ class JoinedReader(Joined):
         return EndOnly(lambda token, raw, error: self._sink.end(raw, error), None)
 
     def _stop(self) -> None:
-        if self._reader is not None:
-            self._reader.disconnected()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.disconnected()
 
     def _told(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
         """The stream has ended. One that reads finds that in the log, behind the chunks."""

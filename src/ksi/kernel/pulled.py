@@ -71,6 +71,6 @@ class Pulled:
                 call.grant(1)
         finally:
             if not self._is_ended:
-                call.disconnected()
+                call.cancel()  # and not only gone: it is nobody who could come back to it
         if self._error is not None:
             raise self._error

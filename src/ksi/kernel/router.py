@@ -44,7 +44,7 @@ from ksi.kernel.parking import Parking
 from ksi.kernel.reads import served
 from ksi.kernel.request import conflicting
 from ksi.kernel.rerun import History, end_without_run, history_of
-from ksi.kernel.resume import LiveStreams, Resumed, request_of
+from ksi.kernel.resume import LiveStreams, Resumed, parse_address, request_of
 from ksi.kernel.services import ServiceRegistry
 from ksi.kernel.streaming import Streaming
 from ksi.kernel.subjects import Place, Subjects
@@ -60,6 +60,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the router, in seconds."""
 
     stall_timeout: float = 60.0
+    disconnect_grace: float = 10.0
     drain_timeout: float = 10.0
     initialize_timeout: float = 30.0
     shutdown_timeout: float = 5.0
@@ -193,8 +194,30 @@ class Router:
         running.cancel()
         return True
 
-    def resume(self, address: str, session: Session, sink: Sink, credit: int) -> Resumed:
+    def resume(self, address: str, session: Session, sink: Sink, credit: int) -> StreamCall:
+        running, version = self._own_stream(address, session)
+        if running is None:
+            return self.read(address, session, sink, credit)
+        return running.go_on_reading(session, sink, credit, version)
+
+    def read(self, address: str, session: Session, sink: Sink, credit: int) -> Resumed:
+        """The same for who only looks on."""
         return Resumed(self, address, session, sink, credit)
+
+    def _own_stream(self, address: str, session: Session) -> tuple[Streaming | None, int]:
+        """The stream under way there, where ``session``'s principal asked for it, and still may."""
+        try:
+            stream, version = parse_address(address)
+            running = self.running.get(request_of(stream))
+            if not isinstance(running, Streaming) or running.stream != stream or running.is_ending:
+                return None, version
+            if running.envelope.principal != session.principal:
+                return None, version
+            if (check := running.row.stack.permission) is not None:
+                check(running.envelope, session)
+        except KSIError:  # who only reads is told of it
+            return None, 0
+        return running, version
 
     # ── admit ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def dispatch_row_for(self, row: Row) -> Callable[..., Call | None]:
@@ -240,8 +263,9 @@ class Router:
         self, row: Row, envelope: EventEnvelope, session: Session, admitted: Admitted, done: Done, token: Any,
         parent: Execution | None,
     ) -> Execution:  # fmt: skip
+        sink = None if done is ignore else EndOnly(done, token)
         execution = (
-            Streaming(self, row, envelope, session, admitted.payload, EndOnly(done, token), UNLIMITED, parent)
+            Streaming(self, row, envelope, session, admitted.payload, sink, UNLIMITED, parent)
             if row.is_stream
             else Execution(self, row, envelope, session, admitted.payload, done, token, parent)
         )
@@ -639,7 +663,7 @@ class Router:
         self.is_draining = True
         self.parking.let_go()
         for execution in list(self.under_way):
-            if isinstance(execution, Streaming) and not execution.is_recorded:
+            if isinstance(execution, Streaming):
                 execution.shut_down()
         if await self._wait_idle(seconds):
             return

@@ -48,12 +48,13 @@ class Streaming(Execution):
         envelope: EventEnvelope,
         session: Session,
         payload: Any,
-        sink: Sink,
+        sink: Sink | None,
         credit: int,
         parent: Execution | None = None,
     ) -> None:
+        """``sink`` None: nobody reads it, and it goes on by itself."""
         super().__init__(router, row, envelope, session, payload, self._tell_end, None, parent)
-        self._sink: Sink | None = sink
+        self._sink = sink
         self._credit = credit
         self._pending: list[bytes] = []
         self._unwritten = 0
@@ -62,7 +63,9 @@ class Streaming(Execution):
         self._wakeup: asyncio.Future[None] | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._given = 0
-        self._is_detached = False
+        self._is_detached = sink is None
+        self._is_lost = False
+        self._grace: asyncio.TimerHandle | None = None
         self._is_readable = False
         self._reader: StreamCall | None = None
         self.stream = f"{row.category}/{ids.text(envelope.event_id)}" if row.is_recorded else ""
@@ -77,9 +80,17 @@ class Streaming(Execution):
     def cancel(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
-        super().cancel()
+        if self._is_lost:  # the word came another way than its reader's, which is gone
+            self.abort()
+        else:
+            super().cancel()
 
     def disconnected(self) -> None:
+        self._is_lost = True
+        self._left(self.router.limits.disconnect_grace)
+
+    def _left(self, grace: float) -> None:
+        """Its opener is gone."""
         self._sink = None
         if self._reader is not None:
             self._reader.disconnected()
@@ -89,12 +100,26 @@ class Streaming(Execution):
         elif self.joined:
             self.keep_pace()
         else:
+            self._await_return(grace)
+
+    def _await_return(self, grace: float) -> None:
+        """Nobody reads it. It makes what was asked for, and waits ``grace`` seconds for one who goes on with it."""
+        if not self.is_recorded or not grace or self.router.is_draining:
             self.abort()
+        elif self._grace is None:
+            self._grace = self.router.loop.call_later(grace, self.abort)
+
+    def _stop_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
 
     def shut_down(self) -> None:
-        """End a stream that shows what is recorded elsewhere: it would never end, and its reader can go on later."""
-        if not self.answered:
+        """End one that shows what is recorded elsewhere, for it would never end, and one to which nobody came back."""
+        if not self.is_recorded and not self.answered:
             self.give_up(ShuttingDownError())
+        elif self._grace is not None:
+            self.abort()
 
     # ── those who joined ─────────────────────────────────────────────────────────────────────────────────────────────
     def join_stream(self, session: Session, sink: Sink, credit: int, deadline_us: int | None) -> StreamCall:
@@ -109,8 +134,19 @@ class Streaming(Execution):
             self.keep_pace()
         return reader
 
+    def go_on_reading(self, session: Session, sink: Sink, credit: int, version: int) -> StreamCall:
+        """Its own principal reads on after ``version``: it runs as long as one of those reads, and no longer."""
+        said = self._given - self._unwritten + (0 if self.history is None else len(self.history.chunks))
+        reader = JoinedReader(self, session, sink, credit, version=version, before=min(version, said))
+        if self._is_readable or self.opened:
+            reader.begin()
+        self.joined = (*self.joined, reader)
+        self._stop_grace()
+        self.keep_pace()
+        return reader
+
     def part(self, who: Joined | None, error: KSIError) -> None:
-        if who is None or self.joined != (who,) or not self._is_for_others or self.is_ending:
+        if who is None or self.joined != (who,) or not self._ends_with_the_last(error) or self.is_ending:
             super().part(who, error)
             return
         self._sink, self.joined = who.as_sink(), ()
@@ -120,7 +156,11 @@ class Streaming(Execution):
         """Its connection is gone."""
         self.joined = tuple(each for each in self.joined if each is not reader)
         if self._is_for_others and not self.joined:
-            self.disconnected()
+            self._await_return(self.router.limits.disconnect_grace)
+
+    def _ends_with_the_last(self, error: KSIError) -> bool:
+        """Whether ``error`` of the last one who reads it is its end: its opener is gone, or there was none."""
+        return self._is_for_others or (self._sink is None and isinstance(error, CancelledError))
 
     @property
     def _is_for_others(self) -> bool:
@@ -149,11 +189,12 @@ class Streaming(Execution):
         sink = self._sink
         if sink is not None and not isinstance(sink, EndOnly) and self.is_recorded:
             self._sink = None
-            self._reader = self.router.resume(f"{self.stream}@0", self.session, sink, self._credit)
+            self._reader = self.router.read(f"{self.stream}@0", self.session, sink, self._credit)
 
     def _tell_end(self, token: Any, raw: bytes | None, error: KSIError | None) -> None:
         if self._sink is not None:
             self._sink.end(raw, error)
+        self._stop_grace()
         self.router.streams.ended(self.stream)
 
     # ── the handler ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,7 +289,7 @@ class Streaming(Execution):
             joined, self.joined = self.joined, ()
             for each in joined:
                 each.leave(error)
-        self.disconnected()
+        self._left(grace=0.0)
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():

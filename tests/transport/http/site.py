@@ -187,11 +187,13 @@ async def serving(
     clock: Clock | None = None,
     plugins: tuple[type[AsyncPlugin] | str, ...] = (*PLUGINS, "ksi.plugins.event:Event"),
     stall_timeout: float = 60.0,
+    disconnect_grace: float = 0.01,
 ) -> AsyncIterator[Site]:
     """A site, until the end of the block."""
     limits, clock = limits or Limits(), clock or SystemClock()
     tokens = TokenStore(path / "tokens.json", clock=clock)
-    async with EventTestHarness(*plugins, Probe, limits=RouterLimits(stall_timeout=stall_timeout)) as ksi:
+    kernel_limits = RouterLimits(stall_timeout=stall_timeout, disconnect_grace=disconnect_grace)
+    async with EventTestHarness(*plugins, Probe, limits=kernel_limits) as ksi:
         common = Common(
             door=ksi.kernel.router,
             limits=limits,

@@ -83,6 +83,11 @@ class Outlet:
             self._granted = granted
             self._ask()
 
+    def cancel(self) -> None:
+        """The reader wants no more; the end still comes."""
+        if self._call is not None:
+            self._call.cancel()
+
     def _ask(self) -> None:
         if self._call is not None and not self.is_ended and (portion := self._window.next()):
             self._call.grant(portion)

@@ -41,6 +41,7 @@ def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, p
             route("GET", "/v1/stream/{address:path}", streams.resume),
             route("GET", "/v1/subscribe", streams.subscribe),
             route("PUT", "/v1/readers/{reader}", streams.grant),
+            route("DELETE", "/v1/readers/{reader}", streams.cancel),
             route("GET", "/metrics", metrics.show),
             route("GET", "/healthz", probes.health, is_public=True),
             route("GET", "/readyz", probes.readiness, is_public=True),

@@ -64,13 +64,22 @@ class Streams:
 
     async def grant(self, exchange: Exchange) -> None:
         """Let a stream go on."""
-        reader = exchange.parameter("reader")
         granted = _granted(await exchange.body(GRANT_BYTES_MAX))
+        self._reader(exchange).grant(granted)
+        await exchange.answer(Answer(status=202, body=b"{}"))
+
+    async def cancel(self, exchange: Exchange) -> None:
+        """Cancel a stream in the name of one reader: what others read as well goes on for them."""
+        self._reader(exchange).cancel()
+        await exchange.answer(Answer(status=202, body=b"{}"))
+
+    def _reader(self, exchange: Exchange) -> Outlet:
+        """Raises NotFoundError, also where it is somebody else's."""
+        reader = exchange.parameter("reader")
         principal, outlet = self._readers.get(reader, ("", None))
         if outlet is None or principal != exchange.session.principal:
             raise NotFoundError("reader", reader)
-        outlet.grant(granted)
-        await exchange.answer(Answer(status=202, body=b"{}"))
+        return outlet
 
     async def _open(self, exchange: Exchange, envelope: EventEnvelope) -> None:
         outlet = Outlet(exchange, format_of(exchange), _credit_of(exchange))
