@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter as Tally
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ import apsw
 import pytest
 
 from ksi.core.errors import LogDamagedError, LogLockedError, NotFoundError
-from ksi.core.events import Filter, Kind
+from ksi.core.events import Filter, Kind, Position
 from ksi.core.ports import Entry, Unit
 from ksi.store.chain import Link, Witness, witness_of
 from ksi.store.lock import holder_of, lock_of
@@ -126,6 +127,49 @@ async def test_verify_names_what_is_wrong(tmp_path: Path, statement: str, proble
         problems = await store.verify()
     assert len(problems) == 1
     assert problem in problems[0]
+
+
+READS: dict[str, Callable[[SqliteEventStore], Awaitable[object]]] = {
+    "all": lambda store: listed(store.read_all([Filter(kinds=("request",))])),
+    "stream": lambda store: listed(store.read_stream("counter/a")),
+    "at": lambda store: store.at(Position(29)),
+    "where it begins": lambda store: listed(store.read_stream("counter/a", from_version=10)),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_row_that_is_not_as_it_was_written_is_not_read(tmp_path: Path, read: str) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    corrupt(path, FLIP.format(30))
+    async with SqliteEventStore.open(path) as store:
+        assert (await store.at(Position(26))) is not None
+        with pytest.raises(LogDamagedError, match="the row @30 is not as it was written") as caught:
+            await READS[read](store)
+        assert caught.value.position == 27
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_row_of_another_type_is_not_read(tmp_path: Path, read: str) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    corrupt(path, "UPDATE log SET body = CAST(body AS TEXT) WHERE pos = 30")
+    async with SqliteEventStore.open(path) as store:
+        with pytest.raises(LogDamagedError):
+            await READS[read](store)
+
+
+async def test_a_page_that_can_not_be_read_is_a_damaged_log_to_who_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await filled(path, 200)
+    whole = bytearray(path.read_bytes())
+    start = max(range(0, len(whole), 4096), key=lambda page: whole.count(b"counter:added", page, page + 4096))
+    whole[start : start + 8] = b"\xff" * 8  # the header of a page that holds rows
+    path.write_bytes(whole)
+    async with SqliteEventStore.open(path) as store:
+        with pytest.raises(LogDamagedError):
+            await listed(store.read_all())
+        assert await store.verify() != []
 
 
 async def test_a_whole_log_verifies(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from ksi.core.errors import LogDamagedError, UnavailableError
-from ksi.core.events import Filter
+from ksi.core.events import Filter, RecordedEvent
 from ksi.core.ports import Outcome, Unit
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
@@ -176,6 +176,41 @@ async def test_verify_names_a_view_that_is_not_as_it_was_written(tmp_path: Path,
         assert await mended(store) == WHOLE
         await written(store, command("counter/1"))
         assert await store.view(CounterView).get("1") == Counter("1", 3)
+
+
+async def test_verify_names_a_view_that_has_lost_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await with_view(path)
+    connection = apsw.Connection(str(path))
+    connection.execute(f'DELETE FROM "{VIEW}" WHERE place = (SELECT max(place) FROM "{VIEW}")')
+    connection.close()
+    async with SqliteEventStore.open(path) as store:
+        store.register(CounterView)
+        assert await store.verify() == ["the view 'counters' is not as it was written: it is built again from the log"]
+        await asyncio.gather(*store.projections._mending)
+        assert await mended(store) == WHOLE
+
+
+async def test_the_records_of_a_view_are_counted_as_they_come_and_go(tmp_path: Path) -> None:
+    class Odd(CounterView):
+        name = "odd"
+
+        def apply(self, writer: Any, event: RecordedEvent) -> None:
+            if event.version % 2:
+                super().apply(writer, event)
+            else:
+                writer.delete(event.stream.partition("/")[2])
+
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        store.register(Odd)
+        for number in range(30):
+            await written(store, command(f"counter/{number % 7}"))
+            if number % 4 == 0:
+                await store.views_written()
+                assert await store.verify() == []
+    async with SqliteEventStore.open(path) as store:
+        assert await store.verify() == []
 
 
 async def test_a_command_that_would_count_on_a_flipped_record_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from typing import Protocol
 
 import apsw
 
+from ksi.core.errors import LogDamagedError
+from ksi.store.schema import DAMAGE
+
 IDS_MAX = 16_384
 """Ids in memory, when the keys of a generation have been written."""
 AHEAD_US = 86_400_000_000
@@ -115,7 +118,10 @@ class SqliteIdTable:
         self._connection = connection
 
     def find(self, raw: bytes) -> tuple[int, int | None] | None:
-        found: tuple[int, int | None] | None = self._connection.execute(_FIND, (raw,)).fetchone()
+        try:
+            found: tuple[int, int | None] | None = self._connection.execute(_FIND, (raw,)).fetchone()
+        except DAMAGE as error:
+            raise LogDamagedError(f"the index of ids can not be read: {error}", position=0) from error
         return found
 
     def newest(self, high: bytes, count: int) -> list[KnownId]:

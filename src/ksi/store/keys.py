@@ -6,13 +6,16 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import apsw
 import msgspec
 
+from ksi.core.errors import LogDamagedError
+from ksi.store.checked import read_rows
 from ksi.store.query import INDEX
-from ksi.store.row import Row, unpack_lines
-from ksi.store.stub import read_row, read_rows
+from ksi.store.row import Row, unpack, unpack_lines
+from ksi.store.schema import MISREAD
 from ksi.store.tail import R, Tail, last_version, linked
 
 BLOCK = 512
@@ -45,8 +48,8 @@ def write_all_keys(connection: apsw.Connection, upto: int) -> None:
     connection.execute("DELETE FROM keys")
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (INDEX,))
     tail = Tail()
-    for (body,) in connection.execute("SELECT body FROM log WHERE pos <= ? ORDER BY pos", (upto,)):
-        tail.add(read_row(body), body)
+    for last, body in connection.execute("SELECT pos, body FROM log WHERE pos <= ? ORDER BY pos", (upto,)):
+        tail.add(read_rows([(last, body)], unpack)[0], body)
         if tail.is_full:
             write_keys(connection, tail)
             tail = Tail()
@@ -111,18 +114,32 @@ class Table:
     ) -> list[Row | R]:
         upto = min(upto, self._flushed)
         if keys is None:
-            return read_rows(self.scan(after, upto, backwards, count), unpack)
+            return self.scan(after, upto, backwards, count, unpack)
         found = {last for key in keys for last in self._positions(key, after, upto, backwards, count)}
-        return read_rows([(self.body(last),) for last in sorted(found, reverse=backwards)[:count]], unpack)
+        return [self.row(last, unpack) for last in sorted(found, reverse=backwards)[:count]]
 
-    def scan(self, after: int, upto: int, backwards: bool, count: int) -> apsw.Cursor:
+    def scan(self, after: int, upto: int, backwards: bool, count: int, unpack: Callable[[bytes], R]) -> list[Row | R]:
         order = "DESC" if backwards else "ASC"
-        query = f"SELECT body FROM log WHERE pos > ? AND pos <= ? ORDER BY pos {order} LIMIT ?"  # noqa: S608  # no input
-        return self._connection.execute(query, (after, upto, count))
+        query = f"SELECT pos, body FROM log WHERE pos > ? AND pos <= ? ORDER BY pos {order} LIMIT ?"  # noqa: S608  # no input
+        return read_rows(self._all(query, (after, upto, count)), unpack, self._whole_before)
 
-    def body(self, last: int) -> bytes:
-        body: bytes = self._connection.execute("SELECT body FROM log WHERE pos = ?", (last,)).get
-        return body
+    def row(self, last: int, unpack: Callable[[bytes], R]) -> Row | R:
+        rows = self._all("SELECT pos, body FROM log WHERE pos = ?", (last,))
+        return read_rows(rows or [(last, None)], unpack, self._whole_before)[0]
+
+    def _whole_before(self, last: int) -> int:
+        return self._one("SELECT last FROM commits WHERE last < ? ORDER BY at DESC LIMIT 1", (last,)) or 0
+
+    def _all(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except MISREAD as error:
+            raise LogDamagedError(f"a part of it can not be read: {error}", position=0) from error
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> Any:
+        """The first column of the first row; None where there is none."""
+        rows = self._all(query, values)
+        return rows[0][0] if rows else None
 
     def _positions(self, key: str, after: int, upto: int, backwards: bool, count: int) -> list[int]:
         """At most ``count`` rows that may have ``key``, the first in order."""
@@ -136,7 +153,7 @@ class Table:
 
     def stream_id(self, stream: str) -> int | None:
         name = stream.encode(errors="replace").decode()  # a lone surrogate is in no stored name, and no error here
-        found: int | None = self._connection.execute("SELECT id FROM streams WHERE name = ?", (name,)).get
+        found: int | None = self._one("SELECT id FROM streams WHERE name = ?", (name,))
         return found
 
     def _posted(self, number: int, after: int, upto: int, backwards: bool, count: int) -> list[int]:
@@ -150,15 +167,18 @@ class Table:
 
     def _blocks(self, number: int, after: int, upto: int, backwards: bool) -> Iterator[bytes]:
         """Postings that overlap the range, in order."""
-        first = self._connection.execute(_BLOCK_BEFORE, (number, after)).get
+        first = self._one(_BLOCK_BEFORE, (number, after))
         order = "DESC" if backwards else "ASC"
         query = f"SELECT posting FROM keys WHERE key = ? AND branch = 0 AND at BETWEEN ? AND ? ORDER BY at {order}"  # noqa: S608  # no input
-        for (posting,) in self._connection.execute(query, (number, first or 0, upto)):
-            yield posting
+        try:
+            for (posting,) in self._connection.execute(query, (number, first or 0, upto)):
+                yield posting
+        except MISREAD as error:
+            raise LogDamagedError(f"keys, by which events are found, can not be read: {error}", position=0) from error
 
     def own(self, raw: bytes) -> Iterator[int]:
         """The rows that recorded and closed a request."""
-        for positions in self._connection.execute("SELECT pos, done FROM ids WHERE id = ?", (raw,)):
+        for positions in self._all("SELECT pos, done FROM ids WHERE id = ?", (raw,)):
             for position in positions:
                 last = None if position is None else self._end_of(position)
                 if last is not None:
@@ -166,19 +186,19 @@ class Table:
 
     def _end_of(self, position: int) -> int | None:
         query = "SELECT pos FROM log WHERE pos >= ? ORDER BY pos LIMIT 1"
-        last: int | None = self._connection.execute(query, (position,)).get
+        last: int | None = self._one(query, (position,))
         return last
 
     def row_at(self, position: int) -> Row | None:
-        stored = self._connection.execute("SELECT body FROM log WHERE pos >= ? ORDER BY pos LIMIT 1", (position,)).get
-        row = None if stored is None else read_row(stored)
+        stored = self._all("SELECT pos, body FROM log WHERE pos >= ? ORDER BY pos LIMIT 1", (position,))
+        row = next(iter(read_rows(stored, unpack, self._whole_before)), None)
         return row if row is not None and row.first <= position else None
 
     def names(self) -> Sequence[str]:
-        return [name for (name,) in self._connection.execute("SELECT name FROM names")]
+        return [name for (name,) in self._all("SELECT name FROM names")]
 
     def streams(self) -> Sequence[str]:
-        return [name for (name,) in self._connection.execute("SELECT name FROM streams")]
+        return [name for (name,) in self._all("SELECT name FROM streams")]
 
     def last_version(self, stream: str) -> int:
         newest = self.rows(["s:" + stream], 0, self._flushed, True, 1, unpack_lines)
@@ -186,7 +206,7 @@ class Table:
 
     def _version_in(self, last: int, stream: str) -> int:
         """The version of the stream's last event in a row."""
-        return last_version(read_rows([(self.body(last),)], unpack_lines)[0], stream)
+        return last_version(self.row(last, unpack_lines), stream)
 
     def start_of(self, stream: str, version: int) -> int:
         """A position after which all of the stream's events from ``version`` on follow, and few others."""
@@ -194,7 +214,7 @@ class Table:
         start = None if number is None else self._block_of(number, stream, version)
         if start is None:
             return 0
-        positions = unpack_positions(self._connection.execute(_POSTING, (number, start)).get)
+        positions = unpack_positions(self._one(_POSTING, (number, start)))
         place = bisect_left(positions, version, key=lambda last: self._version_in(last, stream))
         return positions[place - 1]
 
@@ -204,7 +224,7 @@ class Table:
         low, high = 0, self._flushed
         while low < high:
             middle = (low + high + 1) // 2
-            at = self._connection.execute(_BLOCK_BEFORE, (number, middle)).get
+            at = self._one(_BLOCK_BEFORE, (number, middle))
             if at is not None and self._version_in(at, stream) >= version:
                 high = at - 1
             else:

@@ -7,10 +7,11 @@ from typing import Any
 
 import psycopg
 
+from ksi.store.checked import read_rows
 from ksi.store.keys import number_of
 from ksi.store.postgres_arrays import Bigints, Byteas
 from ksi.store.query import INDEX, keys_of
-from ksi.store.row import Row, row_of
+from ksi.store.row import Row, unpack
 
 KIND = str(INDEX).encode()
 """Which set of keys the rows have, as it is remembered in the database."""
@@ -42,11 +43,11 @@ def write_anew(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
     """Forget all keys and enter those of all rows. In a transaction of the caller's, in which nobody else writes."""
     connection.execute("TRUNCATE ksi.keys")
     last = 0
-    while rows := [row_of(body) for (body,) in connection.execute(_PAGE, (last, PAGE), binary=True)]:
+    while rows := read_rows(connection.execute(_PAGE, (last, PAGE), binary=True).fetchall(), unpack):
         connection.execute("INSERT INTO ksi.keys SELECT * FROM unnest(%b, %b)", entries(rows))
         connection.execute(_NAMES, (as_stored(names_in(rows)),))
         last = rows[-1].last
 
 
-_PAGE = "SELECT body FROM ksi.log WHERE last > %s ORDER BY last LIMIT %s"
+_PAGE = "SELECT last, body FROM ksi.log WHERE last > %s ORDER BY last LIMIT %s"
 _NAMES = "INSERT INTO ksi.names SELECT unnest(%b) ON CONFLICT DO NOTHING"

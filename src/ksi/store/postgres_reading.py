@@ -12,13 +12,14 @@ import psycopg
 
 from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.core.events import Position
-from ksi.store.chain import DIGEST, GENESIS, Link
+from ksi.store.chain import GENESIS, Link
+from ksi.store.checked import read_rows
 from ksi.store.idindex import KnownId
 from ksi.store.opening import checked_commit
 from ksi.store.postgres_arrays import Bigints, Byteas
 from ksi.store.postgres_keys import key_number
 from ksi.store.postgres_schema import Connection, connect
-from ksi.store.row import Row, row_of
+from ksi.store.row import Row, unpack
 from ksi.store.tail import R, linked
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -90,11 +91,14 @@ class PostgresTable:
             own = [raw for key in keys if (raw := linked(key)) is not None]
             numbers = Bigints(map(key_number, keys))
             found = self._session.rows(_ordered(_KEYED, backwards), bounds | {"keys": numbers, "own": Byteas(own)})
-        return [unpack(body[:-DIGEST]) for (body,) in found]
+        return read_rows(found, unpack, self._whole_before)
+
+    def _whole_before(self, last: int) -> int:
+        return self._session.value("SELECT max(last) FROM ksi.commits WHERE last < %s", (last,)) or 0
 
     def row_at(self, position: int) -> Row | None:
-        stored = self._session.value(_ROW_AT, (position,))
-        row = None if stored is None else row_of(stored)
+        stored = self._session.rows(_ROW_AT, (position,))
+        row = next(iter(read_rows(stored, unpack, self._whole_before)), None)
         return row if row is not None and row.first <= position else None
 
     def names(self) -> Sequence[str]:
@@ -121,10 +125,10 @@ def _ordered(query: str, backwards: bool) -> str:
     return query.replace("ASC", "DESC") if backwards else query
 
 
-_SCAN = "SELECT body FROM ksi.log WHERE last > %(after)s AND last <= %(upto)s ORDER BY last ASC LIMIT %(count)s"
+_SCAN = "SELECT last, body FROM ksi.log WHERE last > %(after)s AND last <= %(upto)s ORDER BY last ASC LIMIT %(count)s"
 # Each key gives its own first rows in order, so that a key with a million rows costs what one with ten does.
 _KEYED = """
-SELECT body FROM ksi.log WHERE last IN (
+SELECT last, body FROM ksi.log WHERE last IN (
     SELECT found.last FROM (
         SELECT k.last FROM unnest(%(keys)b) AS wanted(key), LATERAL (
             SELECT last FROM ksi.keys WHERE keys.key = wanted.key AND last > %(after)s AND last <= %(upto)s
@@ -137,7 +141,7 @@ SELECT body FROM ksi.log WHERE last IN (
     WHERE found.last > %(after)s AND found.last <= %(upto)s ORDER BY found.last ASC LIMIT %(count)s
 ) ORDER BY last ASC
 """
-_ROW_AT = "SELECT body FROM ksi.log WHERE last >= %s ORDER BY last LIMIT 1"
+_ROW_AT = "SELECT last, body FROM ksi.log WHERE last >= %s ORDER BY last LIMIT 1"
 _VERSION = "SELECT version FROM ksi.streams WHERE name = %s ORDER BY version DESC LIMIT 1"
 _START = "SELECT last FROM ksi.streams WHERE name = %s AND version < %s ORDER BY version DESC LIMIT 1"
 # From each name to the next one through the index: a stream of a million events is looked at once.

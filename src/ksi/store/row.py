@@ -21,7 +21,6 @@ from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
 from ksi.core.events import FAILED, ROOT, Position, RecordedEvent
 from ksi.core.ports import Outcome
-from ksi.store.chain import DIGEST
 
 REQUESTS = "$requests"
 """Stream of requests and outcomes. Their version is their position: a counter of their own would order nothing more."""
@@ -73,7 +72,10 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Lines(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A row as those unpack it who want its lines only; the rest stays packed. Fields as in :class:`Row`."""
+    """A row as those unpack it who want only what a default query can match: its facts, chunks and effects.
+
+    The rest stays packed. Fields as in :class:`Row`.
+    """
 
     last: Position
     at: int
@@ -87,11 +89,6 @@ class Lines(msgspec.Struct, array_like=True, frozen=True, gc=False):
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(Row).decode
 unpack_lines = msgspec.msgpack.Decoder(Lines).decode
-
-
-def row_of(stored: bytes) -> Row:
-    """The row in a sealed body; its digest is looked at by ``verify`` and at the start, not at each read."""
-    return unpack(stored[:-DIGEST])
 
 
 def outcome_of(row: Row) -> Outcome | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import apsw
@@ -144,12 +144,9 @@ class SqliteShelf(BufferedShelf):
 
     def _stored_position(self) -> int | None:
         """Where the table stands; None where there is none of this version."""
-        found = self._connection.execute("SELECT version, shape, pos FROM views WHERE name = ?", (self.name,)).get
-        return found[2] if found is not None and found == self._entry(found[2]) else None
-
-    def _entry(self, position: int) -> tuple[int, str, int]:
-        """What stands of the view in the table of all of them."""
-        return self.version, sealed_shape(self.version, self.shape, position), position
+        found = entry_of(self._connection, self.name)
+        is_this = found is not None and (found.version, found.shape) == (self.version, self.shape)
+        return found.position if found is not None and is_this else None
 
     def rename(self, name: str) -> None:
         super().rename(name)
@@ -194,12 +191,15 @@ class SqliteShelf(BufferedShelf):
             self._create(writer)
         rows = sorted(((sort_key(key), record) for key, record in self._flushing.items()), key=_place)
         marks = ", ".join("?" * (2 + len(self._indexes)))
-        insert = f"INSERT OR REPLACE INTO {self.table} VALUES ({marks})"  # noqa: S608  # a quoted name
-        writer.executemany(insert, self._stored_rows(rows))
-        gone = [(place,) for place, record in rows if record is None]
-        writer.executemany(f"DELETE FROM {self.table} WHERE place = ?", gone)  # noqa: S608  # a quoted name
-        entry = self._entry(self._flushing_at)
-        writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (self.name, *entry))
+        held = None if self._new else entry_of(writer, self.name)
+        before = writer.total_changes()
+        delete = f"DELETE FROM {self.table} WHERE place = ?"  # noqa: S608  # a quoted name
+        writer.executemany(delete, [(place,) for place, _ in rows])
+        records = (0 if held is None else held.records) + before - writer.total_changes()
+        stored = list(self._stored_rows(rows))
+        writer.executemany(f"INSERT INTO {self.table} VALUES ({marks})", stored)  # noqa: S608  # a quoted name
+        entry = Entry(self.version, self.shape, self._flushing_at, records + len(stored))
+        writer.execute("INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?)", (self.name, *entry.stored()))
 
     def _stored_rows(self, rows: Sequence[tuple[bytes, Any]]) -> Iterator[tuple[bytes, ...]]:
         for place, record in rows:
@@ -228,9 +228,30 @@ def is_whole(row: Sequence[bytes]) -> bool:
     return crc32(b"".join([body, place, *places])) == int.from_bytes(data[-CHECKSUM:], "big")
 
 
-def sealed_shape(version: int, shape: str, position: int) -> str:
-    """``shape`` as it is stored, with a checksum of the view's entry."""
-    return f"{shape} {crc32(f'{version} {shape} {position}'.encode()):08x}"
+class Entry(NamedTuple):
+    """What stands of a view in the table of all of them; ``records``: how many it has."""
+
+    version: int
+    shape: str
+    position: int
+    records: int
+
+    def stored(self) -> tuple[int, str, int]:
+        """Its columns. Behind the shape stand the number of records, and a checksum of all."""
+        checksum = crc32(" ".join(map(str, self)).encode())
+        return self.version, f"{self.shape} {self.records} {checksum:08x}", self.position
+
+
+def entry_of(connection: apsw.Connection, name: str) -> Entry | None:
+    """That of the view ``name``; None where there is none, or none as it was written."""
+    columns = connection.execute("SELECT version, shape, pos FROM views WHERE name = ?", (name,)).get
+    try:
+        version, stored, position = columns
+        shape, records, _ = stored.rsplit(" ", 2)
+        entry = Entry(version, shape, position, int(records))
+    except (TypeError, ValueError, AttributeError):  # there is none, or a column says another type
+        return None
+    return entry if entry.stored() == columns else None
 
 
 def _place(item: tuple[bytes, Any]) -> bytes:

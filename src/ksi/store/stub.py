@@ -6,14 +6,13 @@ link of its commit was made; so the chain is followed over stubs as over rows::
 
     0xC1 | packed | digest of all else | digest of the row
 
-No row begins with 0xC1, nor does anything that msgpack packs: who reads rows learns of a stub by the decoder's error,
-and pays nothing where there is none.
+No row begins with 0xC1, nor does anything that msgpack packs, and the last digest does not fit it: who reads rows
+learns of a stub by that, and pays nothing where there is none.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -230,17 +229,8 @@ def _line(stub: Stub, gone: Gone, position: int, derived: bytes) -> Line:
 
 
 # ── rows, whether they are stubs or not ──────────────────────────────────────────────────────────────────────────────
-def read_rows(bodies: Iterable[tuple[bytes]], read: Callable[[bytes], R]) -> list[Row | R]:
-    """The rows in sealed ``bodies``, by ``read``: ``unpack`` or ``unpack_lines`` of :mod:`ksi.store.row`."""
-    found: Sequence[bytes] = [body for (body,) in bodies]
-    try:
-        return [read(body[:-DIGEST]) for body in found]
-    except msgspec.DecodeError:
-        return [_row(body) if is_stub(body) else read(body[:-DIGEST]) for body in found]
-
-
 def read_row(stored: bytes) -> Row:
-    """One of them."""
+    """The row in a sealed body; its digest is not looked at."""
     return _row(stored) if is_stub(stored) else unpack(stored[:-DIGEST])
 
 

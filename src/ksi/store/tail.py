@@ -15,10 +15,10 @@ from typing import Protocol, TypeVar
 from uuid import UUID
 
 from ksi.core.events import MAIN
+from ksi.store.checked import read_rows
 from ksi.store.query import keys_of, own_of
-from ksi.store.row import Lines, Row
+from ksi.store.row import Lines, Row, unpack
 from ksi.store.sight import marked
-from ksi.store.stub import read_row, read_rows
 
 R = TypeVar("R", Row, Lines)
 ROWS_MAX = 16_384
@@ -43,7 +43,7 @@ class RowSource(Protocol):
         """At most ``count`` rows, in order, with one of ``keys`` (None: all) and ``after < last <= upto``.
 
         ``unpack``: that of :mod:`ksi.store.row`, or its ``unpack_lines``, which costs half of it. Each gets the body
-        without the digest: one call for each row is a tenth of a replay.
+        without the digest. Raises LogDamagedError where a row is not as it was written.
         """
 
     def row_at(self, position: int) -> Row | None:
@@ -56,8 +56,8 @@ class RowSource(Protocol):
 class Bodies(Protocol):
     """The rows of a tail, packed, where they lie on disk."""
 
-    def body(self, last: int) -> bytes: ...
-    def scan(self, after: int, upto: int, backwards: bool, count: int) -> Iterable[tuple[bytes]]:
+    def row(self, last: int, unpack: Callable[[bytes], R]) -> Row | R: ...
+    def scan(self, after: int, upto: int, backwards: bool, count: int, unpack: Callable[[bytes], R]) -> list[Row | R]:
         """Those with ``after < last <= upto``, in order."""
 
     def own(self, raw: bytes) -> Iterable[int]:
@@ -135,13 +135,13 @@ class Tail:
         self.heads |= other.heads
 
     def _row(self, place: int) -> Row:
-        return self._newest.get(place) or read_row(self._body(place))
+        return self._newest.get(place) or self._unpacked(place, unpack)
 
-    def _body(self, place: int) -> bytes:
+    def _unpacked(self, place: int, unpack: Callable[[bytes], R]) -> Row | R:
         if self._stored is None:
-            return self._bodies[place]
+            return read_rows([(self._lasts[place], self._bodies[place])], unpack)[0]
         with self._stored() as bodies:
-            return bodies.body(self._lasts[place])
+            return bodies.row(self._lasts[place], unpack)
 
     def lasts(self) -> list[int]:
         """Positions of the rows, by place."""
@@ -190,8 +190,8 @@ class Tail:
         if self._stored is not None and keys is None and not all(place in self._newest for place in chosen):
             first, last = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
             with self._stored() as bodies:
-                return read_rows(bodies.scan(self._lasts[first] - 1, self._lasts[last], backwards, len(chosen)), unpack)
-        return [self._newest.get(place) or read_rows([(self._body(place),)], unpack)[0] for place in chosen]
+                return bodies.scan(self._lasts[first] - 1, self._lasts[last], backwards, len(chosen), unpack)
+        return [self._newest.get(place) or self._unpacked(place, unpack) for place in chosen]
 
     def _places(self, keys: Sequence[str], low: int, high: int) -> list[int]:
         postings = self.postings()

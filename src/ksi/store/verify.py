@@ -20,7 +20,7 @@ from ksi.store.opening import check_witness, checked_rows, meta, stored_checkpoi
 from ksi.store.query import keys_of
 from ksi.store.row import Row, requests_of
 from ksi.store.schema import DAMAGE, MISREAD
-from ksi.store.shelf import is_whole, quoted, sealed_shape
+from ksi.store.shelf import entry_of, is_whole, quoted
 from ksi.store.sight import marked
 from ksi.store.snapshots import wrong_snapshots
 from ksi.store.vault import Vault, key_of, sealed_in
@@ -82,16 +82,17 @@ def view_damaged(name: str) -> str:
 
 def _damaged_views(connection: apsw.Connection) -> Iterator[str]:
     """Views of which a record, an index or the entry is not as it was written."""
-    for name, version, shape, position in connection.execute("SELECT name, version, shape, pos FROM views"):
-        is_entry = shape == sealed_shape(version, shape.rpartition(" ")[0], position)
-        if not is_entry or not _is_whole_table(connection, quoted(f"view:{name}")):
+    for (name,) in connection.execute("SELECT name FROM views"):
+        entry = entry_of(connection, name)
+        if entry is None or not _is_whole_table(connection, quoted(f"view:{name}"), entry.records):
             yield name
 
 
-def _is_whole_table(connection: apsw.Connection, table: str) -> bool:
+def _is_whole_table(connection: apsw.Connection, table: str, records: int) -> bool:
     try:
         (answer,) = connection.execute(f"PRAGMA integrity_check({table})").fetchone() or ("",)
-        return answer == "ok" and all(is_whole(row) for row in connection.execute(f"SELECT * FROM {table}"))  # noqa: S608  # a quoted name
+        rows = map(is_whole, connection.execute(f"SELECT * FROM {table}"))  # noqa: S608  # a quoted name
+        return answer == "ok" and sum(1 if whole else records + 1 for whole in rows) == records
     except (apsw.CorruptError, apsw.SQLError):
         return False
 
