@@ -49,7 +49,7 @@ class StreamCall(Call, Protocol):
         """``credit`` more chunks, please."""
 
     def disconnected(self) -> None:
-        """The reader is gone, and no callback follows: its work waits to be resumed, or goes on, as the event declares."""
+        """The reader is gone, no callback follows: its work waits to be resumed or goes on, as the event declares."""
 
 
 class Sink(Protocol):
