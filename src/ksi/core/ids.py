@@ -20,6 +20,7 @@ ENTRIES_MAX = 31
 _VARIANT = 0x80
 _K = 1 << 123
 _VERSION = 1 << 76
+_PLACES = tuple([k * _K + _VERSION for k in range(ENTRIES_MAX + 1)])
 
 
 def new_id() -> bytes:
@@ -59,7 +60,7 @@ def nth_of(base: bytes, k: int) -> bytes:
     The top five bits of a UUIDv7 are zero until the year 2248: there ``k`` goes. Version nibble 8 when the base's is
     7, 9 when it is 8, so that the base comes back exactly. Needs :func:`has_room`.
     """
-    return (int.from_bytes(base, "big") + k * _K + _VERSION).to_bytes(16, "big")
+    return (int.from_bytes(base, "big") + _PLACES[k]).to_bytes(16, "big")
 
 
 def base_of(raw: bytes) -> tuple[bytes, int] | None:

@@ -119,15 +119,19 @@ def _closing(outcome: Outcome, nth: int) -> Closing:
     return Closing(outcome.ok, outcome.data, nth, dict(outcome.metadata) if outcome.metadata else None)
 
 
-def entered_ids(unit: Unit, row: Row, head: int) -> tuple[Entered, Entered]:
-    """Ids of the row behind ``head`` that are entered in the index, and those of them that are open requests."""
+def entered_ids(unit: Unit, row: Row, head: int, *, has_given: bool) -> tuple[Entered, Entered]:
+    """Ids of the row behind ``head`` that are entered in the index, and those of them that are open requests.
+
+    ``has_given``: an entry has an id of its own.
+    """
     own: Entered = ((row.origin.event_id, head + len(row.ancestors) + 1),) if row.recorded else ()
     entered, opened = (own, _NONE) if row.closing is not None else (_NONE, own)
     if row.bases:
         entered += tuple([(base, row.last) for base in row.bases])
-    for entry, line in zip(unit.entries, row.lines, strict=True):
-        if entry.event_id is not None:
-            entered += ((entry.event_id, line.position),)
+    if has_given:
+        for entry, line in zip(unit.entries, row.lines, strict=True):
+            if entry.event_id is not None:
+                entered += ((entry.event_id, line.position),)
     if row.ancestors:
         opened = (*((request.event_id, place) for place, request in enumerate(row.ancestors, head + 1)), *opened)
     if row.emits:

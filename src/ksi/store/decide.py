@@ -27,6 +27,7 @@ from ksi.core.ports import Committed, Done, Entry, Unit
 from ksi.store.build import build, entered_ids
 from ksi.store.chain import sealed
 from ksi.store.cursor import Cursor
+from ksi.store.named import NewestNames
 from ksi.store.query import Compiled, StreamRange
 from ksi.store.row import Row, events_of, pack
 from ksi.store.sight import Sight, marked
@@ -98,12 +99,14 @@ class Decider:
         self.open: dict[bytes, int] = {}
         self.checkpoints: dict[str, Position] = {}
         self.pending: deque[Decided] = deque()
+        self.named = NewestNames()
         self.visible = Position(0)
         self.last = Position(0)
 
     def start(self, head: Position, checkpoints: Mapping[str, Position]) -> None:
         """The log is there already, up to ``head``."""
         self.visible = head
+        self.named.start(head)
         self.reset(checkpoints)
 
     def trim(self) -> None:
@@ -118,7 +121,11 @@ class Decider:
         """``unit`` as it will be stored; raises what makes it impossible, and leaves nothing behind."""
         if unit.origin.branch != MAIN:
             self._shelves.sight(unit.origin.branch)  # there must be such a branch
-        given = [entry for entry in unit.entries if entry.event_id is not None]
+        given: Sequence[Entry] = ()
+        for entry in unit.entries:
+            if entry.event_id is not None:
+                given = [entry for entry in unit.entries if entry.event_id is not None]
+                break
         if given:
             duplicate = self._duplicate(unit, given, done)
             if duplicate is not None:
@@ -130,7 +137,7 @@ class Decider:
             return self._queue(Decided(done, Committed(self.last, (), ()), checkpoint=unit.checkpoint))
         versions, heads = self._versions(unit)
         row = build(unit, self.last, at, versions)
-        decided = self._decided(unit, row, versions, done)
+        decided = self._decided(unit, row, versions, done, has_given=bool(given))
         self._apply(decided, row)
         self.heads.update(heads)
         return self._queue(decided)
@@ -200,12 +207,12 @@ class Decider:
         versions, branch = [], unit.origin.branch
         for entry in unit.entries:
             name = entry.stream if branch == MAIN else marked(entry.stream, branch)
-            version = heads.get(name)
+            version = heads.get(name) or self.heads.get(name)
             heads[name] = version = (self.version(entry.stream, branch) if version is None else version) + 1
             versions.append(version)
         return tuple(versions), heads
 
-    def _decided(self, unit: Unit, row: Row, versions: tuple[int, ...], done: Done) -> Decided:
+    def _decided(self, unit: Unit, row: Row, versions: tuple[int, ...], done: Done, *, has_given: bool) -> Decided:
         try:
             row = self._shelves.vault.sealed(row)
             body = sealed(pack(row))
@@ -213,7 +220,7 @@ class Decider:
             raise ValidationError(f"can not be recorded: {error}") from None
         first = self.last + len(row.ancestors) + row.recorded + 1
         committed = Committed(row.last, range(first, first + len(versions)), versions)
-        entered, opened = entered_ids(unit, row, self.last)
+        entered, opened = entered_ids(unit, row, self.last, has_given=has_given)
         closed = row.origin.event_id if row.closing is not None and not row.recorded else None
         return Decided(done, committed, row, body, entered, opened, closed, unit.checkpoint)
 
@@ -303,6 +310,7 @@ class Decider:
         self.pending.popleft()
         if decided.row is not None:
             self.visible = decided.row.last
+            self.named.note(decided.row)
         for change in decided.changes:
             change.kept.show(change)
 

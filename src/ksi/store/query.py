@@ -28,9 +28,13 @@ ALL_FACTS = Filter()
 
 
 class Wanted(Protocol):
-    """What a cursor looks for. ``lines_only``: no request and no outcome can match."""
+    """What a cursor looks for. ``lines_only``: no request and no outcome can match; ``is_named``: nothing but facts."""
 
     lines_only: bool
+    is_named: bool
+
+    def may_be(self, name: str) -> bool:
+        """Whether a fact of this name could match."""
 
     def chosen(self, events: list[RecordedEvent], /) -> list[RecordedEvent]:
         """Those that match."""
@@ -47,6 +51,7 @@ class Compiled:
         self.filters = tuple(query) or (ALL_FACTS,)
         self.kinds = frozenset(kind for one in self.filters for kind in one.kinds)
         self.lines_only = self.kinds <= {"fact", "chunk"}
+        self.is_named = self.kinds <= {"fact"}
         self._kinds_only = all(one == Filter(kinds=one.kinds) for one in self.filters)
         self.names_only = all(one == Filter(names=one.names) for one in self.filters)
         predicates = [_predicate(one) for one in self.filters]
@@ -62,7 +67,6 @@ class Compiled:
         return [event for event in events if matches(event)]
 
     def may_be(self, name: str) -> bool:
-        """Whether a fact of this name could match."""
         return any("fact" in one.kinds and (not one.names or any_matches(one.names, name)) for one in self.filters)
 
     def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
@@ -83,6 +87,7 @@ class StreamRange:
     """Events of one stream with ``low <= version <= high`` (None: no end), of all kinds."""
 
     lines_only = True
+    is_named = False
 
     def __init__(self, stream: str, low: int, high: int | None, sight: Sight = MAIN_ONLY) -> None:
         self._sight = sight
@@ -95,6 +100,9 @@ class StreamRange:
         high = sys.maxsize if self._high is None else self._high
         found = [event for event in events if event.stream == stream and low <= event.version <= high]
         return self._sight.chosen(found)
+
+    def may_be(self, name: str) -> bool:
+        return True
 
     def keys(self, names: Callable[[], Sequence[str]]) -> list[str] | None:
         return self._sight.keys(["s:" + self._stream])
@@ -188,7 +196,7 @@ def own_of(row: Row) -> list[bytes]:
     return found
 
 
-def keys_of(row: Row) -> list[str]:
+def keys_of(row: Row) -> Sequence[str]:
     """Keys of ``row``: requests, outcomes and effects have name, run and cause, chunks the stream, facts every one."""
     found: list[str] = []
     origin = row.origin
@@ -214,9 +222,10 @@ def _keys_of_request(request: EventEnvelope, *, recorded: bool) -> list[str]:
     found = ["q:" + request.name]
     if recorded and request.cause is None:
         found.append("t:" + ROOT)
-    # An envelope that was asked for its run says its own id: that leads to it anyway.
-    run = None if request.correlation == ids.text(request.event_id) else request.correlation
-    return found + _links(run, request.cause) if run or request.cause else found
+    run, cause = request.correlation, request.cause
+    if run is not None and run == ids.text(request.event_id):
+        run = None  # an envelope that was asked for its run says its own id: that leads to it anyway
+    return found + _links(run, cause) if run or cause else found
 
 
 @lru_cache(maxsize=4096)

@@ -149,6 +149,10 @@ class LogReads(ABC):
         events = [event for event in events_of(row) if event.position == position] if row is not None else []
         return next(iter(self.readable(self.sight(branch).chosen(events))), None)
 
+    def has_nothing(self, wanted: Wanted, after: int) -> bool:
+        """Whether it is certain, without a look at the log, that nothing behind ``after`` is wanted."""
+        return self._decider.named.has_nothing(wanted, after)
+
     async def head(self, *, branch: str = MAIN) -> Position | None:
         self.sight(branch)
         return Position(self._decider.visible) if self._decider.visible else None

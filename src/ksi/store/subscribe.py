@@ -28,6 +28,7 @@ class Subscribed(Delivering, Protocol):
     dropped: int
 
     def visible_head(self) -> int: ...
+    def has_nothing(self, wanted: Wanted, after: int) -> bool: ...
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]: ...
     async def lag(self, wanted: Wanted, after: int) -> Lag: ...
 
@@ -124,7 +125,11 @@ class LogSubscription:
         self._moved.ring()
 
     async def _next_events(self) -> list[RecordedEvent]:
-        cursor = Cursor(self._wanted, after=self._read, until=self._log.visible_head())
+        head = self._log.visible_head()
+        if self._log.has_nothing(self._wanted, self._read):
+            self._read = head
+            return []
+        cursor = Cursor(self._wanted, after=self._read, until=head)
         page = await self._log.page(cursor, self._buffer)
         if self._reached_end and self._overflow != "wait" and len(page) == self._buffer and not cursor.at_end:
             return await self._overflown(cursor, page)

@@ -252,6 +252,8 @@ def _has_subject(row: Row) -> bool:
     for line in row.lines:
         if line.subject is not None:
             return True
+    if not (row.ancestors or row.emits):
+        return False
     return any(request.subject is not None for request in (*row.ancestors, *row.emits))
 
 

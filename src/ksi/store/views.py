@@ -21,7 +21,7 @@ from ksi.core.events import ERASED, RecordedEvent
 from ksi.core.views import Page, View
 from ksi.store.order import AFTER_ALL, beginning_of, sort_key
 from ksi.store.query import Compiled
-from ksi.store.row import Row
+from ksi.store.row import Line, Row
 
 R = TypeVar("R")
 _log = logging.getLogger("ksi.store")
@@ -254,16 +254,17 @@ class ViewBook:
 
     def apply(self, row: Row) -> list[Change]:
         """Apply every view to the facts of ``row``, in order; all of them, or none where one raises."""
-        concerned = self._concerned(row)
-        if not concerned:
+        lines = row.lines
+        if not lines or not (concerned := self._concerned(lines)):
             return []
-        events = [line for line in row.lines if line.kind == "fact"]
+        if len(lines) == len(concerned) == 1 and concerned[0].query.names_only:  # by that name it was found
+            return concerned[0].apply(lines) if lines[0].kind == "fact" else []
+        events = [line for line in lines if line.kind == "fact"]
         changes: list[Change] = []
         done: list[KeptView] = []
         try:
             for kept in concerned:
-                known = kept.query.names_only and len(row.lines) == 1  # by that name it was found
-                changes += kept.apply(events if known else kept.chosen(events))
+                changes += kept.apply(kept.chosen(events))
                 done.append(kept)
         except BaseException:
             for kept in done:
@@ -271,12 +272,10 @@ class ViewBook:
             raise
         return changes
 
-    def _concerned(self, row: Row) -> Sequence[KeptView]:
-        if not self.kept or not row.lines:
-            return ()
-        if len(row.lines) == 1:
-            return self._named(row.lines[0].name)
-        return tuple(dict.fromkeys(kept for line in row.lines for kept in self._named(line.name)))
+    def _concerned(self, lines: Sequence[Line]) -> Sequence[KeptView]:
+        if len(lines) == 1:
+            return self._named(lines[0].name)
+        return tuple(dict.fromkeys(kept for line in lines for kept in self._named(line.name)))
 
     def _named(self, name: str) -> tuple[KeptView, ...]:
         found = self._by_name.get(name)
