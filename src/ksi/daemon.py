@@ -59,6 +59,7 @@ BUILT_IN = (
     "ksi.plugins.projection:Projection",
     "ksi.plugins.branch:Branch",
     "ksi.plugins.care:Care",
+    "ksi.plugins.archive:ArchivePlugin",
     "ksi.plugins.blob:BlobPlugin",
     "ksi.plugins.budget:Budget",
     "ksi.plugins.schedule:Scheduler",

@@ -133,7 +133,7 @@ async def test_what_has_left_is_still_away_after_the_next_start(tmp_path: Path, 
 
 async def test_only_what_is_asked_for_leaves(log: SqliteEventStore, file: Path) -> None:
     run = await answered(log)
-    only: tuple[ArchiveCategory, ...] = ("chunks",)
+    only: list[ArchiveCategory] = ["chunks"]
     assert (await log.archive(file, before=await end_of(log), categories=only)).rows == WORDS
     assert len(await listed(log.read_all([Filter(streams=("$effects",), kinds=("request", "outcome"))]))) == 2
     with pytest.raises(ArchivedError):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ksi.core.ports import Journal
+from ksi.core.ports import Journal, Outcome, Unit
 from ksi.store import idindex, shelf, sqlite_log, tail, upkeep, writer
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, EventLogContract, added
+from ksi.testing.contracts import Counter, CounterView, EventLogContract, added, request, written
 
 
 class TestSqliteEventStore(EventLogContract):
@@ -62,3 +62,18 @@ async def test_a_view_that_is_registered_again_while_it_is_written_counts_nothin
             store.register(view)
             assert await store.view(view).get("a") == Counter("a", n)
         assert not store.is_read_only
+
+
+async def test_keys_of_runs_with_requests_in_requests_fit_the_log(tmp_path: Path) -> None:
+    """Run and cause of the root have one number, and lead first to different rows."""
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        root = request("a:a")
+        nested = request("b:b", cause=root.event_id, correlation=root.correlation_id)
+        deeper = request("c:c", cause=nested.event_id, correlation=root.correlation_id)
+        await written(store, Unit(origin=root, request=True))
+        for origin in (deeper, nested):
+            await written(store, Unit(origin=origin, request=True, outcome=Outcome(True, b"{}")))
+        await written(store, Unit(origin=root, outcome=Outcome(True, b"{}")))
+    async with SqliteEventStore.open(path) as store:
+        assert await store.verify() == []

@@ -26,9 +26,11 @@ from ksi.cli.output import json_line, size, status
 from ksi.cli.reach import LOOK, UnresponsiveError, ask
 from ksi.core import config
 from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError, UnavailableError
+from ksi.core.events import LogSizes
 from ksi.core.home import Home
 from ksi.providers.model import SMOLLM2, ModelStore
 from ksi.store.aside import damaged_logs
+from ksi.store.offline import sizes_of_file
 from ksi.transport.unix import PATH_BYTES_MAX
 
 PYTHON_MIN = (3, 11)
@@ -190,7 +192,24 @@ def fsync(invocation: Invocation) -> Check:
 
 def log_size(invocation: Invocation) -> Check:
     files = [path for path in invocation.home.data.rglob("*") if path.is_file()]
-    return Check("log", "ok", f"{size(sum(path.stat().st_size for path in files))} in {invocation.home.data}")
+    found = f"{size(sum(path.stat().st_size for path in files))} in {invocation.home.data}"
+    try:
+        parts = _sizes(invocation)
+    except KSIError:  # said by others of these checks
+        parts = None
+    if parts is None:
+        return Check("log", "ok", found)
+    about = "about " if parts.is_estimate else ""
+    named = [(name, getattr(parts, name)) for name in parts.__struct_fields__ if name != "is_estimate"]
+    return Check("log", "ok", f"{found}: {about}{', '.join(f'{name} {size(part)}' for name, part in named if part)}")
+
+
+def _sizes(invocation: Invocation) -> LogSizes | None:
+    """What of the log is what, as its daemon says or as it lies; None where it is not there."""
+    try:
+        return msgspec.convert(ask(invocation, "store:sizes", may_start=False, within=LOOK), LogSizes)
+    except KSIConnectionError:
+        return sizes_of_file(invocation.home.log) if invocation.home.log.exists() else None
 
 
 def damaged(invocation: Invocation) -> Check:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from ksi.cli.arguments import POSITION
+from ksi.cli.arguments import PLACE, POSITION, Moment
 from ksi.cli.failure import EXIT_EVENT_ERROR
 from ksi.cli.invocation import Invocation, command, family
 from ksi.cli.output import Record, json_line, size
+from ksi.cli.past import position_of
 from ksi.cli.reach import ask
 from ksi.client.client import Options
 from ksi.core.clock import SystemClock
@@ -63,7 +64,54 @@ def erase(invocation: Invocation, subject: str, timeout: float, with_damaged: bo
 
 @family()
 def store() -> None:
-    """Restore and rescue a log that no daemon has open; try upcasters on one that is."""
+    """Keep the log small; restore and rescue one that no daemon has open; try upcasters on one that is."""
+
+
+@store.command()
+@click.argument("file", type=FILE, required=False)
+@click.option("--before", type=PLACE, help="What stands before this position, or time, leaves.")
+@click.option("--only", type=click.Choice(["chunks", "effects"]), help="Default: both.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.pass_obj
+def archive(
+    invocation: Invocation, file: Path | None, before: int | Moment | None, only: str | None, timeout: float
+) -> None:
+    """Move chunks and effects of closed runs into FILE, a new one, which is checked before anything leaves.
+
+    Facts, requests and outcomes stay. Who reads what has left is told the file; `ksi store attach FILE` brings it back.
+    Without FILE: what is older than store.retention says, into files of their own.
+    """
+    if (file is None) != (before is None):
+        raise click.UsageError("give FILE and --before, or neither: then store.retention says what leaves")
+    if file is None or before is None:
+        made = ask(invocation, "store:apply_retention", options=Options(timeout=timeout))["archives"]
+    else:
+        place = before if isinstance(before, int) else position_of(invocation, before) + 1
+        asked: Record = {"path": str(file.absolute()), "before": place}
+        asked |= {} if only is None else {"categories": [only]}
+        made = [ask(invocation, "store:archive", asked, options=Options(timeout=timeout))]
+    for one in made:
+        click.echo(json_line(one) if invocation.json else _archived(one))
+    if not made and not invocation.json:
+        click.echo("nothing is too old")
+
+
+def _archived(made: Record) -> str:
+    if not made["rows"]:
+        return f"before @{made['before']} there is nothing that can leave: {made['path']} was not made"
+    rows = f"{made['rows']} rows of before @{made['before']}, {size(made['bytes'])}"
+    return f"{made['path']}: {rows}\nsha256 {made['sha256']}"
+
+
+@store.command()
+@click.argument("file", type=FILE)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.pass_obj
+def attach(invocation: Invocation, file: Path, timeout: float) -> None:
+    """Bring back what is in the archive FILE, which is not needed any more then."""
+    attached: Record = ask(invocation, "store:attach", path=str(file.absolute()), options=Options(timeout=timeout))
+    rows = f"{attached['rows']} rows of {attached['path']} are in the log again"
+    click.echo(json_line(attached) if invocation.json else rows)
 
 
 @store.command()

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.errors import ConfigError
+from ksi.core.events import ArchiveCategory
 from ksi.core.home import Home
 
 DEFAULT = "default"
@@ -23,6 +24,7 @@ _PREFIX, _SEPARATOR = "KSI_", "__"
 Count = Annotated[int, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0)]
 Seconds = Annotated[float, Meta(gt=0)]
+Days = Annotated[float, Meta(gt=0, le=36_525)]
 _Path = tuple[str, ...]
 
 
@@ -51,6 +53,23 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of ``ksi.toml``."""
 
 
+class RetentionSection(Section, frozen=True):
+    """Days after which something leaves the log of itself, for a file in ``directory``; without a number it stays.
+
+    The others can not leave: states are folded from facts, retries are answered by requests and outcomes.
+    """
+
+    chunks_days: Days | None = None
+    effects_days: Days | None = None
+    directory: str | None = None
+
+    @property
+    def days(self) -> Mapping[ArchiveCategory, float]:
+        """For each category that leaves."""
+        wanted: dict[ArchiveCategory, float | None] = {"chunks": self.chunks_days, "effects": self.effects_days}
+        return {category: days for category, days in wanted.items() if days is not None}
+
+
 class StoreSection(Section, frozen=True):
     """``full`` waits for the disk at each commit, ``normal`` may lose the last ones with the power.
 
@@ -60,6 +79,7 @@ class StoreSection(Section, frozen=True):
 
     url: Secret | None = None
     durability: Literal["full", "normal"] = "full"
+    retention: RetentionSection = RetentionSection()
 
 
 class LimitsSection(Section, frozen=True):

@@ -29,6 +29,8 @@ ROOT = "root"
 """Tag of the requests that nothing caused: they began a run, or go on with one."""
 FAILED = "failed"
 """Tag of the outcomes that are errors."""
+ARCHIVED = "archived"
+"""In the metadata of an event whose payload is in an archive, and was not asked for: the archive's file."""
 ERASED = "erased"
 """In the metadata of an event whose payload was erased; its data is None."""
 
@@ -116,6 +118,11 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def is_erased(self) -> bool:
         """Only the envelope is left: folds, views and observers pass it over."""
         return ERASED in self.metadata
+
+    @property
+    def is_archived(self) -> bool:
+        """Only the envelope is here; ``data`` is None."""
+        return ARCHIVED in self.metadata
 
     @property
     def data(self) -> Any:
@@ -258,6 +265,22 @@ class Attached(msgspec.Struct, frozen=True):
     path: str
     id: str
     rows: int
+
+
+class LogSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of the log's file. ``requests`` with their outcomes; ``archived``: what is left of rows that have left.
+
+    ``others``: indexes and read models, also of what is not copied from the WAL yet. ``free`` is used again.
+    """
+
+    chunks: int = 0
+    effects: int = 0
+    facts: int = 0
+    requests: int = 0
+    archived: int = 0
+    others: int = 0
+    free: int = 0
+    is_estimate: bool = False
 
 
 class BranchInfo(msgspec.Struct, frozen=True):

@@ -35,6 +35,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.data / "blobs"
 
     @property
+    def archives(self) -> Path:
+        """What has left the log because it was old."""
+        return self.data / "archives"
+
+    @property
     def logs(self) -> Path:
         """What the daemon and its children say of themselves."""
         return self.path / "logs"

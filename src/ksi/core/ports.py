@@ -33,6 +33,7 @@ from ksi.core.events import (
     ExpectedVersion,
     Kind,
     Lag,
+    LogSizes,
     NewEvent,
     ParkedEvent,
     Position,
@@ -233,8 +234,13 @@ class EventLog(Protocol):
         backwards: bool = False,
         limit: int | None = None,
         branch: str = MAIN,
+        envelopes: bool = False,
     ) -> AsyncIterator[RecordedEvent]:
-        """Events that match, in position order; ``after`` is left out, ``until`` included."""
+        """Events that match, in position order; ``after`` is left out, ``until`` included.
+
+        Raises ArchivedError where the payload of one is in an archive. With ``envelopes`` it comes without, and its
+        metadata names the file: for lists.
+        """
 
     def streams(self, pattern: str = "*", *, branch: str = MAIN) -> AsyncIterator[StreamInfo]: ...
     async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None: ...
@@ -349,6 +355,9 @@ class EventLog(Protocol):
     @property
     def snapshots(self) -> Snapshots:
         """States of folds."""
+
+    async def sizes(self) -> LogSizes:
+        """What of it is what. Raises UnsupportedError."""
 
     async def bytes_on_disk(self) -> int:
         """What it takes there, indexes and views included."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -10,7 +9,6 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from ksi.core.blobs import Blobs
-from ksi.core.errors import ValidationError
 from ksi.core.events import Backup, Erased, fact
 from ksi.core.ports import EventLog
 from ksi.core.views import UpcastersChecked
@@ -18,9 +16,8 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
+from ksi.plugins.shapes import File, file_of
 from ksi.store.archives import STREAM
-
-File = Annotated[str, Meta(description="a new file on the daemon's machine, absolute")]
 
 
 @fact("store:was_backed_up")
@@ -63,7 +60,7 @@ class Care(AsyncPlugin):
 
         What was recorded for a subject is in the copy as ciphertext; ``keys`` is another file, for the keys.
         """
-        targets = _new_file(path), None if keys is None else _new_file(keys)
+        targets = file_of(path), None if keys is None else file_of(keys)
         made: Backup = await context.effect(
             "store:backup",
             {"path": path, "keys": keys},
@@ -109,10 +106,3 @@ class Care(AsyncPlugin):
     async def check_upcasters(self) -> UpcastersChecked:
         """Try the upcasters of all plugins on all facts of older schema versions that are stored."""
         return await self._log.check_upcasters(self.host.services.get(Plugins).facts.newest())
-
-
-def _new_file(path: str) -> Path:
-    target = Path(path)
-    if not target.is_absolute() or not target.parent.is_dir():
-        raise ValidationError(f"{path!r} is no file in a directory that is there, from the root on")
-    return target

@@ -118,7 +118,8 @@ class Correlation(AsyncPlugin):
     ) -> Trace:
         """Give the events of a run in their order."""
         run = await find_run(self._log, run, branch=context.branch)
-        page = self._log.read_all(_of(run), after=optional_position(after), branch=context.branch)
+        place, branch = optional_position(after), context.branch
+        page = self._log.read_all(_of(run), after=place, branch=branch, envelopes=True)
         events, is_full = await page_of(page, limit)
         return Trace(run, events, events[-1].position if is_full else None)
 
@@ -162,7 +163,8 @@ class Correlation(AsyncPlugin):
         )
 
     async def _run(self, run: str, branch: str) -> Run:
-        return Run([event async for event in self._log.read_all(_of(run), limit=EVENTS_MAX, branch=branch)])
+        events = self._log.read_all(_of(run), limit=EVENTS_MAX, branch=branch, envelopes=True)
+        return Run([event async for event in events])
 
     async def _count_chunks(self, run: Run, branch: str) -> None:
         """A stream's chunks have a log stream of their own, named by its request; facts may stand between them."""

@@ -101,6 +101,7 @@ class Log(AsyncPlugin):
             until=optional_position(request.until),
             backwards=request.backwards,
             branch=context.branch,
+            envelopes=True,
         )
         events, is_full = await page_of(page, request.limit)
         return LogPage(events, _next(events[-1].position, request) if is_full else None)

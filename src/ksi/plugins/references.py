@@ -73,7 +73,9 @@ async def find_run(log: EventLog, reference: str, *, branch: str = MAIN, but: st
     """
     if reference == "last":
         return await _last_run(log, branch, but)
-    async for event in log.read_all((Filter(correlation_id=reference, kinds=LINKED),), limit=1, branch=branch):
+    async for event in log.read_all(
+        (Filter(correlation_id=reference, kinds=LINKED),), limit=1, branch=branch, envelopes=True
+    ):
         return event.correlation_id or reference
     try:
         event = await find_event(log, reference, branch=branch)
@@ -94,7 +96,8 @@ async def _last_run(log: EventLog, branch: str, but: str | None) -> str:
 async def _find_by_beginning(log: EventLog, beginning: str, branch: str) -> RecordedEvent | None:
     """The one event whose id begins so, among those recorded from the time on that the id names."""
     start = await log.position_at(utc(_time_of(beginning)), branch=branch)
-    recorded = log.read_all((Filter(kinds=ALL),), after=start or Position(0), limit=LOOKED_AT_MAX, branch=branch)
+    place = start or Position(0)
+    recorded = log.read_all((Filter(kinds=ALL),), after=place, limit=LOOKED_AT_MAX, branch=branch, envelopes=True)
     found = [event async for event in recorded if str(event.event_id).startswith(beginning.lower())]
     if len(found) > 1:
         raise AmbiguousError("event", beginning, [str(event.event_id) for event in found])

@@ -107,8 +107,8 @@ class Run:
         match event.kind:
             case "outcome" if event.name == READ:
                 pass  # what a request had read when it made a nested one: of no interest here
-            case "request" | "outcome" if event.stream == EFFECTS and event.is_erased:
-                pass  # which effect it was is erased with it
+            case "request" | "outcome" if event.stream == EFFECTS and (event.is_erased or event.is_archived):
+                pass  # which effect it was is gone with it
             case "request" if event.stream == EFFECTS:
                 self._effects[_effect_key(event)] = self._node(event, event.data["effect"], "effect")
             case "outcome" if event.stream == EFFECTS:

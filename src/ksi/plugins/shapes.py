@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +20,7 @@ Place = Annotated[
     Meta(description="position in the log: 1234 or @1234"),
 ]
 """The pattern is only said: :func:`position` refuses with better words."""
+File = Annotated[str, Meta(description="a file on the daemon's machine, absolute")]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="at most so many")]
 
 
@@ -88,6 +90,18 @@ def position(place: int | str) -> Position:
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= DIGITS_MAX):
         raise ValidationError(f"{place!r} is no position: write @1234")
     return Position(int(digits))
+
+
+def file_of(path: str) -> Path:
+    """The file that a client names, there or not.
+
+    Raises:
+        ValidationError: It is not absolute, or its directory is not there.
+    """
+    target = Path(path)
+    if not target.is_absolute() or not target.parent.is_dir():
+        raise ValidationError(f"{path!r} is no file in a directory that is there, from the root on")
+    return target
 
 
 def optional_position(place: int | str | None) -> Position | None:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ksi.core.errors import ArchivedError
-from ksi.core.events import ArchiveCategory, RecordedEvent, fact
+from ksi.core.events import ARCHIVED, ArchiveCategory, RecordedEvent, fact
 from ksi.store.row import Row
-from ksi.store.stub import ARCHIVED, archive_of, is_stub
+from ksi.store.stub import AWAY, archive_of, is_stub
+from ksi.store.vault import GONE
 
 STREAM = "store/log"
 """What became of the log as a whole."""
@@ -79,14 +81,21 @@ class Archives:
                 rest = max(rest, one.rest)
         return rest
 
-    def refuse(self, events: Iterable[RecordedEvent]) -> None:
-        """Raise ArchivedError for the first of ``events`` whose payload is in an archive."""
-        for event in events:
-            if event.raw.startswith(ARCHIVED):
-                archive = event.raw[len(ARCHIVED) :].hex()
-                made = self.made(archive)
-                file = f"with the id {archive}" if made is None else made.path
-                raise ArchivedError(position=event.position, file=file, archive=archive)
+    def seen(self, events: list[RecordedEvent], *, envelopes: bool) -> list[RecordedEvent]:
+        """``events``; of what is in an archive the envelope, with the file in its metadata.
+
+        Raises:
+            ArchivedError: An event is in one, and ``envelopes`` are not enough.
+        """
+        return [self._seen(event, envelopes) if event.raw.startswith(AWAY) else event for event in events]
+
+    def _seen(self, event: RecordedEvent, envelopes: bool) -> RecordedEvent:
+        archive = event.raw[len(AWAY) :].hex()
+        made = self.made(archive)
+        file = f"with the id {archive}" if made is None else made.path
+        if not envelopes:
+            raise ArchivedError(position=event.position, file=file, archive=archive)
+        return replace(event, raw=GONE, metadata={ARCHIVED: file})
 
 
 class CheckedStubs:

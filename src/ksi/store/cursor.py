@@ -21,7 +21,10 @@ BYTES_MAX = 4 * 1024 * 1024
 class Cursor:
     """A place in the log, and what is wanted from there on. ``after < position <= until``."""
 
-    def __init__(self, wanted: Wanted, *, after: int, until: int, backwards: bool = False) -> None:
+    def __init__(
+        self, wanted: Wanted, *, after: int, until: int, backwards: bool = False, envelopes: bool = False
+    ) -> None:
+        self.envelopes = envelopes  #: what is in an archive comes without its payload
         self._wanted = wanted
         self._after = after
         self._until = until

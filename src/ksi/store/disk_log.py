@@ -82,9 +82,9 @@ class DiskLog(LoopLog, Generic[C, B]):
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
         if cursor.low >= self._generations.unpacked_from:
-            return self.readable(cursor.page(self.stored_source(), count))  # all of it is in memory
+            return self.readable(cursor.page(self.stored_source(), count), cursor)  # all of it is in memory
         segments = self._segments()
-        return await self._in_reader(lambda connection: self.readable(cursor.page(segments(connection), count)))
+        return await self._in_reader(lambda connection: self.readable(cursor.page(segments(connection), count), cursor))
 
     async def _in_reader(self, job: Callable[[C], T]) -> T:
         if self.closed:

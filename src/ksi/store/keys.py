@@ -32,14 +32,16 @@ def write_keys(connection: apsw.Connection, tail: Tail) -> None:
     names = [(key[2:],) for key in postings if key.startswith(("n:", "q:"))]
     connection.executemany("INSERT OR IGNORE INTO names VALUES (?)", sorted(names))
     lasts = tail.lasts()
-    entries: dict[tuple[int, int], bytes] = {}
+    numbers: dict[int, Sequence[int]] = {}
     for key, places in postings.items():
         number = number_of(key, streams)
-        for at, posting in _blocks([lasts[place] for place in places]):
-            # Two keys may have one number: run and cause of a row, or a hash.
-            known = entries.get((number, at))
-            entries[number, at] = posting if known is None else _joined(known, posting)
-    rows = [(number, at, posting) for (number, at), posting in sorted(entries.items())]
+        # Two keys may have one number: run and cause of a row, or a hash.
+        numbers[number] = sorted({*numbers[number], *places}) if number in numbers else places
+    rows = [
+        (number, at, posting)
+        for number, places in sorted(numbers.items())
+        for at, posting in _blocks([lasts[place] for place in places])
+    ]
     connection.executemany("INSERT INTO keys VALUES (?, 0, ?, ?)", rows)
 
 
@@ -69,10 +71,6 @@ def pack_positions(positions: Sequence[int]) -> bytes:
 
 def unpack_positions(posting: bytes) -> list[int]:
     return list(accumulate(_unpack(posting)))
-
-
-def _joined(one: bytes, other: bytes) -> bytes:
-    return pack_positions(sorted({*unpack_positions(one), *unpack_positions(other)}))
 
 
 def _stream_ids(connection: apsw.Connection, streams: Sequence[str]) -> dict[str, int]:

@@ -30,6 +30,7 @@ from ksi.core.events import (
     Durable,
     Erased,
     ExpectedVersion,
+    LogSizes,
     NewEvent,
     Position,
     StreamAppend,
@@ -255,6 +256,9 @@ class LoopLog(ViewedLog):
 
     async def attach(self, path: Path) -> Attached:
         raise UnsupportedError(f"a log in {self.backend} has no archives")
+
+    async def sizes(self) -> LogSizes:
+        raise UnsupportedError(f"a log in {self.backend} has no file of its own")
 
     async def erase_subject(self, subject: str, *, with_damaged: bool = False) -> Erased:
         erased = await erase(self, self._views, subject, with_damaged=with_damaged)

@@ -62,7 +62,7 @@ class InMemoryEventStore(LoopLog):
         return self._decider.open
 
     async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
-        return self.readable(cursor.page(self._tail, count))
+        return self.readable(cursor.page(self._tail, count), cursor)
 
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         return MemoryShelf(place_of), 0

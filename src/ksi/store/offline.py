@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 import msgspec
 
-from ksi.core.errors import NotFoundError
+from ksi.core.errors import LogDamagedError, NotFoundError
+from ksi.core.events import LogSizes
 from ksi.store.chain import seen_in, witness_of
 from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.opening import stored_head
-from ksi.store.schema import connect_reader
+from ksi.store.schema import MISREAD, connect_reader
+from ksi.store.sizes import sizes_of
 from ksi.store.vault import Vault
 from ksi.store.verify import verify
 
@@ -51,6 +54,15 @@ def _verdict(path: Path) -> Verdict:
     finally:
         vault.close()
         connection.close()
+
+
+def sizes_of_file(path: Path) -> LogSizes:
+    """What of the log at ``path`` is what. Raises LogDamagedError where SQLite can not read it."""
+    with closing(as_it_lies(path)) as connection:
+        try:
+            return sizes_of(connection)
+        except MISREAD as error:
+            raise LogDamagedError(str(error), position=0) from error
 
 
 def as_it_lies(path: Path) -> apsw.Connection:

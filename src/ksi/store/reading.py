@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ksi.core.clock import utc
-from ksi.core.errors import ArchivedError, ValidationError
+from ksi.core.errors import ValidationError
 from ksi.core.events import MAIN, Filter, Position, Query, RecordedEvent, StreamInfo
 from ksi.core.patterns import matches
 from ksi.store.archives import Archives
@@ -34,10 +34,10 @@ class LogReads(ABC):
     vault: Vault
     upcasters: Upcasters
 
-    def readable(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
+    def readable(self, events: list[RecordedEvent], cursor: Cursor | None = None) -> list[RecordedEvent]:
         """``events`` as they are stored, as readers get them. Raises ArchivedError where one is elsewhere."""
         if self.archives.is_any:
-            self.archives.refuse(events)
+            events = self.archives.seen(events, envelopes=cursor is not None and cursor.envelopes)
         return self.upcasters.applied(self.vault.opened(events))
 
     @abstractmethod
@@ -89,10 +89,11 @@ class LogReads(ABC):
         backwards: bool = False,
         limit: int | None = None,
         branch: str = MAIN,
+        envelopes: bool = False,
     ) -> AsyncIterator[RecordedEvent]:
         wanted = Compiled(query, self.sight(branch))
         low, high = await self._within(query, after or 0, until)
-        async for page in self._pages(wanted, low, high, backwards, limit):
+        async for page in self._pages(wanted, low, high, backwards, limit, envelopes=envelopes):
             for event in page:
                 yield event
 
@@ -108,12 +109,20 @@ class LogReads(ABC):
         return after, until
 
     async def _pages(
-        self, wanted: Wanted, after: int, until: int | None, backwards: bool, limit: int | None
+        self,
+        wanted: Wanted,
+        after: int,
+        until: int | None,
+        backwards: bool,
+        limit: int | None,
+        *,
+        envelopes: bool = False,
     ) -> AsyncIterator[list[RecordedEvent]]:
         if limit is not None and limit < 0:
             raise ValidationError(f"limit: {limit} is less than 0")
         head = self._decider.visible
-        cursor = Cursor(wanted, after=after, until=head if until is None else min(until, head), backwards=backwards)
+        high = head if until is None else min(until, head)
+        cursor = Cursor(wanted, after=after, until=high, backwards=backwards, envelopes=envelopes)
         left, size = limit, PAGE_MIN
         while not cursor.at_end and left != 0:
             page = await self.page(cursor, size if left is None else min(size, left))
@@ -130,13 +139,9 @@ class LogReads(ABC):
 
     async def last_envelope(self, wanted: Wanted) -> RecordedEvent | None:
         """The last that is wanted; its payload may be elsewhere."""
-        try:
-            async for page in self._pages(wanted, 0, None, True, 1):
-                for event in page:
-                    return event
-        except ArchivedError as error:
-            row = self._decider.row_at(Position(error.position))
-            return None if row is None else next(one for one in events_of(row) if one.position == error.position)
+        async for page in self._pages(wanted, 0, None, True, 1, envelopes=True):
+            for event in page:
+                return event
         return None
 
     async def get(self, event_id: UUID, *, branch: str = MAIN) -> RecordedEvent | None:

@@ -13,7 +13,7 @@ import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Archive, ArchiveCategory, Attached, Backend, Backup, Durable, Position
+from ksi.core.events import MAIN, Archive, ArchiveCategory, Attached, Backend, Backup, Durable, LogSizes, Position
 from ksi.core.threads import Threads
 from ksi.core.views import View
 from ksi.store import aside
@@ -32,6 +32,7 @@ from ksi.store.row import unpack
 from ksi.store.schema import MISREAD, Durability, connect_reader
 from ksi.store.segments import Generations
 from ksi.store.shelf import SqliteShelf
+from ksi.store.sizes import sizes_of
 from ksi.store.snapshots import Job, SqliteSnapshots
 from ksi.store.swap import drop_aside, put_in_place, set_aside
 from ksi.store.tail import Tail
@@ -256,6 +257,9 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
 
     async def attach(self, path: Path) -> Attached:
         return await self._archiving.attach(path)
+
+    async def sizes(self) -> LogSizes:
+        return await self._in_reader(sizes_of)
 
     async def keys_written(self) -> None:
         """Until the keys of all that is acknowledged by now are on disk."""

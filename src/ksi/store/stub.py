@@ -21,13 +21,13 @@ from msgspec.structs import replace
 
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
-from ksi.core.events import Kind, Position
+from ksi.core.events import ArchiveCategory, Kind, Position
 from ksi.store.chain import DIGEST, opened
 from ksi.store.row import Line, Lines, Row, unpack
 
 R = TypeVar("R", Row, Lines)
 MARK = b"\xc1"
-ARCHIVED = b"\1"
+AWAY = b"\1"
 """Begins the payload of an event that is in an archive, before the archive's id: no JSON begins so."""
 EFFECTS = "$effects"
 ID = 8
@@ -96,12 +96,15 @@ def leaves(line: Line) -> bool:
     return line.kind == "chunk" or line.stream == EFFECTS
 
 
-def category(row: Row) -> str | None:
-    """What the row is in an archive: "effects" where it has any, else "chunks"; None where nothing of it leaves."""
+def category(row: Row) -> ArchiveCategory | None:
+    """What the row is in an archive; None where nothing of it leaves.
+
+    One with both leaves as chunks: without those its run can not be repeated, so its effects are of no use either.
+    """
     leaving = [line for line in row.lines if leaves(line)]
-    if not leaving:
-        return None
-    return "effects" if any(line.stream == EFFECTS for line in leaving) else "chunks"
+    if any(line.kind == "chunk" for line in leaving):
+        return "chunks"
+    return "effects" if leaving else None
 
 
 # ── into a stub ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +155,7 @@ def _gone(line: Line, place: int, request: bytes, *, is_derived: bool) -> Gone:
 
 
 def _emptied(line: Line, archive: bytes) -> Line:
-    return replace(line, raw=ARCHIVED + archive, metadata={})
+    return replace(line, raw=AWAY + archive, metadata={})
 
 
 class _DerivedIds:
@@ -214,7 +217,7 @@ def _line(stub: Stub, gone: Gone, position: int, derived: bytes) -> Line:
         stream=f"{gone.stream}/{ids.text(origin.event_id)}" if gone.is_own_stream else gone.stream,
         version=gone.version,
         name=gone.name,
-        raw=ARCHIVED + stub.archive,
+        raw=AWAY + stub.archive,
         id=derived if gone.id is None else gone.id,
         kind=gone.kind,
         tags=gone.tags,
