@@ -31,7 +31,7 @@ async def live(ksi: EventTestHarness) -> None:
     await ksi.request("route:add", {"name": "none", "pattern": "state:", "target": "state:set", "when": "false"})
     await ksi.request("budget:set", {"scope": "all", "tokens": 100_000})
     await ksi.request(
-        "schedule:add", {"name": "tick", "event": "state:set", "data": {"key": "t", "value": 1}, "every": 9e8}
+        "schedule:add", {"name": "tick", "event": "state:set", "data": {"key": "t", "value": 1}, "every": 3e8}
     )
     await ksi.request("message:queue", {"queue": "letters", "data": {"to": "fox"}})
     for agent in ("fox", "hen"):
