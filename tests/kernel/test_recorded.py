@@ -22,7 +22,7 @@ from ksi.core.errors import (
     UnavailableError,
     WrongExpectedVersionError,
 )
-from ksi.core.events import Filter, NewEvent, RecordedEvent
+from ksi.core.events import Filter, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Done, Unit
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
@@ -137,6 +137,23 @@ async def test_the_handlers_own_error_is_recorded_and_given_to_a_retry() -> None
             assert (caught.value.what, caught.value.name) == ("thing", "x")
         assert runs == [1]
         assert await story(ksi) == ["request p:do", "outcome p:do"]
+
+
+@pytest.mark.parametrize("other", [{"principal": "another"}, {"branch": "aside"}])
+async def test_an_id_belongs_to_who_used_it_and_where(other: dict[str, str]) -> None:
+    @event("p:do")
+    async def do(self: Any) -> int:
+        return 1
+
+    event_id = new_id()
+    log = InMemoryEventStore()
+    async with log:
+        async with EventTestHarness(plugin(do), log=log) as ksi:
+            await ksi.request("p:do", event_id=event_id)
+        await log.fork(Position(1), "aside")
+        async with EventTestHarness(plugin(do), log=log, principal=other.get("principal", "tester")) as ksi:
+            with pytest.raises(ConflictError):
+                await ksi.request("p:do", event_id=event_id, branch=other.get("branch", "main"))
 
 
 async def test_a_retry_joins_what_runs_is_given_what_ended_and_conflicts_with_other_content() -> None:

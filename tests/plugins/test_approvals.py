@@ -11,7 +11,8 @@ import pytest
 
 from ksi.client.client import EventClient
 from ksi.core.config import ProfileSection
-from ksi.core.errors import AmbiguousError, NotFoundError, PermissionDeniedError, ValidationError
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import AmbiguousError, KSIError, NotFoundError, PermissionDeniedError, ValidationError
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.door import Session
@@ -170,6 +171,24 @@ async def test_over_a_restart_it_still_waits_and_then_runs_once(tmp_path: Path) 
                 break
         run = await client.request("log:read", pattern="tool:was_used", correlation_id=receipt.correlation_id)
         assert len(run["events"]) == 1
+
+
+async def test_what_a_session_remembers_ends_with_a_right_that_is_taken() -> None:
+    async with running(Permission, Tools) as daemon:
+        session, ends = Session(principal="agent:ada", source="test"), list[KSIError | None]()
+
+        def look() -> None:
+            envelope = EventEnvelope.create("tool:look")
+            daemon.kernel.router.dispatch(envelope, session, lambda _, raw, error: ends.append(error), None)
+
+        look()
+        await ask_as_owner(daemon, "permission:grant", principal="agent:ada", deny=["tool:*"])
+        look()
+        async with asyncio.timeout(10):
+            while len(ends) < 2:
+                await daemon.log.bell.wait()  # type: ignore[attr-defined]  # the denial is a commit
+    assert ends[0] is None
+    assert isinstance(ends[1], PermissionDeniedError)
 
 
 async def test_grants_are_there_after_a_restart() -> None:

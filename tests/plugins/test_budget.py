@@ -120,6 +120,25 @@ async def test_money_is_counted_by_the_price_of_the_model(ksi: EventTestHarness)
     assert Price(150_000, 600_000).cost(input_tokens=1, output_tokens=1) == 1  # rounded up
 
 
+async def test_a_call_that_costs_more_than_is_left_is_refused(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "cost": 0.001})
+    call = {"scopes": ["all"], "provider": "p", "model": "m", "input_tokens": 100, "output_tokens": 100}
+    dollar_each = {"input": 5_000_000, "output": 5_000_000}  # micro-dollars for a million tokens
+    first = await ksi.request("budget:reserve", {"completion": "a", **call, "price": dollar_each})
+    second = await ksi.request("budget:reserve", {"completion": "b", **call, "price": dollar_each})
+    assert first["granted"]
+    assert (second["granted"], second["unit"], second["left"]) == (False, "micro-dollars", 0)
+
+
+@pytest.mark.virtual
+async def test_a_budget_for_a_day_is_whole_again_on_the_next(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "tokens": 1000, "period": "day"})
+    await ksi.request("completion:create", {"prompt": "Hello"})
+    assert (await account(ksi, "all"))["tokens_spent"] > 0
+    await asyncio.sleep(86_400)
+    assert (await account(ksi, "all"))["tokens_spent"] == 0
+
+
 async def test_a_cap_can_be_raised_and_removed(ksi: EventTestHarness) -> None:
     await ksi.request("budget:set", {"scope": "all", "tokens": 0})
     with pytest.raises(BudgetExceededError):

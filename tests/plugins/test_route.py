@@ -12,6 +12,7 @@ from ksi.core.errors import ConflictError, NotFoundError, UnknownEventError, Uns
 from ksi.plugins.route import HOPS_MAX, RoutePlugin
 from ksi.plugins.state import State
 from ksi.plugins.transform import ITEMS_MAX
+from ksi.store.memory import InMemoryEventStore
 from ksi.testing.harness import EventTestHarness
 
 SET = "state:value_was_set"
@@ -66,6 +67,7 @@ async def test_a_fact_that_fits_is_mapped_to_a_request_of_another_event() -> Non
         (forwarded,) = await ksi.facts("route:fact_was_forwarded")
         alarm = (await ksi.facts(SET))[-1]
     assert route["forwarded"] == 1
+    assert alarm.metadata["principal"] == "tester", "it acts as who added it"
     assert forwarded.stream == "route/r"
     assert alarm.correlation_id == (await ksi.facts(SET))[2].correlation_id
 
@@ -104,20 +106,21 @@ async def test_a_request_is_enriched_by_the_answers_of_queries() -> None:
         await has(ksi, "told", "ada")
 
 
-async def test_it_goes_on_after_a_restart_and_forwards_nothing_twice() -> None:
-    async with routed() as ksi:
-        await add(ksi, when='data.key == "in"', target="state:set", mapping={"key": "out-{data.value}", "value": 1})
-        for number in range(3):
-            await set_value(ksi, "in", number)
-        await ksi.crash()
-        await set_value(ksi, "in", 3)
-        await has(ksi, "out-3", 1)
-        (added,) = await ksi.facts("route:was_added")
-        await ksi.log.reset_checkpoint(f"route/r@{added.position}", None)  # so it is shown all of them again
-        await ksi.restart()
-        await set_value(ksi, "in", 4)
-        await has(ksi, "out-4", 1)
-        assert len([fact for fact in await ksi.facts(SET) if fact.data["key"].startswith("out")]) == 5
+async def test_it_goes_on_after_a_crash_and_forwards_nothing_twice() -> None:
+    async with InMemoryEventStore() as log:
+        async with EventTestHarness(State, RoutePlugin, log=log) as ksi:
+            await add(ksi, when='data.key == "in"', target="state:set", mapping={"key": "out-{data.value}", "value": 1})
+            for number in range(3):
+                await set_value(ksi, "in", number)
+            await ksi.crash()
+            await set_value(ksi, "in", 3)
+            await has(ksi, "out-3", 1)
+            (added,) = await ksi.facts("route:was_added")
+        await log.reset_checkpoint(f"route/r@{added.position}", None)  # so it is shown all of them again
+        async with EventTestHarness(State, RoutePlugin, log=log) as ksi:
+            await set_value(ksi, "in", 4)
+            await has(ksi, "out-4", 1)
+            assert len([fact for fact in await ksi.facts(SET) if fact.data["key"].startswith("out")]) == 5
 
 
 async def test_a_circle_is_cut_and_said() -> None:

@@ -87,6 +87,7 @@ async def test_once_is_once(ksi: EventTestHarness) -> None:
     await ksi.restart()
     await asyncio.sleep(60)
     assert await ticks(ksi) == 1
+    assert (await ksi.facts("state:value_was_set"))[0].metadata["principal"] == "tester", "it runs as who added it"
     (shown,) = (await ksi.request("schedule:list"))["schedules"]
     assert shown["next"] is None
 

@@ -23,7 +23,15 @@ WAYS = [
     for name, method in inspect.getmembers(Escapes, inspect.isfunction)
     if list(inspect.signature(method).parameters) == ["self", "port", "path"]
 ]
-SHORT = {"python_connects", "ctypes_connects", "uvloop_connects", "c_library_spawns", "apsw_writes", "python_forks"}
+SHORT = {
+    "python_connects",
+    "ctypes_connects",
+    "uvloop_connects",
+    "c_library_spawns",
+    "apsw_writes",
+    "python_forks",
+    "python_writes",
+}
 NATIVE = ("ctypes", "uvloop", "apsw", "c_library")
 """Ways past the interpreter: only a filter of system calls sees them."""
 

@@ -80,6 +80,15 @@ async def test_what_comes_after_the_erasure_can_be_read_and_erased_again(log: Jo
     assert [event.data for event in await listed(log.read_stream("note/1"))] == [None, None]
 
 
+async def test_what_comes_after_the_erasure_is_there_after_the_next_start_too(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as log:
+        await log.append("note/1", [note()])
+        await log.erase_subject(ALICE)
+        await log.append("note/1", [note("new")])
+    async with SqliteEventStore.open(tmp_path / "events.db") as log:
+        assert [event.data for event in await listed(log.read_stream("note/1"))] == [None, {"text": "new"}]
+
+
 async def test_a_request_its_facts_and_its_outcome_are_erased_together(log: Journal) -> None:
     origin = request(raw=b'{"text":"%s"}' % SECRET.encode(), subject=ALICE)
     entry = Entry(stream="note/1", name="note:written", data=b'{"text":"%s"}' % SECRET.encode())
