@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,14 +10,18 @@ import pytest
 from ksi.core import ids
 from ksi.core.clock import SystemClock
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, NotFoundError
+from ksi.core.errors import KSIError, NotFoundError, ValidationError
+from ksi.core.events import Filter
 from ksi.core.threads import InlineThreads
 from ksi.core.tracing import Span
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.context import EventContext
-from ksi.kernel.declare import event, query
+from ksi.kernel.declare import event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.observe.spans import PARTS_MAX, REQUESTS_MAX, RUNS_OPEN_MAX, SPANS_KEPT_MAX, Sampling, Spans
+from ksi.plugins.references import LINKED
+from ksi.plugins.runs import Run
+from ksi.plugins.traced import traced_tree
 from ksi.store.memory import InMemoryEventStore
 from ksi.testing.loop import ManualClock
 
@@ -126,6 +130,22 @@ class Thing(AsyncPlugin):
     def decide(self) -> int:
         return 3
 
+    @event("thing:number", inline=True)
+    def number(self, number: int) -> int:
+        return number
+
+    @stream("thing:stream")
+    async def stream(self, number: int) -> AsyncIterator[int]:
+        yield number
+
+    @event("thing:vainly")
+    async def vainly(self, context: EventContext) -> str:
+        try:
+            await context.request("thing:number", number="none")
+        except ValidationError as error:
+            return error.code
+        return "ok"
+
     @event("thing:act")
     async def act(self, context: EventContext) -> int:
         async def call() -> int:
@@ -136,9 +156,10 @@ class Thing(AsyncPlugin):
         return int(await context.effect("http:get", {}, call))
 
 
-async def measured_kernel(tracer: Spans | None) -> Kernel:
+async def measured_kernel(tracer: Spans | None, log: InMemoryEventStore | None = None) -> Kernel:
     threads, clock = InlineThreads(), SystemClock()
-    kernel = Kernel(Ports(journal=InMemoryEventStore(clock=clock), threads=threads, clock=clock, tracer=tracer))
+    journal = log or InMemoryEventStore(clock=clock)
+    kernel = Kernel(Ports(journal=journal, threads=threads, clock=clock, tracer=tracer))
     await kernel.start([Thing])
     return kernel
 
@@ -156,6 +177,41 @@ async def test_every_kind_of_request_has_its_spans(name: str, expected: Sequence
     kernel = await measured_kernel(Spans(SystemClock(), Sampling(share=1.0, slow=1.0), exported.extend))
     await kernel.router.call(name)
     assert [span.name for span in exported] == list(expected)
+    await kernel.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("thing:number", "validation_error"),
+        ("thing:stream", "validation_error"),
+        ("thing:inline", "validation_error"),
+        ("thing:waits", "validation_error"),
+        ("thing:unknown", "unknown_event"),
+    ],
+)
+async def test_what_is_refused_is_one_span_with_its_error(name: str, code: str) -> None:
+    exported: list[Span] = []
+    kernel = await measured_kernel(Spans(SystemClock(), Sampling(share=0.0, slow=1.0), exported.extend))
+    with pytest.raises(KSIError):
+        await kernel.router.call(name, {"number": "none"})
+    assert [(span.name, span.kind, span.error) for span in exported] == [(name, "server", code)]
+    await kernel.stop()
+
+
+async def test_what_a_handler_asks_in_vain_stands_below_its_request() -> None:
+    exported: list[Span] = []
+    log = InMemoryEventStore(clock=SystemClock())
+    kernel = await measured_kernel(Spans(SystemClock(), Sampling(share=1.0, slow=1.0), exported.extend), log)
+    assert await kernel.router.call("thing:vainly") == "validation_error"
+    root = next(span for span in exported if span.name == "thing:vainly")
+    (refused,) = [span for span in exported if span.error is not None]
+    assert (refused.name, refused.parent_id, refused.trace_id) == ("thing:number", root.span_id, root.trace_id)
+    [shown] = traced_tree(Run([event async for event in log.read_all((Filter(kinds=LINKED),))]), exported)
+    assert [(node.name, node.kind, node.status) for node in shown.children] == [
+        ("thing:number", "request", "error"),
+        ("commit", "commit", "ok"),
+    ]
     await kernel.stop()
 
 

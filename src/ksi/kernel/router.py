@@ -111,7 +111,7 @@ class Router:
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
         row = self.table.get(envelope.name)
         if row is None:
-            done(token, None, self.unknown(envelope.name))
+            self.refuse(self.unknown(envelope.name), envelope, done, token)
             return None
         return row.dispatch(envelope, session, done, token)
 
@@ -364,6 +364,12 @@ class Router:
 
     def refuse(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
         """Answer with an error from before the handler began. A denial is on disk before its answer."""
+        if self.tracer is not None and (span := self.tracer.begin(envelope)) is not None:
+            span.end(error)
+        self.answer_refused(error, envelope, done, token)
+
+    def answer_refused(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
+        """The same for what is measured already."""
         if isinstance(error, PermissionDeniedError):
             self._denials.record(envelope, error, lambda denied: deliver(done, token, None, denied))
         else:

@@ -278,7 +278,10 @@ class Row:
 
     def _refused(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
         self.errors[error.code] = self.errors.get(error.code, 0) + 1
-        self.router.refuse(error, envelope, done, token)
+        if done is end_measured:
+            self.router.answer_refused(error, envelope, done, token)
+        else:
+            self.router.refuse(error, envelope, done, token)
         self.look(envelope, error)
 
     def look(self, envelope: EventEnvelope, error: KSIError | None) -> None:
@@ -410,16 +413,18 @@ class Row:
 def measured(dispatch: Callable[..., Call | None], tracer: Tracer) -> Callable[..., Call | None]:
     """``dispatch`` of a query from the door, as a span."""
 
-    def end(token: tuple[Done, Any, Measured | None], raw: bytes | None, error: KSIError | None) -> None:
-        done, inner, span = token
-        if span is not None:
-            span.end(error)
-        done(inner, raw, error)
-
     def begin(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
-        return dispatch(envelope, session, end, (done, token, tracer.begin(envelope)))
+        return dispatch(envelope, session, end_measured, (done, token, tracer.begin(envelope)))
 
     return begin
+
+
+def end_measured(token: tuple[Done, Any, Measured | None], raw: bytes | None, error: KSIError | None) -> None:
+    """A query that is a span has its answer."""
+    done, inner, span = token
+    if span is not None:
+        span.end(error)
+    done(inner, raw, error)
 
 
 class AsyncQuery:

@@ -28,7 +28,8 @@ class Node(msgspec.Struct):
     """A request, effect or fact, with what it caused. Facts have no status; ``tokens`` are its own, not its children's.
 
     ``chunks`` counts those of a stream; they are not listed. A ``client`` is who asked, where that said its trace; its
-    ``event_id`` is its span's. A ``commit`` is known where traces are kept, and has the ``position`` of its request.
+    ``event_id`` is its span's. A ``commit``, and a request that was refused, are known where traces are kept, and
+    have the ``position`` of the request above.
     """
 
     event_id: str

@@ -10,12 +10,19 @@ from ksi.plugins.runs import Node, Run, Status
 
 
 def traced_tree(run: Run, spans: Sequence[Span]) -> list[Node]:
-    """The roots of ``run``, each below the client that said its span, and below each request its measured commits."""
-    commits = defaultdict[str, list[Span]](list)
+    """The roots of ``run``, each below the client that said its span.
+
+    Below each request its measured commits, and what it asked for in vain: that is recorded nowhere else.
+    """
+    commits, refusals = defaultdict[str, list[Span]](list), defaultdict[str, list[Span]](list)
+    recorded = {request.event_id for request in run.requests.values()}
     for span in spans:
         if span.kind == "internal" and span.name == "commit":
             commits[span.event_id].append(span)
-    for request in run.requests.values():
+        elif span.kind == "server" and span.error is not None and span.event_id not in recorded:
+            refusals[span.parent_id or ""].append(span)
+    for event_id, request in run.requests.items():
+        request.children += (_refused(span, request) for span in refusals.get(event_id.bytes[8:].hex(), ()))
         if made := commits.get(request.event_id):
             request.children.append(_commits(made, request))
     return [_below_client(root, run) for root in run.roots]
@@ -27,6 +34,10 @@ def _below_client(root: Node, run: Run) -> Node:
         return root
     span_id, source = client
     return Node(span_id, f"client {source}", "client", root.status, root.position, None, None, 0, [root])
+
+
+def _refused(span: Span, request: Node) -> Node:
+    return Node(span.event_id, span.name, "request", "error", request.position, span.duration_us / 1000, None, 0, [])
 
 
 def _commits(made: Sequence[Span], request: Node) -> Node:
