@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,11 +15,16 @@ from hypothesis import strategies as st
 from ksi.core.errors import BudgetExceededError, NotFoundError
 from ksi.plugins.agent import Agent
 from ksi.plugins.budget import Budget
-from ksi.providers.base import CompletionRequest, Message, TextPart
+from ksi.plugins.completion import Completion
+from ksi.plugins.conversation import Conversation
+from ksi.providers.base import AnyChunk, CompletionRequest, Finished, Message, TextPart, Usage
 from ksi.providers.budgets import input_tokens_max
-from ksi.providers.prices import Price, price_of
+from ksi.providers.prices import AS_OF, Price, price_of
+from ksi.providers.script import ScriptProvider
 from ksi.testing.harness import EventTestHarness
+from tests.kernel.replaying import replayed
 from tests.plugins.scripted import Gate, harness, script, take
+from tests.plugins.test_replay import GoneDesk
 
 ANSWER = "one two three four five"
 
@@ -114,8 +121,10 @@ async def test_money_is_counted_by_the_price_of_the_model(ksi: EventTestHarness)
     await ksi.request("budget:set", {"scope": "all", "cost": 0.0})
     await ksi.request("completion:create", {"prompt": "Hello"})  # the script's answers cost nothing
     assert (await account(ksi, "all"))["cost_spent"] == 0.0
-    assert price_of("openai", "gpt-4o-mini-2024-07-18", {}) == Price(150_000, 600_000)
-    assert price_of("openai", "unheard-of", {}) is None
+    for name in ("gpt-4o-mini", "gpt-4o-mini-2024-07-18"):
+        assert price_of("openai", name, {}) == Price(150_000, 600_000, as_of=AS_OF)
+    for name in ("unheard-of", "gpt-4o-mini-but-dearer", "o3-2025-04-16-pro"):
+        assert price_of("openai", name, {}) is None
     assert price_of("openai", "unheard-of", {"unheard-of": Price(1, 2)}) == Price(1, 2)
     assert Price(150_000, 600_000).cost(input_tokens=1, output_tokens=1) == 1  # rounded up
 
@@ -137,6 +146,60 @@ async def test_a_budget_for_a_day_is_whole_again_on_the_next(ksi: EventTestHarne
     assert (await account(ksi, "all"))["tokens_spent"] > 0
     await asyncio.sleep(86_400)
     assert (await account(ksi, "all"))["tokens_spent"] == 0
+
+
+class Overflowing(ScriptProvider):
+    """Writes on, whatever it was told; says in the end what it likes."""
+
+    name = "overflowing"
+    usage: Usage | None = None
+
+    async def stream(self, request: CompletionRequest, **more: Any) -> AsyncGenerator[AnyChunk, None]:
+        unbounded = msgspec.structs.replace(request, max_tokens=None)
+        async with aclosing(super().stream(unbounded, **more)) as chunks:
+            async for chunk in chunks:
+                is_last = isinstance(chunk, Finished) and self.usage is not None
+                yield msgspec.structs.replace(chunk, usage=self.usage) if is_last else chunk
+
+
+async def test_a_provider_that_writes_on_behind_its_bound_is_stopped_there() -> None:
+    provider = Overflowing([ANSWER, ANSWER])
+    async with harness(provider, more=(Agent, Budget)) as ksi:
+        assert (await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 3}))["text"] == ANSWER
+        await ksi.request("budget:set", {"scope": "all", "tokens": 1_000})
+        cut = await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 3})
+        used = await account(ksi, "all")
+        again = await replayed(ksi.log, GoneDesk, Conversation, Completion, Budget)
+    assert (cut["text"], cut["finish_reason"], provider.streams_open) == ("one two three", "length", 0)
+    assert (cut["usage"]["output_tokens"], again.chunks) == (3, 3)
+    assert used["tokens_spent"] <= input_tokens_max(_asked("Hello")) + 3
+
+
+async def test_usage_beyond_what_was_reserved_is_paid_by_the_next_call() -> None:
+    provider = Overflowing([["one"]])
+    provider.usage = Usage(input_tokens=4, output_tokens=500)
+    async with harness(provider, more=(Agent, Budget)) as ksi:
+        await ksi.request("budget:set", {"scope": "all", "tokens": 200})
+        await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 3})
+        assert (await account(ksi, "all"))["tokens_spent"] == 504
+        with pytest.raises(BudgetExceededError):
+            await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 3})
+
+
+async def test_an_answer_says_what_it_cost_and_by_which_price() -> None:
+    provider = Overflowing([["one"]] * 3)
+    provider.usage = Usage(input_tokens=1_000, output_tokens=500)
+    models = ("gpt-4o-mini", "unheard-of")
+    provider._models = list(models)
+    async with harness(provider, more=(Agent, Budget), models=models) as ksi:
+        known = await ksi.request("completion:create", {"prompt": "Hello", "model": "gpt-4o-mini"})
+        unknown = await ksi.request("completion:create", {"prompt": "Hello", "model": "unheard-of"})
+        await ksi.request("agent:spawn", {"agent": "ada", "model": "gpt-4o-mini"})
+        turn = await ksi.request("agent:send_message", {"agent": "ada", "text": "Hello"})
+        (shown,) = (await ksi.request("completion:status", {"run": known["run"]}))["completions"]
+    assert known["cost"] == shown["cost"] == turn["cost"] == 0.00045
+    assert known["price"] == {"input": 150_000, "output": 600_000, "as_of": AS_OF}
+    assert (unknown["cost"], unknown["price"]) == (None, None)
 
 
 async def test_a_cap_can_be_raised_and_removed(ksi: EventTestHarness) -> None:

@@ -127,6 +127,7 @@ async def test_a_cancel_stops_the_provider_and_leaves_the_partial_text_and_its_u
         "resumes": None,
         "finish_reason": "cancelled",
         "usage": stopped["usage"],
+        "cost": 0.0,
         "duration_ms": 0,
         "text": seen,
     }

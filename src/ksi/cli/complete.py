@@ -74,10 +74,12 @@ def summary(end: Record, seconds: float) -> str:
     """What it took: ``45 tokens in 1.8 s (25/s) · smollm2 (local) · stop · run 0199…``."""
     usage = end.get("usage") or {}
     tokens = usage.get("output_tokens")
+    cost = end.get("cost")
     parts = [
         f"{tokens} tokens in {seconds:.1f} s ({tokens / seconds:.0f}/s)" if tokens and seconds > 0 else "",
         f"{end['model']} ({end.get('provider')})" if end.get("model") else "",
         end.get("finish_reason") or "",
+        f"${cost:.4f}" if cost else "",
         f"run {end['run']}" if end.get("run") else "",
     ]
     return " · ".join(filter(None, parts))

@@ -302,12 +302,16 @@ class Desk:
                 self._keys.release(key, ticket)
             raise
 
+    def price(self, provider: str, model: str) -> Price | None:
+        """What the model costs; None where nobody knows it."""
+        return price_of(provider, model, self._prices)
+
     def count(self, provider: str, model: str, usage: Usage) -> None:
         """A completion has used so much."""
         spent = self.spent.setdefault(provider, Spent())
         spent.input_tokens += usage.input_tokens
         spent.output_tokens += usage.output_tokens
-        price = price_of(provider, model, self._prices)
+        price = self.price(provider, model)
         if price is not None:
             spent.cost += price.cost(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 

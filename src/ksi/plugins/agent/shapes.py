@@ -49,6 +49,7 @@ class Text(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """An agent's answer, with the facts of the completion that ended it. ``usage`` is that of all its completions.
 
+    ``cost`` is theirs too, in dollars; null where nobody knows the price of one, or one was cut off.
     ``finish_reason`` is the model's own, or ``max_steps`` where it would have gone on to call tools.
     """
 
@@ -61,6 +62,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     model: str | None
     provider: str | None
+    cost: float | None = None
 
 
 class Agents(msgspec.Struct, frozen=True):

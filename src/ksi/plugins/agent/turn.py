@@ -42,6 +42,7 @@ class Answering:
         self._said: list[str] = []
         self._answer: dict[str, Any] = {}
         self._usage = NOTHING
+        self._cost: float | None = 0.0
         self._asked = 0
         """How many completions it has asked for in this life."""
         self._finish_reason = "cancelled"
@@ -83,12 +84,18 @@ class Answering:
                     async for item in items:
                         if isinstance(item, End):
                             self._answer = item.answer
-                            self._usage = added(self._usage, msgspec.convert(item.answer["usage"], Usage))
+                            self._add(item.answer)
                         else:
                             self._said.append(item["text"])
                             yield item["text"]
             except InterruptedRunError:  # only by an earlier crash, so not more often than the turn was run again
                 completion = self._ask("completion:resume", {"run": str(await self._count_cut_off(root))})
+
+    def _add(self, answer: Mapping[str, Any]) -> None:
+        """Count what an answer has used."""
+        self._usage = added(self._usage, msgspec.convert(answer["usage"], Usage))
+        cost = answer.get("cost")
+        self._cost = None if cost is None or self._cost is None else self._cost + cost
 
     def _ask(self, event: str, asked: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         self._asked += 1
@@ -143,7 +150,7 @@ class Answering:
     async def _count(self, completion: UUID) -> None:
         services = self._context.services
         usage = await used(completion, services.get(Router), services.get(EventLog))
-        self._usage = added(self._usage, usage)
+        self._usage, self._cost = added(self._usage, usage), None
 
     async def _completions(self) -> list[UUID]:
         """Those that this turn has asked for, also in earlier lives, in order; without those of its tools."""
@@ -166,6 +173,7 @@ class Answering:
             usage=self._usage,
             model=self._answer.get("model"),
             provider=self._answer.get("provider"),
+            cost=self._cost,
         )
 
 

@@ -171,6 +171,9 @@ class Answering:
 
     async def _taken(self, chunks: AsyncIterator[AnyChunk]) -> AsyncGenerator[str, None]:
         async for chunk in chunks:
+            if not isinstance(chunk, Finished) and self._is_past_its_bound():
+                self._finished = self._cut()
+                return
             match chunk:
                 case TextDelta(text=text):
                     self._first_at = self._first_at or self._context.now()
@@ -180,6 +183,20 @@ class Answering:
                     self._calls.add(chunk)
                 case Finished():
                     self._finished = chunk
+
+    def _is_past_its_bound(self) -> bool:
+        """Whether a provider writes on behind ``max_tokens``, for which a budget stands: so many pieces are there."""
+        assert self._plan is not None  # it is answering
+        return self._paying.is_reserved and self._pieces >= self._plan.max_tokens
+
+    def _cut(self) -> Finished:
+        assert self._request is not None and self._choice is not None  # noqa: PT018 - it is answering
+        usage = estimate_usage(self._request, output_tokens=self._pieces)
+        return Finished(reason="length", usage=usage, provider=self._choice.provider, model=self._choice.model)
+
+    @property
+    def _pieces(self) -> int:
+        return len(self._texts) + sum(bool(delta.arguments) for delta in self._calls.deltas)
 
     # ── before it ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def _resolve(self, plan: Plan, choice: Chosen) -> CompletionRequest:
@@ -253,6 +270,7 @@ class Answering:
             usage=self.usage,
             duration_ms=self._since(self._context.now()),
             first_token_ms=self._first_token_ms,
+            cost=self.cost,
         )
         self._context.append(stream_of_completion(self._ticket.completion), ended)
         self._record_messages(is_partial=kind is CompletionInterrupted)
@@ -300,6 +318,14 @@ class Answering:
         return estimate_usage(self._request, output_tokens=written)
 
     @property
+    def cost(self) -> float | None:
+        """Dollars, by the price that was known when its provider was chosen."""
+        price, used = (self._choice.price if self._choice else None), self.usage
+        if price is None:
+            return None
+        return price.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens) / 1_000_000
+
+    @property
     def finish_reason(self) -> str:
         return "cancelled" if self._finished is None else self._finished.reason
 
@@ -320,6 +346,8 @@ class Answering:
             first_token_ms=self._first_token_ms,
             resumed_from=self._plan.resumes if self._plan else None,
             tool_calls=self._whole_calls(),
+            cost=self.cost,
+            price=choice.price if choice else None,
         )
 
     @property

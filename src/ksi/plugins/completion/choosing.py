@@ -19,6 +19,7 @@ from ksi.kernel.context import EventContext
 from ksi.plugins.completion.past import Asked
 from ksi.plugins.completion.shapes import CreateCompletion
 from ksi.providers.desk import Choice, Desk
+from ksi.providers.prices import Price
 
 CHOICE = "llm:choose"
 PASSED_ON = (
@@ -53,6 +54,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str
     sha256: str | None
+    price: Price | None = None
 
 
 class Choosing:
@@ -89,11 +91,12 @@ class Choosing:
         while (choice := self._free(candidates)) is None:
             await self._wait(candidates)
         if self._plan.so_far and not choice.provider.capabilities.continues:
-            name = choice.provider.name
             raise UnsupportedError(
-                f"{name} can not go on inside an answer: send the prompt again with completion:create"
+                f"{choice.provider.name} can not go on inside an answer: send the prompt again with completion:create"
             )
-        return Chosen(provider=choice.provider.name, model=choice.model, sha256=await choice.sha256())
+        name = choice.provider.name
+        price = self._desk.price(name, choice.model)
+        return Chosen(provider=name, model=choice.model, sha256=await choice.sha256(), price=price)
 
     async def _candidates(self) -> dict[str, Choice]:
         """By provider, the first is that which was asked for."""

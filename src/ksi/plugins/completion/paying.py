@@ -14,7 +14,7 @@ class Paying:
     def __init__(self, context: EventContext, completion: str) -> None:
         self._context = context
         self._completion = completion
-        self._is_reserved = False
+        self.is_reserved = False
 
     async def reserve(self, plan: Plan, choice: Chosen, request: CompletionRequest) -> None:
         """Take what it may cost out of every budget that it counts for. Raises BudgetExceededError."""
@@ -29,13 +29,13 @@ class Paying:
             input_tokens=input_tokens_max(request),
             output_tokens=plan.max_tokens,
         )
-        self._is_reserved = await services.get(Budgets).reserve(self._context, call) is not None
+        self.is_reserved = await services.get(Budgets).reserve(self._context, call) is not None
 
     def give_back(self, usage: Usage) -> None:
         """It was ``usage``, and another provider is asked: with the next commit."""
-        if self._is_reserved:
+        if self.is_reserved:
             self._context.services.get(Budgets).settle(self._context, self._completion, usage)
-        self._is_reserved = False
+        self.is_reserved = False
 
     def _scopes(self, plan: Plan, choice: Chosen) -> tuple[str, ...]:
         conversation, agent = plan.payload.conversation, plan.payload.agent

@@ -230,6 +230,7 @@ class Completion(PushedResults, AsyncPlugin):
             resumes=record.resumes,
             finish_reason=record.finish_reason,
             usage=await self._counted(record) if status == "interrupted" else record.usage,
+            cost=record.cost,
             duration_ms=record.duration_ms,
             **more,
         )

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ksi.providers.base import AnyPart, Capabilities, Message, TextPart, Tool, ToolCallPart, Usage
+from ksi.providers.prices import Price
 
 MAX_TOKENS = 256
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -76,7 +77,8 @@ class Text(msgspec.Struct, frozen=True):
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """How a completion ended. ``text`` is all of it, also what was there before a resume; ``usage`` is this call's.
 
-    ``tool_calls`` are what the model asks for: it goes on when it is told what they gave.
+    ``tool_calls`` are what the model asks for: it goes on when it is told what they gave. ``cost`` is in dollars, by
+    ``price``, which is in micro-dollars for a million tokens; null where nobody knows it.
     """
 
     run: str
@@ -92,6 +94,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     resumed_from: str | None = None
     tool_calls: tuple[ToolCallPart, ...] = ()
+    cost: float | None = None
+    price: Price | None = None
 
 
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +120,7 @@ class ShownCompletion(msgspec.Struct, frozen=True, kw_only=True):
     resumes: str | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
+    cost: float | None = None
     duration_ms: float | None = None
     text: str | None = None
 

@@ -37,13 +37,14 @@ class CompletionFailedOver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """What both ends have in common. ``reason`` is the model's own, or the code of an error."""
+    """What both ends have in common. ``reason`` is the model's own, or the code of an error; ``cost`` in dollars."""
 
     completion: str
     reason: str
     usage: Usage
     duration_ms: float
     first_token_ms: float | None
+    cost: float | None = None
 
 
 @fact("completion:finished")
@@ -72,6 +73,7 @@ class CompletionRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["running", "done", "cancelled", "failed"] = "running"
     finish_reason: str | None = None
     usage: Usage | None = None
+    cost: float | None = None
     duration_ms: float | None = None
 
 
@@ -103,6 +105,7 @@ class CompletionsView(View[CompletionRecord]):
                 status=_status(event.name, ended.reason),
                 finish_reason=ended.reason,
                 usage=ended.usage,
+                cost=ended.cost,
                 duration_ms=ended.duration_ms,
             )
         )
