@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from ksi.core.errors import ConflictError, NotFoundError, ValidationError
-from ksi.core.events import Filter
+from ksi.core.events import Filter, Position
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.agent import Agent
 from ksi.plugins.branch import Branch
+from ksi.plugins.completion import Completion
+from ksi.plugins.conversation import Conversation
 from ksi.plugins.state import State
 from ksi.plugins.timetravel import TimeTravel
 from ksi.providers.base import CompletionRequest
-from tests.plugins.scripted import asked_text, harness, script
+from tests.kernel.replaying import replayed
+from tests.plugins.scripted import Gate, asked_text, harness, script
+from tests.plugins.test_replay import GoneDesk
 
 
 class Tellers(AsyncPlugin):
@@ -135,3 +140,37 @@ async def test_a_change_that_changes_nothing_and_a_name_that_is_taken_are_refuse
     await asked(ksi, at=at, change={"text": "x"}, live=True, name="taken")
     with pytest.raises(ConflictError):
         await asked(ksi, at=at, change={"text": "y"}, live=True, name="taken")
+
+
+@pytest.mark.parametrize("what", ["kept", "rerun"])
+async def test_runs_of_the_branch_are_repeated_also_what_was_kept(ksi: Any, what: str) -> None:
+    at = await request_named(ksi, "teller:first")
+    run = (await ksi.log.at(await request_named(ksi, "teller:third"))).correlation_id
+    await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=True, name="bruno")
+    if what == "rerun":
+        roots = ksi.log.read_all(
+            (Filter(names=("teller:second",), kinds=("request",)),), backwards=True, branch="bruno"
+        )
+        run = (await anext(roots)).correlation_id
+    plugins = (GoneDesk, Conversation, Completion, Agent, State, Tellers)
+    found = await replayed(ksi.log, *plugins, run=run, branch="bruno")
+    assert (found.run, found.requests, found.effects) == (run, 3, 1)
+
+
+async def test_on_a_branch_too_a_crash_costs_nothing_twice(counting: Counting) -> None:
+    turn = "01a00000-0000-7000-8000-000000000001"
+    gate = Gate(passing=2)
+    async with harness(script(counting, gate=gate), more=(Agent,)) as ksi:
+        await ksi.request("agent:spawn", {"agent": "first"})
+        await ksi.log.fork(await ksi.log.head() or Position(0), "exp")
+        message = {"agent": "first", "text": "Who are you?"}
+        asking = asyncio.create_task(ksi.request("agent:send_message", message, event_id=turn, branch="exp"))
+        await gate.reached.wait()
+        gate.open()
+        await ksi.crash()
+        await asyncio.gather(asking, return_exceptions=True)
+        answered = await ksi.request("agent:send_message", message, event_id=turn, branch="exp")
+        chunks = ksi.log.read_stream(f"turn/{turn}", branch="exp")
+        assert "".join([each.data["text"] async for each in chunks if each.kind == "chunk"]) == answered["text"]
+    assert answered["text"] == "heard Who are you?"
+    assert len(counting.asked) == 2

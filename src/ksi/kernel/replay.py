@@ -32,6 +32,8 @@ from ksi.kernel.streaming import Streaming
 from ksi.kernel.writing import error_json
 
 _MOMENT = timedelta(microseconds=1)
+KEPT = "kept"
+"""In the metadata of an outcome: the id of the request that was run, where this one only says what had come of it."""
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -106,9 +108,31 @@ class Replay:
             if event.is_erased:
                 raise ReplayError(f"a part of the run was erased, as the request @{event.position}")
             known = await self._past.find(event.event_id.bytes) if event.stream == REQUESTS else None
+            if known is None:
+                continue
+            kept = None if known.outcome is None else (known.outcome.metadata or {}).get(KEPT)
+            if kept is None:
+                yield await self._attempt_of(known, branch)
+            else:
+                async for attempt in self._original(ids.parse(kept)):
+                    yield attempt
+
+    async def _attempt_of(self, known: Known, branch: str) -> Attempt:
+        caused = caused_by(known.request.event_id)
+        return Attempt(known, [each async for each in self._past.read_all(caused, branch=branch)])
+
+    async def _original(self, event_id: bytes) -> AsyncIterator[Attempt]:
+        """The request that was run, and what it had requested, where that was: who keeps it copies what came of it."""
+        original = await self._past.find(event_id)
+        if original is None:
+            raise NotFoundError("request", ids.text(event_id))
+        branch, below = original.request.branch, {event_id}
+        requests = (Filter(correlation_id=original.request.correlation_id, kinds=("request",), streams=(REQUESTS,)),)
+        async for event in self._past.read_all(requests, branch=branch):
+            known = await self._past.find(event.id) if event.id in below or event.cause in below else None
             if known is not None:
-                caused = caused_by(known.request.event_id)
-                yield Attempt(known, [each async for each in self._past.read_all(caused, branch=branch)])
+                below.add(event.id)
+                yield await self._attempt_of(known, branch)
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def _repeat(self, router: Router, attempt: Attempt) -> None:

@@ -71,9 +71,9 @@ class History(msgspec.Struct):
                 self.has_acted = True
 
 
-async def history_of(journal: Journal, event_id: bytes) -> History:
+async def history_of(journal: Journal, request: EventEnvelope) -> History:
     history = History()
-    async for event in journal.read_all(caused_by(event_id)):
+    async for event in journal.read_all(caused_by(request.event_id), branch=request.branch):
         history.note(event)
     return history
 

@@ -100,7 +100,7 @@ class Resumed:
             while True:
                 news.clear()
                 outcome = self._recorded_outcome(known)
-                version, is_caught_up = await self._deliver(stream, version)
+                version, is_caught_up = await self._deliver(stream, version, known.request.branch)
                 if outcome is not None and is_caught_up:
                     return outcome
                 if is_caught_up or self._credit <= 0:
@@ -114,10 +114,11 @@ class Resumed:
         execution = self._router.running.get(known.request.event_id)
         return None if execution is not None and execution.committing else known.outcome
 
-    async def _deliver(self, stream: str, version: int) -> tuple[int, bool]:
+    async def _deliver(self, stream: str, version: int, branch: str) -> tuple[int, bool]:
         """Deliver as many chunks as there is credit for; the last version looked at, and whether that was all."""
         seen = 0
-        async for event in self._router.journal.read_stream(stream, from_version=version + 1, limit=PAGE):
+        chunks = self._router.journal.read_stream(stream, from_version=version + 1, limit=PAGE, branch=branch)
+        async for event in chunks:
             if event.kind == "chunk" and self._credit <= 0:
                 return version, False
             seen += 1

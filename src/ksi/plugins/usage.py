@@ -33,8 +33,9 @@ async def used(completion: UUID, router: Router, log: EventLog) -> Usage:
     answer = await _end(completion, router)
     if isinstance(usage := answer.get("usage"), Mapping):
         return msgspec.convert(usage, Usage)
-    request = await _asked(completion, log)
-    return NOTHING if request is None else estimate_usage(request, output_tokens=await _chunks(completion, log))
+    branch = (await router.known_request(completion.bytes)).request.branch
+    request = await _asked(completion, log, branch)
+    return NOTHING if request is None else estimate_usage(request, output_tokens=await _chunks(completion, log, branch))
 
 
 async def _end(completion: UUID, router: Router) -> Mapping[str, Any]:
@@ -52,15 +53,16 @@ async def _end(completion: UUID, router: Router) -> Mapping[str, Any]:
     return answer or {}
 
 
-async def _asked(completion: UUID, log: EventLog) -> CompletionRequest | None:
+async def _asked(completion: UUID, log: EventLog, branch: str) -> CompletionRequest | None:
     """What was sent to the provider that was asked last; None where none was called."""
     query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=completion),)
     asked = None
-    async for event in log.read_all(query):
+    async for event in log.read_all(query, branch=branch):
         if not event.is_erased and event.data["effect"] == "llm:stream":
             asked = event.data["request"]["request"]
     return None if asked is None else msgspec.convert(asked, CompletionRequest)
 
 
-async def _chunks(completion: UUID, log: EventLog) -> int:
-    return sum([event.kind == "chunk" async for event in log.read_stream(f"completion/{completion}")])
+async def _chunks(completion: UUID, log: EventLog, branch: str) -> int:
+    stream = log.read_stream(f"completion/{completion}", branch=branch)
+    return sum([event.kind == "chunk" async for event in stream])

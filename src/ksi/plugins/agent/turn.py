@@ -158,7 +158,7 @@ class Answering:
         own = f"{path_of(envelope, '')}/completion:"
         names = ("completion:create", "completion:resume")
         query = (Filter(names=names, kinds=("request",), causation_id=UUID(bytes=envelope.event_id)),)
-        requests = self._context.services.get(EventLog).read_all(query)
+        requests = self._context.services.get(EventLog).read_all(query, branch=envelope.branch)
         return [each.event_id async for each in requests if each.metadata.get("path", "").startswith(own)]
 
     def ended(self) -> Turn:

@@ -138,7 +138,7 @@ class Past:
     async def _asked(self, completion: str) -> Asked | None:
         """What was sent to the provider that was asked last; None where none was called."""
         query = (Filter(names=("effect:requested",), kinds=("request",), causation_id=UUID(completion)),)
-        asked = [event async for event in self._log.read_all(query)]
+        asked = [event async for event in self._log.read_all(query, branch=self._context.branch)]
         return msgspec.convert(asked[-1].data["request"], Asked) if asked and not asked[-1].is_erased else None
 
     async def _unstarted(self, reference: str) -> str:

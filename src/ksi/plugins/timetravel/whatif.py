@@ -20,6 +20,7 @@ from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.core.threads import settle
 from ksi.core.views import View
 from ksi.kernel.door import Session
+from ksi.kernel.replay import KEPT
 from ksi.kernel.router import Router
 from ksi.store.cone import cone_of
 
@@ -172,9 +173,16 @@ class WhatIf:
         """Write down on ``branch`` what it and all that it caused had written, without running anything."""
         known = await self._log.find(event.id)
         assert known is not None  # it was read just now
-        origin = msgspec.structs.replace(known.request, id=ids.derived(event.id, "branch", branch), branch=branch)
+        origin = msgspec.structs.replace(
+            known.request,
+            id=ids.derived(event.id, "branch", branch),
+            branch=branch,
+            correlation=known.request.correlation_id,  # its run has the name that it had
+        )
         entries = [_entry(each) async for each in self._written_below(event)]
-        outcome = known.outcome or Outcome(ok=False, data=canonical.encode(_INTERRUPTED))
+        ended = known.outcome or Outcome(ok=False, data=canonical.encode(_INTERRUPTED))
+        metadata = {KEPT: ids.text(event.id), **(ended.metadata or {})}  # of one that was kept before, where it was run
+        outcome = msgspec.structs.replace(ended, metadata=metadata)
         unit = Unit(origin=origin, request=True, entries=entries, outcome=outcome)
         kept: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._log.write(unit, lambda committed, error: settle(kept, committed, error))
