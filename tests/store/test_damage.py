@@ -211,6 +211,8 @@ async def test_a_log_that_was_put_back_behind_its_witness_is_refused(tmp_path: P
     with pytest.raises(LogDamagedError, match="@120 was acknowledged, but the log ends at @60"):
         async with SqliteEventStore.open(path):
             pass
+    (said,) = verify_file(path).problems
+    assert "@120 was acknowledged, but the log ends at @60" in said
 
 
 async def test_another_history_of_the_same_length_is_refused(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from ksi.core.events import Position
-from ksi.store import upkeep
+from ksi.store import disk_log, upkeep
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.contracts import Counter, CounterView, Sums, added, forgiving
 
@@ -101,3 +102,22 @@ async def test_a_projection_that_can_park_no_more_stands_still_and_says_why(
         await store.drop_parked(SUBSCRIBER, Position(2))
         assert await sums(store) == [Counter("a", 3)]
         assert (await store.projections.status("sums"))[0].state == "live"
+
+
+async def test_a_rebuild_that_only_shows_what_would_differ_leaves_no_table_behind(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_log, "CHANGES_MAX", 1)
+    async with SqliteEventStore.open(store_path, durability="normal") as store:
+        store.register(CounterView)
+        await store.append("counter/a", [added(1)])
+        await store.views_written()
+        before = tables(store_path)
+        assert (await store.projections.rebuild("counters", swap=False)).records == 1
+        await store.views_written()
+    assert tables(store_path) == before
+
+
+def tables(path: Path) -> set[str]:
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
+        return {name for (name,) in reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

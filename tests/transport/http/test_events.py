@@ -65,6 +65,11 @@ async def test_who_prefers_not_to_wait_gets_a_receipt_once_it_is_on_disk(site: S
     assert (await http.post("/v1/events/probe:act", json={"name": "later"}, headers=again)).json() == "later"
 
 
+async def test_there_is_no_receipt_for_what_is_not_recorded(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/events/system:health", json={}, headers={"prefer": "respond-async"})
+    assert answer.json()["code"] == "unsupported"
+
+
 async def test_a_query_is_read_with_a_get_and_its_texts_become_what_the_schema_says(http: httpx.AsyncClient) -> None:
     answer = await http.get(
         "/v1/events/probe:ask?text=5&number=5&ratio=1.5&flag=true&names=a&sizes=1&sizes=2&nested={%22a%22:1}&moment=x"

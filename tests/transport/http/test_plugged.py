@@ -34,6 +34,7 @@ class Tickets(AsyncPlugin):
         return (
             Route(path="/tickets/{number}", event="tickets:show"),
             Route(path="/tickets", methods=("POST",), event="tickets:open"),
+            Route(path="/tickets/new/{title}", event="tickets:open"),
             Route(path="/tickets.txt", event="tickets:text", media="text/plain"),
             Route(path="/page/{rest:path}", app=page),
             Route(path="/open", app=page, is_public=True),
@@ -72,6 +73,7 @@ async def test_a_path_asks_an_event_with_what_stands_in_it(http: httpx.AsyncClie
     assert (refused.status_code, refused.json()["code"]) == (400, "validation_error")
     assert (await http.post("/tickets", json={"title": "broken"})).json() == "broken"
     assert (await http.get("/tickets")).status_code == 405
+    assert (await http.get("/tickets/new/once")).status_code == 405, "whoever repeats a GET must not do something twice"
 
 
 async def test_an_answer_of_another_media_type_is_its_text(http: httpx.AsyncClient) -> None:
