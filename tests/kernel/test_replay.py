@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, NotFoundError, ReplayDivergenceError
-from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.errors import KSIError, NotFoundError, ReplayDivergenceError, ReplayUnhandledError
+from ksi.core.events import Filter, Position, RecordedEvent, fact
 from ksi.core.ports import EventLog
 from ksi.core.threads import SystemThreads, settle
 from ksi.core.views import View, ViewWriter
@@ -315,6 +315,15 @@ async def test_what_was_read_is_served_though_it_has_changed_since(ksi: EventTes
 async def test_a_run_that_does_not_exist_is_not_found(ksi: EventTestHarness) -> None:
     with pytest.raises(NotFoundError):
         await replayed(ksi.log, Shop, run="no-such-run")
+
+
+async def test_a_run_whose_plugin_is_not_loaded_says_which_event_nobody_handles(ksi: EventTestHarness) -> None:
+    await ksi.request("shop:sell", {"what": "pear"})
+    with pytest.raises(ReplayUnhandledError) as caught:
+        await replayed(ksi.log)
+    event = await ksi.log.at(Position(caught.value.position))
+    assert event is not None
+    assert (caught.value.event_name, event.kind, event.name) == ("shop:sell", "request", "shop:sell")
 
 
 async def test_a_replay_writes_nothing(ksi: EventTestHarness) -> None:

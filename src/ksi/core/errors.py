@@ -18,7 +18,7 @@
     ├─ OutcomeUnknownError         it may or may not have happened
     │  └─ InterruptedRunError     a completion was cut off; its tokens are kept
     ├─ ReplayError                 a run was not what it was when it was run once more
-    │  ├─ ReplayDivergenceError    └─ ReplayEscapeError
+    │  ├─ ReplayDivergenceError    ├─ ReplayEscapeError        └─ ReplayUnhandledError
     ├─ CapacityError               not now
     │  ├─ OverloadedError          ├─ UnavailableError         ├─ ShuttingDownError
     │  ├─ BudgetExceededError
@@ -461,6 +461,20 @@ class ReplayEscapeError(ReplayError):
         super().__init__(f"plugin {plugin!r} tried to act in a replay: {action}")
         self.plugin = plugin
         self.action = action
+
+
+class ReplayUnhandledError(ReplayError):
+    """The run has an event that no loaded plugin handles: load the one that did, and replay again.
+
+    ``position`` is that of the request in the log.
+    """
+
+    code = "replay_unhandled"
+
+    def __init__(self, event_name: str, position: int) -> None:
+        super().__init__(f"no handler of {event_name!r} is loaded, which the run asks for @{position}")
+        self.event_name = event_name
+        self.position = position
 
 
 # ── capacity ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,16 @@ import msgspec
 
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, NotFoundError, OutcomeUnknownError, ReplayDivergenceError, ReplayError
+from ksi.core.errors import (
+    KSIError,
+    NoHandlerError,
+    NotFoundError,
+    OutcomeUnknownError,
+    ReplayDivergenceError,
+    ReplayError,
+    ReplayUnhandledError,
+    UnknownEventError,
+)
 from ksi.core.events import MAIN, Filter, Position
 from ksi.core.ports import Committed, Done, Journal, Known, Outcome, Unit
 from ksi.core.threads import settle
@@ -83,10 +92,12 @@ class Replay:
 
         Raises:
             ReplayDivergenceError: The first difference in the order of the log.
+            ReplayUnhandledError: Nobody is there to handle one of them.
             NotFoundError: There is no such run.
         """
         self._router = router
         attempts = await self._attempts(run, branch)
+        _check_handled(router, attempts)
         for attempt in attempts:
             await self._repeat(router, attempt)
         divergences = [attempt.divergence for attempt in attempts if attempt.divergence is not None]
@@ -244,6 +255,15 @@ class Replay:
 
 
 _EVERYTHING = Position((1 << 63) - 1)
+
+
+def _check_handled(router: Router, attempts: Sequence[Attempt]) -> None:
+    """Raises ReplayUnhandledError for the first that was handled, and that nobody handles any more."""
+    for attempt in sorted(attempts, key=lambda attempt: attempt.position):
+        row = router.table.get(attempt.envelope.name)
+        was_handled = attempt.code not in (UnknownEventError.code, NoHandlerError.code)
+        if was_handled and (row is None or not row.handlers):
+            raise ReplayUnhandledError(attempt.envelope.name, attempt.position)
 
 
 def _end_of(attempt: Attempt) -> int:

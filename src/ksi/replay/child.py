@@ -17,7 +17,7 @@ import msgspec
 
 from ksi.core.blobs import Blobs
 from ksi.core.config import Config
-from ksi.core.errors import InternalError, KSIError, NoHandlerError, ReplayDivergenceError, UnknownEventError
+from ksi.core.errors import InternalError, KSIError, ReplayUnhandledError
 from ksi.core.parent import die_with
 from ksi.core.ports import Journal, Shutdown
 from ksi.core.threads import InlineThreads
@@ -123,16 +123,10 @@ async def _replayed(replay: Replay, seal: Seal, orders: Orders, plugins: Sequenc
     at_start, seal.attempts[:] = list(seal.attempts), []
     try:
         return await replay.run(kernel.router, orders.run, branch=orders.branch)
-    except ReplayDivergenceError as error:
-        if at_start and _is_unhandled(error):
+    except ReplayUnhandledError as error:
+        if at_start:
             raise at_start[0] from error
         raise
-
-
-def _is_unhandled(error: ReplayDivergenceError) -> bool:
-    """Whether what differs is that nobody handles the event here."""
-    came = error.requested or {}
-    return (came.get("error") or {}).get("code") in (NoHandlerError.code, UnknownEventError.code)
 
 
 def _owners(plugins: Sequence[Source]) -> Mapping[str, Mapping[str, str]]:

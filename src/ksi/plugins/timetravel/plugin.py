@@ -125,7 +125,7 @@ class TimeTravel(AsyncPlugin):
         "timetravel:replay",
         timeout=REPLAY_TIMEOUT,
         concurrent=1,
-        errors=["not_found", "ambiguous", "replay_divergence", "replay_escape", "replay_error"],
+        errors=["not_found", "ambiguous", "replay_divergence", "replay_escape", "replay_unhandled", "replay_error"],
         examples=[{"run": "last"}],
     )
     async def replay(self, run: RunReference, context: EventContext) -> Repeated:
