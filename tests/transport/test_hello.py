@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ksi.testing.loop import ManualClock
+from ksi.transport import lapsing
 from ksi.transport.tokens import TokenStore
 from ksi.transport.unix import UnixServer
 from tests.transport.conftest import Connect, LineClient
@@ -123,6 +124,19 @@ async def test_whose_token_expires_or_is_revoked_has_to_leave(
         assert (first["id"], first["error"]["code"]) == (None, "unauthorized")
         assert (second["id"], second["error"]["code"]) == (1, "unauthorized")
     assert door.seen == []
+
+
+async def test_a_stream_on_the_socket_ends_with_its_token(
+    client: LineClient, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lapsing, "CHECK_EVERY", 0.01)
+    token = tokens.create("agent:ada")
+    await client.ask(hello(token))
+    client.send({"id": 1, "event": "test:count", "stream": True, "credit": 1, "data": {"until": 9}})
+    assert (await client.receive())["seq"] == 1
+    tokens.revoke(tokens.verify(token).token_id)
+    rest = [msgspec.json.decode(line) for line in (await client.at_end()).splitlines()]
+    assert [(frame["id"], frame["error"]["code"]) for frame in rest] == [(None, "unauthorized"), (1, "unauthorized")]
 
 
 async def test_a_child_of_the_daemon_is_nobody_until_it_says_its_token(

@@ -21,6 +21,7 @@ from ksi.transport.budget import Budget, Limits
 from ksi.transport.envelopes import envelope_of
 from ksi.transport.flat import FlatLane
 from ksi.transport.intake import Intake
+from ksi.transport.lapsing import Tokens
 from ksi.transport.outbox import Outbox
 from ksi.transport.streams import FrameSink
 from ksi.wire import answers, dialects
@@ -44,8 +45,8 @@ class Common(msgspec.Struct, kw_only=True, eq=False):
     clock: Clock
     server: str
     connections: set[Connection]
-    principal_of: Callable[[str], str] | None = None
-    """The principal of a token, or UnauthorizedError; None where tokens mean nothing."""
+    tokens: Tokens | None = None
+    """None where they mean nothing."""
     drained: asyncio.Event | None = None
     """Set when the last connection is gone."""
     late_frames: int = 0
@@ -95,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._session = Session(principal="", source="unix", reply_channel=self._outbox)
         self._flat = FlatLane(common.door, self._session, self._send, budget=common.budget, clock=common.clock)
         self._token = token
+        self._unwatch: Callable[[], None] = _nothing
         self._locked = ""  #: why nothing but a hello is served
         self._transport: asyncio.Transport | None = None
 
@@ -112,6 +114,7 @@ class Connection(asyncio.Protocol):
             self._session.principal = self._principal_of(transport)
         except UnauthorizedError as error:
             self._lock(error)
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         self._outbox.hold()
@@ -143,6 +146,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._unwatch()
         self._common.leave(self)
         self._intake.close()
         self._outbox.close()
@@ -319,8 +323,9 @@ class Connection(asyncio.Protocol):
 
     # ── who it is ────────────────────────────────────────────────────────────────────────────────────────────────────
     def _hello(self, frame: Frame) -> None:
-        if frame.token is not None and self._common.principal_of is not None:
-            self._become(self._common.principal_of, frame.token)
+        if frame.token is not None and self._common.tokens is not None:
+            self._become(self._common.tokens.principal_of, frame.token)
+            self._watch()
         if self._locked:
             raise UnauthorizedError(self._locked)
         self._session.source = frame.client or self._session.source
@@ -344,19 +349,32 @@ class Connection(asyncio.Protocol):
 
     def _lock(self, error: UnauthorizedError) -> None:
         """Serve nothing but a hello with a token."""
+        self._unwatch()
         self._token, self._locked, self._frames = None, error.message, TypedFrames()
         self._session = Session(principal="", source=self._session.source)
 
     def _prove_again(self, token: str) -> None:
         """The token may have expired, or been revoked: who came in with it has to leave."""
-        assert self._common.principal_of is not None
+        assert self._common.tokens is not None
         try:
-            self._common.principal_of(token)
+            self._common.tokens.principal_of(token)
         except UnauthorizedError as error:
-            self._lock(error)
-            self._send(answers.failure(None, error))
-            self._disconnect_streams()
-            self._is_finishing = True  # once it was told so of all that it asks here
+            self._expel(error)
+
+    def _watch(self) -> None:
+        self._unwatch()
+        if self._token is not None and self._common.tokens is not None:
+            self._unwatch = self._common.tokens.watch(self._token, self._expel)
+
+    def _expel(self, error: UnauthorizedError) -> None:
+        self._lock(error)
+        self._send(answers.failure(None, error))
+        for running in list(self._running.values()):
+            if running.stream is not None:
+                running.stream.end(None, error)
+                running.stream.disconnected()
+        self._is_finishing = True  # once it was told so of all that it asks here
+        self._close_later()
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _accept(self, frame: Frame) -> None:
@@ -435,6 +453,10 @@ class Connection(asyncio.Protocol):
                 running.call.cancel()
         elif running.stream is not None and frame.credit:
             running.stream.grant(frame.credit)
+
+
+def _nothing() -> None:
+    """Nobody watches its token."""
 
 
 def _is_gone(transport: asyncio.Transport) -> bool:

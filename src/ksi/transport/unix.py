@@ -17,6 +17,7 @@ from ksi.core.errors import ConfigError, UnauthorizedError
 from ksi.kernel.door import Door
 from ksi.transport.budget import Budget, Limits
 from ksi.transport.connection import Common, Connection
+from ksi.transport.lapsing import Tokens
 from ksi.transport.peers import peer_of
 from ksi.transport.tokens import TokenStore
 
@@ -50,7 +51,7 @@ class UnixServer:
             clock=clock or SystemClock(),
             server=server,
             connections=set(),
-            principal_of=None if tokens is None else lambda token: tokens.verify(token).principal,
+            tokens=None if tokens is None else Tokens(lambda token: tokens.verify(token).principal),
         )
         self._wants_tokens = tokens is not None
         self._listener: asyncio.Server | None = None

@@ -33,6 +33,7 @@ class Endpoint:
             self._guard.refuse_foreign(exchange.headers)
             if not self._is_public:
                 exchange.session = self._guard.session_of(exchange.headers)
+                exchange.token = self._guard.token_of(exchange.headers) or ""
             await self._handler(exchange)
         except Gone:
             return

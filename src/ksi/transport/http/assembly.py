@@ -24,6 +24,7 @@ from ksi.transport.http.probes import Probes
 from ksi.transport.http.routes import app_of
 from ksi.transport.http.server import HttpServer
 from ksi.transport.http.websocket import WebSockets
+from ksi.transport.lapsing import Tokens
 from ksi.transport.tokens import TokenStore
 
 
@@ -33,7 +34,7 @@ def server_of(
     """A server that was not started. What the connections of the Unix socket share bounds its own too."""
     router, log = services.get(Router), services.get(EventLog)
     guard = Guard(tokens, [name for name in (section.host, *section.hosts) if name not in WILDCARDS])
-    common = msgspec.structs.replace(unix, connections=set(), principal_of=guard.principal_of)
+    common = msgspec.structs.replace(unix, connections=set(), tokens=Tokens(guard.principal_of))
     state, sockets = ServerState(), WebSockets(common, guard)
     connections: Mapping[str, Sized] = {"unix": unix.connections, "http": state.connections, "websocket": sockets.open}
     metrics = Metrics(router, common.budget, home.data, connections)

@@ -40,6 +40,7 @@ class Requests:
     def __init__(self, common: Common, registry: EventRegistry) -> None:
         self.door = common.door
         self.limits = common.limits
+        self.tokens = common.tokens
         self._budget = common.budget
         self._clock = common.clock
         self._registry = registry

@@ -58,6 +58,8 @@ class Exchange:
 
     session: Session
     """Who asks; set once the guard has let it in."""
+    token: str
+    """With which; it may lapse before the answer is whole."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import InvalidFrameError, NotFoundError, ValidationError
+from ksi.core.errors import InvalidFrameError, NotFoundError, UnauthorizedError, ValidationError
 from ksi.kernel.door import StreamCall
 from ksi.transport.http.events import Requests
 from ksi.transport.http.exchange import Answer, Exchange, Gone
@@ -100,6 +101,7 @@ class Streams:
         reader = secrets.token_hex(8)
         self._readers[reader] = exchange.session.principal, outlet
         headers = [(b"ksi-reader", reader.encode())]
+        stop_watching = self._watched(exchange, outlet, call)
         leaving = asyncio.ensure_future(exchange.gone())
         pouring = asyncio.ensure_future(outlet.pour(headers, at, patience))
         try:
@@ -111,9 +113,21 @@ class Streams:
             leaving.cancel()
             pouring.cancel()
             self._readers.pop(reader, None)
+            stop_watching()
             outlet.close()
             if not outlet.is_ended:
                 call.disconnected()
+
+    def _watched(self, exchange: Exchange, outlet: Outlet, call: StreamCall) -> Callable[[], None]:
+        """End it with its token."""
+
+        def lapsed(error: UnauthorizedError) -> None:
+            if not outlet.is_ended:
+                outlet.end(None, error)
+                call.disconnected()
+
+        assert self._requests.tokens is not None
+        return self._requests.tokens.watch(exchange.token, lapsed)
 
 
 def is_event_name(text: str) -> bool:
