@@ -88,6 +88,23 @@ def test_a_log_that_lost_its_end_goes_on_when_somebody_says_so(ksi: Cli) -> None
     assert loss["data"]["at"] == head
 
 
+def test_what_is_archived_is_named_by_who_reads_it_and_comes_back(ksi: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "old.archive"
+    ksi.records("backup", str(tmp_path / "copy.db"))
+    assert "there is nothing that can leave" in ksi.text("store", "archive", str(file), "--before", "1d")
+    *_, effect = ksi.records("log", "--kind", "request", "effect:")
+    (made,) = ksi.records("store", "archive", str(file), "--before", f"@{effect['position'] + 3}")
+    assert made["rows"] >= 2
+    assert made["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    away = ksi("show", f"@{effect['position']}")
+    assert (away.returncode, f"ksi store attach {file}" in away.stderr) == (1, True)
+    (size,) = [each for each in ksi.records("doctor") if each["name"] == "log"]
+    assert "archived" in size["found"]
+    assert "are in the log again" in ksi.text("store", "attach", str(file))
+    assert ksi("show", f"@{effect['position']}").returncode == 0
+    assert ksi("store", "archive", str(file)).returncode == 2
+
+
 def test_upcasters_are_tried_on_all_that_is_stored(ksi: Cli) -> None:
     assert ksi.text("store", "check-upcasters") == "0 facts of older versions, all of them readable\n"
 

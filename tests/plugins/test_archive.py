@@ -118,7 +118,7 @@ async def test_what_of_the_log_is_what_is_said_in_bytes(log: Journal, tmp_path: 
         await ksi.request("store:archive", {"path": file, "before": await end_of(log)})
         left = await ksi.request("store:sizes")
         assert left["chunks"] == 0 < left["archived"] < sizes["chunks"] + sizes["effects"]
-        assert left["facts"] > sizes["facts"]  # one more, of what was archived
+        assert left["facts"] > 0 < left["requests"]
     await log.close()
     assert sizes_of_file(tmp_path / "events.db").archived == left["archived"]
 

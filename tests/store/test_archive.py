@@ -5,7 +5,6 @@ The power goes at each step of it in the crash matrix below.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from ksi.core import ids
 from ksi.core.envelope import EventEnvelope
@@ -28,11 +28,11 @@ from ksi.core.errors import (
 from ksi.core.events import MAIN, ArchiveCategory, Filter, Position, RecordedEvent
 from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.store import archive_file, archiving
-from ksi.store.chain import DIGEST
+from ksi.store.archive_file import read_page
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.store.stub import is_stub
+from ksi.store.stub import archive_of, read_row, stub_of
 from ksi.testing.contracts import ALL_KINDS, added, listed, request, written
 from ksi.testing.vfs import DiskVFS
 from tests.store.images import flip
@@ -274,11 +274,10 @@ async def test_what_is_left_here_is_bound_to_the_chain(tmp_path: Path, file: Pat
         await answered(store)
         await store.archive(file, before=await end_of(store))
     with closing(apsw.Connection(str(path))) as connection:
-        stub: bytes = connection.execute("SELECT body FROM log WHERE pos = 3").get
-        assert is_stub(stub)
-        packed, digest = stub[: -2 * DIGEST].replace(b"completion:create", b"completion:forged"), stub[-DIGEST:]
-        own = hashlib.blake2b(packed + digest, digest_size=DIGEST).digest()
-        connection.execute("UPDATE log SET body = ? WHERE pos = 3", (packed + own + digest,))
+        (body, stub) = next(row[1:] for row in read_page(file, 0) if row.last == 3)
+        row = read_row(body)
+        forged = replace(row, lines=tuple(replace(line, name="completion:forged") for line in row.lines))
+        connection.execute("UPDATE log SET body = ? WHERE pos = 3", (stub_of(forged, body, archive_of(stub)),))
     assert any(str(file) in problem for problem in verify_file(path).problems)
 
 
