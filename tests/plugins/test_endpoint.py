@@ -11,7 +11,9 @@ import anthropic
 import openai
 import pytest
 
+from ksi.codegen.tools import tool_name
 from ksi.core import canonical
+from ksi.core.errors import StreamInterruptedError
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.agent import Agent
 from ksi.plugins.budget import Budget
@@ -29,9 +31,17 @@ HELLO: Any = [{"role": "user", "content": "say hello there"}]
 TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
 
+FORM: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"title": "Sea", "type": "object"}}}
+
+
 def answer(request: CompletionRequest) -> Answer:
     """Says what it is told; asks for its tool first, where it has one."""
     last = request.messages[-1].parts[-1]
+    if request.model == "both" and isinstance(last, TextPart):
+        own = ToolCallDelta(index=0, id="c0", name=tool_name("agent:list"), arguments="{}")
+        return [own, ToolCallDelta(index=1, id="c1", name="add", arguments="{}")]
+    if isinstance(last, TextPart) and last.text == "break off":
+        return ["so", StreamInterruptedError("lost", provider="script")]
     if request.response_schema is not None:
         return canonical.encode({"schema": request.response_schema["title"]}).decode()
     if isinstance(last, ToolResultPart):
@@ -42,12 +52,15 @@ def answer(request: CompletionRequest) -> Answer:
     return last.text.removeprefix("say ")
 
 
+MODELS = ("m", "held", "both")
+
+
 class Script:
     """What stands behind the endpoint."""
 
     def __init__(self) -> None:
         self.hold = Hold(at=1)
-        self.provider = ScriptProvider(answer, before_token=self._before, models=("m", "held"))
+        self.provider = ScriptProvider(answer, before_token=self._before, models=MODELS)
 
     async def _before(self, index: int) -> None:
         if self.provider.requests[-1].model == "held":
@@ -61,7 +74,7 @@ def script() -> Script:
 
 def plugins_with(script: Script) -> tuple[type[AsyncPlugin], ...]:
     """All that an answer needs."""
-    offer = Offer(name="script", make=lambda: script.provider, models=("m", "held"))
+    offer = Offer(name="script", make=lambda: script.provider, models=MODELS)
 
     class OwnDesk(AsyncPlugin):
         name = "own-desk"
@@ -93,7 +106,7 @@ async def claude(site: Site) -> AsyncIterator[anthropic.AsyncAnthropic]:
 
 async def test_models_and_agents_are_listed(site: Site, ai: openai.AsyncOpenAI) -> None:
     await site.ksi.request("agent:spawn", {"agent": "ada"})
-    assert [model.id async for model in ai.models.list()] == ["m", "held", "agent:ada"]
+    assert [model.id async for model in ai.models.list()] == [*MODELS, "agent:ada"]
     assert (await ai.models.retrieve("agent:ada")).id == "agent:ada"
     with pytest.raises(openai.NotFoundError):
         await ai.models.retrieve("nobody")
@@ -149,8 +162,7 @@ async def test_a_tool_is_asked_for_and_told(ai: openai.AsyncOpenAI) -> None:
 
 
 async def test_an_answer_follows_a_json_schema(ai: openai.AsyncOpenAI) -> None:
-    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"title": "Sea", "type": "object"}}}
-    said = await ai.chat.completions.create(model="m", messages=HELLO, response_format=form)
+    said = await ai.chat.completions.create(model="m", messages=HELLO, response_format=FORM)
     assert said.choices[0].message.content == '{"schema":"Sea"}'
 
 
@@ -162,8 +174,113 @@ async def test_an_agent_answers_in_its_own_conversation(site: Site, ai: openai.A
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "hello there"
     conversation = await site.ksi.request("conversation:get", {"conversation": "agent-ada"})
     assert len(conversation["messages"]) == 4
-    with pytest.raises(openai.UnprocessableEntityError):
-        await ai.chat.completions.create(model="agent:ada", messages=HELLO, tools=TOOLS)
+
+
+async def test_an_agent_asks_for_its_clients_tool_and_goes_on_with_what_that_gave(
+    site: Site, ai: openai.AsyncOpenAI
+) -> None:
+    await site.ksi.request("agent:spawn", {"agent": "ada", "model": "m"})
+    asked: Any = {"model": "agent:ada", "tools": TOOLS}
+    stream = await ai.chat.completions.create(**asked, messages=HELLO, stream=True)
+    chunks = [chunk.choices[0] async for chunk in stream]
+    (calls,) = [chunk.delta.tool_calls for chunk in chunks if chunk.delta.tool_calls]
+    assert (calls[0].id, chunks[-1].finish_reason) == ("c1", "tool_calls")
+    result: Any = {"role": "tool", "tool_call_id": "c1", "content": "two"}
+    second = await ai.chat.completions.create(**asked, messages=[*HELLO, result])
+    assert (second.choices[0].message.content, second.choices[0].finish_reason) == ("it is two", "stop")
+    with pytest.raises(openai.ConflictError):
+        await ai.chat.completions.create(**asked, messages=[result])
+    conversation = await site.ksi.request("conversation:get", {"conversation": "agent-ada"})
+    assert [said["role"] for said in conversation["messages"]] == ["user", "assistant", "tool", "assistant"]
+
+
+async def test_an_agent_keeps_its_own_tools_beside_its_clients(
+    site: Site, script: Script, ai: openai.AsyncOpenAI
+) -> None:
+    await site.ksi.request("agent:spawn", {"agent": "ada", "model": "both", "tools": ["agent:list"]})
+    asked: Any = {"model": "agent:ada", "tools": TOOLS}
+    first = (await ai.chat.completions.create(**asked, messages=HELLO)).choices[0].message
+    assert [call.id for call in first.tool_calls or ()] == ["c1"]
+    result: Any = {"role": "tool", "tool_call_id": "c1", "content": "two"}
+    second = await ai.chat.completions.create(**asked, messages=[*HELLO, first, result])
+    assert second.choices[0].message.content == "it is two"
+    told = [part for said in script.provider.requests[-1].messages for part in said.parts]
+    assert [part.id for part in told if isinstance(part, ToolResultPart)] == ["c0", "c1"]
+    own: Any = [{"type": "function", "function": {"name": tool_name("agent:list"), "parameters": {}}}]
+    with pytest.raises(openai.BadRequestError):
+        await ai.chat.completions.create(model="agent:ada", tools=own, messages=HELLO)
+
+
+async def test_an_agents_answer_follows_a_json_schema(site: Site, ai: openai.AsyncOpenAI) -> None:
+    await site.ksi.request("agent:spawn", {"agent": "ada", "model": "m"})
+    said = await ai.chat.completions.create(model="agent:ada", messages=HELLO, response_format=FORM)
+    assert said.choices[0].message.content == '{"schema":"Sea"}'
+
+
+async def test_who_leaves_an_agent_stops_its_turn(site: Site, script: Script, ai: openai.AsyncOpenAI) -> None:
+    await site.ksi.request("agent:spawn", {"agent": "ada", "model": "held"})
+    async with await ai.chat.completions.create(model="agent:ada", messages=HELLO, stream=True) as stream:
+        await anext(aiter(stream))
+        await script.hold.reached.wait()
+    await site.until(lambda: script.provider.streams_open == 0)
+
+
+# ── /v1/responses ────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("model", ["m", "agent:ada"])
+async def test_responses_are_answered_whole_and_streamed(site: Site, ai: openai.AsyncOpenAI, model: str) -> None:
+    await site.ksi.request("agent:spawn", {"agent": "ada", "model": "m"})
+    said = await ai.responses.create(model=model, input="say hello there", instructions="be kind")
+    assert (said.output_text, said.status) == ("hello there", "completed")
+    assert said.usage is not None
+    assert said.usage.output_tokens == 2
+    async with ai.responses.stream(model=model, input=HELLO) as stream:
+        events = [event async for event in stream]
+        last = await stream.get_final_response()
+    assert [event.sequence_number for event in events if hasattr(event, "sequence_number")] == list(range(len(events)))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "hello there"
+    assert (last.output_text, events[-1].type) == ("hello there", "response.completed")
+
+
+async def test_responses_end_where_their_bound_is_and_follow_a_schema(ai: openai.AsyncOpenAI) -> None:
+    cut = await ai.responses.create(model="m", input="say hello there", max_output_tokens=1)
+    assert (cut.output_text, cut.status) == ("hello", "incomplete")
+    assert cut.incomplete_details is not None
+    assert cut.incomplete_details.reason == "max_output_tokens"
+    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": {"title": "Sea", "type": "object"}}}
+    assert (await ai.responses.create(model="m", input=HELLO, text=form)).output_text == '{"schema":"Sea"}'
+
+
+@pytest.mark.parametrize("model", ["m", "agent:ada"])
+async def test_responses_ask_for_tools_and_are_told(site: Site, ai: openai.AsyncOpenAI, model: str) -> None:
+    await site.ksi.request("agent:spawn", {"agent": "ada", "model": "m"})
+    tools: Any = [{"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}]
+    async with ai.responses.stream(model=model, input=HELLO, tools=tools) as stream:
+        first = await stream.get_final_response()
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    assert (call.call_id, call.name, call.arguments) == ("c1", "add", '{"a":2}')
+    result = {"type": "function_call_output", "call_id": "c1", "output": "two"}
+    told: Any = [*HELLO, *(item.model_dump() for item in first.output), result]
+    second = await ai.responses.create(model=model, input=told, tools=tools)
+    assert second.output_text == "it is two"
+
+
+async def test_responses_that_want_what_is_not_here_are_refused(ai: openai.AsyncOpenAI) -> None:
+    wrong: list[Any] = [{"previous_response_id": "resp_1"}, {"tools": [{"type": "web_search"}]}, {"background": True}]
+    for more in wrong:
+        with pytest.raises(openai.UnprocessableEntityError):
+            await ai.responses.create(model="m", input=HELLO, **more)
+    with pytest.raises(openai.NotFoundError):
+        await ai.responses.create(model="agent:nobody", input=HELLO)
+
+
+async def test_an_error_in_the_middle_of_a_response_is_an_event(ai: openai.AsyncOpenAI) -> None:
+    events = [event async for event in await ai.responses.create(model="m", input="break off", stream=True)]
+    last = events[-1]
+    assert last.type == "error"
+    assert (last.code, [event.type for event in events].count("response.output_text.delta")) == (
+        "stream_interrupted",
+        1,
+    )
 
 
 async def test_errors_are_those_that_the_package_knows(site: Site, ai: openai.AsyncOpenAI) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Literal
 
 import msgspec
@@ -93,12 +94,25 @@ def _replaced(messages: tuple[SpokenMessage, ...], new: SpokenMessage) -> int:
 def mended(messages: Sequence[Message]) -> tuple[Message, ...]:
     """``messages`` with a result behind each tool call: providers refuse a conversation that lacks one."""
     found: list[Message] = []
-    for message, following in zip(messages, [*messages[1:], None], strict=True):
+    for place, message in enumerate(messages):
         found.append(message)
-        parts = () if following is None or following.role != "tool" else following.parts
-        given = {part.id for part in parts if isinstance(part, ToolResultPart)}
+        given = {part.id for part in _results_behind(messages, place)}
         lost = [part for part in message.parts if isinstance(part, ToolCallPart) and part.id not in given]
         if lost:
             results = tuple(ToolResultPart(id=call.id, content=NO_RESULT, is_error=True) for call in lost)
             found.append(Message(role="tool", parts=results))
     return tuple(found)
+
+
+def waiting_calls(messages: Sequence[Message]) -> set[str]:
+    """Ids of the tool calls at the end of ``messages`` that have no result yet."""
+    place = next((place for place in reversed(range(len(messages))) if messages[place].role != "tool"), None)
+    if place is None:
+        return set()
+    calls = {part.id for part in messages[place].parts if isinstance(part, ToolCallPart)}
+    return calls - {part.id for part in _results_behind(messages, place)}
+
+
+def _results_behind(messages: Sequence[Message], place: int) -> Iterator[ToolResultPart]:
+    for message in takewhile(lambda message: message.role == "tool", messages[place + 1 :]):
+        yield from (part for part in message.parts if isinstance(part, ToolResultPart))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from ksi.plugins.agent.view import MAX_STEPS, AgentName, AgentRecord
-from ksi.providers.base import Usage
+from ksi.providers.base import Tool, ToolCallPart, ToolResultPart, Usage
 
 MAX_TOKENS = 256
 
@@ -32,12 +32,31 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SendMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``from`` says who speaks, where that is worth knowing: another agent's name, for example."""
+    """What is said: ``text``, or ``results`` of the tool calls that the last turn ended with, or both.
+
+    ``tools`` are those of who speaks: where the model asks for one, the turn ends, and goes on with its result.
+    ``response_schema`` is the JSON schema of the answer. ``from`` says who speaks, where that is worth knowing: another
+    agent's name, for example.
+    """
 
     agent: AgentName
-    text: Annotated[str, Meta(min_length=1)]
+    text: Annotated[str, Meta(min_length=1)] | None = None
+    results: tuple[ToolResultPart, ...] = ()
+    tools: Annotated[tuple[Tool, ...], Meta(max_length=128)] = ()
+    response_schema: dict[str, Any] | None = None
     sender: str | None = msgspec.field(default=None, name="from")
     max_tokens: Annotated[int, Meta(ge=1)] = MAX_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.text is None and not self.results:
+            raise ValueError("say a text, or give results of tools")
+
+    def said(self) -> dict[str, Any]:
+        """The same, as a completion takes it."""
+        if not self.results:
+            return {"prompt": self.text}
+        results = [{"role": "tool", "parts": self.results}]
+        return {"messages": results if self.text is None else [*results, {"text": self.text}]}
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -50,7 +69,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """An agent's answer, with the facts of the completion that ended it. ``usage`` is that of all its completions.
 
     ``cost`` is theirs too, in dollars; null where nobody knows the price of one, or one was cut off.
-    ``finish_reason`` is the model's own, or ``max_steps`` where it would have gone on to call tools.
+    ``finish_reason`` is the model's own, or ``max_steps`` where it would have gone on to call tools. ``tool_calls`` are
+    for who spoke, whose tools they are.
     """
 
     agent: str
@@ -63,6 +83,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     provider: str | None
     cost: float | None = None
+    tool_calls: tuple[ToolCallPart, ...] = ()
 
 
 class Agents(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from ksi.core.envelope import path_of
-from ksi.core.errors import ConflictError, InterruptedRunError, NotFoundError
+from ksi.core.errors import ConflictError, InterruptedRunError, NotFoundError, ValidationError
 from ksi.core.events import Filter
 from ksi.core.ports import EventLog
 from ksi.core.threads import settle
@@ -22,7 +22,8 @@ from ksi.plugins.agent.shapes import SendMessage, Turn
 from ksi.plugins.agent.tools import called, offered_tools
 from ksi.plugins.agent.view import CATEGORY, AgentAnswered, AgentCalledTool, AgentRecord
 from ksi.plugins.usage import NOTHING, added, used
-from ksi.providers.base import ToolCallPart, ToolResultPart, Usage
+from ksi.providers.base import Message, Tool, ToolCallPart, ToolResultPart, Usage
+from ksi.providers.conversation import MessageAdded, stream_of, waiting_calls
 
 SEND_MESSAGE = "agent:send_message"
 
@@ -46,23 +47,62 @@ class Answering:
         self._asked = 0
         """How many completions it has asked for in this life."""
         self._finish_reason = "cancelled"
+        self._handed_over: tuple[ToolCallPart, ...] = ()
 
     async def texts(self) -> AsyncGenerator[str, None]:
         """The pieces of the answer, of all steps."""
-        if self._agent.tools:
+        if self._agent.tools or self._request.tools or self._request.results:
             await _wait_for_turn(self._context, self._agent)
-        tools = await offered_tools(self._context, self._agent.tools)
-        calls: list[ToolCallPart] = []
-        said: dict[str, Any] = {"prompt": self._request.text}
+        tools = [*await offered_tools(self._context, self._agent.tools), *self._request.tools]
+        await self._check(tools)
+        said = self._request.said()
+        own: list[ToolCallPart] = []
+        others: list[ToolCallPart] = []
         for step in range(1, self._agent.max_steps + 1):
             async with aclosing(self._step({**said, "tools": tools} if tools else said)) as texts:
                 async for text in texts:
                     yield text
-            calls = msgspec.convert(self._answer.get("tool_calls", ()), list[ToolCallPart])
-            if not calls or step == self._agent.max_steps:
+            own, others = self._calls()
+            if others or not own or step == self._agent.max_steps:
                 break
-            said = {"messages": [{"role": "tool", "parts": await self._results(step, calls)}]}
-        self._end("max_steps" if calls else self._answer["finish_reason"])
+            said = {"messages": [{"role": "tool", "parts": await self._results(step, own)}]}
+        if others:
+            await self._hand_over(step, own, others)
+        else:
+            self._end("max_steps" if own else self._answer["finish_reason"])
+
+    async def _check(self, tools: Sequence[Tool]) -> None:
+        """Refuse what can not be said.
+
+        Raises:
+            ValidationError: Two tools have one name.
+            ConflictError: A result is of no call that waits for one.
+        """
+        if len({tool.name for tool in tools}) < len(tools):
+            raise ValidationError("two tools have the same name; those of the agent count too")
+        given = {result.id for result in self._request.results}
+        if not given:
+            return
+        found = await self._context.request("conversation:get", conversation=self._agent.conversation)
+        told = [msgspec.convert({"role": said["role"], "parts": said["parts"]}, Message) for said in found["messages"]]
+        unasked = sorted(given - waiting_calls(told))
+        if unasked:
+            raise ConflictError(f"nobody waits for the result of {unasked[0]!r}", agent=self._agent.agent)
+
+    def _calls(self) -> tuple[list[ToolCallPart], list[ToolCallPart]]:
+        """What the model asks for: of the agent's own tools, or of nobody's; and of those of who speaks."""
+        calls = msgspec.convert(self._answer.get("tool_calls", ()), list[ToolCallPart])
+        theirs = {tool.name for tool in self._request.tools}
+        return [call for call in calls if call.name not in theirs], [call for call in calls if call.name in theirs]
+
+    async def _hand_over(self, step: int, own: Sequence[ToolCallPart], others: Sequence[ToolCallPart]) -> None:
+        """End the turn: who speaks has the next word. What the own tools gave stands before it in the conversation."""
+        if own:
+            results = tuple(await self._results(step, own))
+            told = MessageAdded(role="tool", parts=results, completion=self._answer["completion"])
+            self._context.append(stream_of(self._agent.conversation), told)
+        self._handed_over = tuple(others)
+        self._end("tool_calls")
 
     async def _step(self, said: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """One answer of the model."""
@@ -77,6 +117,8 @@ class Answering:
             "max_tokens": self._request.max_tokens,
             "agent": self._agent.agent,
         }
+        if self._request.response_schema is not None:
+            asked["response_schema"] = self._request.response_schema
         completion = self._ask("completion:create", asked)
         while not self._answer:
             try:
@@ -174,6 +216,7 @@ class Answering:
             model=self._answer.get("model"),
             provider=self._answer.get("provider"),
             cost=self._cost,
+            tool_calls=self._handed_over,
         )
 
 

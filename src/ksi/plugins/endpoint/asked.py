@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ksi.core.errors import UnsupportedError, ValidationError
+from ksi.core.errors import ValidationError
 from ksi.plugins.endpoint.parts import Message, Part, Tool
 
 AGENT, DEFAULT = "agent:", "default"
@@ -31,7 +31,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a stream is to say its usage."""
 
     def request(self) -> tuple[str, dict[str, Any]]:
-        """The event that answers it, and its payload. Raises UnsupportedError."""
+        """The event that answers it, and its payload. Raises ValidationError."""
         if self.model.startswith(AGENT):
             return "agent:send_message", self._said_to(self.model.removeprefix(AGENT))
         said = {
@@ -47,14 +47,26 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return "completion:create", said
 
     def _said_to(self, agent: str) -> dict[str, Any]:
-        """The last message: what was said before it stands in the agent's own conversation."""
-        if self.tools or self.response_schema is not None:
-            raise UnsupportedError("an agent has tools and instructions of its own: ask a model for these")
-        last = self.messages[-1] if self.messages else None
-        if last is None or last.role != "user":
-            raise ValidationError("the last message is what an agent is told: it is the user's")
-        text = "".join(str(part["text"]) for part in last.parts if part["type"] == "text")
-        return {"agent": agent, "text": text, "max_tokens": self.max_tokens or MAX_TOKENS}
+        """The end of it: what was said before stands in the agent's own conversation."""
+        said = list(self.messages)
+        text = _text(said.pop()) if said and said[-1].role == "user" else None
+        results: list[Part] = []
+        while said and said[-1].role == "tool":
+            results[:0] = said.pop().parts
+        if text is None and not results:
+            raise ValidationError("the last message is what an agent is told: it is the user's, or a tool's")
+        return {
+            "agent": agent,
+            "text": text,
+            "results": results,
+            "tools": [msgspec.to_builtins(tool) for tool in self.tools],
+            "response_schema": self.response_schema,
+            "max_tokens": self.max_tokens or MAX_TOKENS,
+        }
+
+
+def _text(message: Message) -> str:
+    return "".join(str(part["text"]) for part in message.parts if part["type"] == "text")
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):

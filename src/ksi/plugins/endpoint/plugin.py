@@ -19,6 +19,7 @@ class Endpoint(AsyncPlugin):
     def routes(self) -> Iterable[Route]:
         paths = {
             "/v1/chat/completions": "POST",
+            "/v1/responses": "POST",
             "/v1/messages": "POST",
             "/v1/models": "GET",
             "/v1/models/{model:path}": "GET",

@@ -19,7 +19,7 @@ from ksi.kernel.door import Session
 from ksi.kernel.pulled import Pulled
 from ksi.kernel.router import Router
 from ksi.kernel.services import ServiceRegistry
-from ksi.plugins.endpoint import anthropic, openai
+from ksi.plugins.endpoint import anthropic, openai, responses
 from ksi.plugins.endpoint.asked import AGENT, Answered, Wanted, Words
 from ksi.transport.http.exchange import Answer, Exchange, Gone
 from ksi.transport.http.refusals import refuse, told
@@ -30,6 +30,7 @@ EPOCH = "1970-01-01T00:00:00Z"
 Protocol = tuple[Callable[[bytes], Wanted], Callable[[Wanted, str, int], Words]]
 PROTOCOLS: dict[str, Protocol] = {
     "/v1/chat/completions": (openai.wanted, openai.OpenAIWords),
+    "/v1/responses": (responses.wanted, responses.ResponseWords),
     "/v1/messages": (anthropic.wanted, anthropic.AnthropicWords),
 }
 

@@ -20,7 +20,7 @@ from ksi.transport.http.guard import Guard
 
 OWN = "/v1"
 """Where paths of the daemon itself begin."""
-MODELS = ("/v1/chat/completions", "/v1/messages", "/v1/models", "/v1/models/{model:path}")
+MODELS = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models", "/v1/models/{model:path}")
 """Paths below it that are not its own: OpenAI's and Anthropic's packages have them fixed."""
 DESCRIPTIONS = (
     Route(path="/openapi.json", event="describe:openapi"),
