@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 
-def on_a_terminal(*command: str) -> tuple[str, str]:
+def on_a_terminal(*command: str, typed: str = "") -> tuple[str, str]:
     """What a command that must succeed shows on a terminal, and what it says on stderr."""
     ours, theirs = pty.openpty()
+    os.write(ours, typed.encode())
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True) as running:
         os.close(theirs)
         shown = b""

@@ -12,8 +12,11 @@ import pytest
 
 from ksi.cli.main import SECTIONS, cli, main
 from ksi.core.events import NewEvent
+from ksi.core.home import Home
+from ksi.store.offline import verify_file
 from ksi.store.postgres_log import PostgresEventStore
-from tests.cli.processes import Cli
+from ksi.store.sqlite_log import SqliteEventStore
+from tests.cli.processes import Cli, on_a_terminal
 
 HEAVY = {"httpx", "pydantic", "rich", "starlette", "structlog", "uvicorn", "uvloop"}
 
@@ -167,6 +170,26 @@ def test_doctor_finds_damaged_logs_that_were_put_aside(tmp_path: Path, capsys: p
     _, out, _ = ends(["--home", str(tmp_path), "doctor", "--json"], capsys)
     found = {check["name"]: check for check in map(msgspec.json.decode, out.splitlines())}["damaged"]
     assert (found["level"], "events.db.damaged-1" in found["todo"]) == ("warn", True)
+
+
+def test_much_is_given_up_only_where_somebody_says_so_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = Home(tmp_path)
+    home.data.mkdir()
+
+    async def fill() -> None:
+        async with SqliteEventStore.open(home.log) as store:
+            for _ in range(2):
+                await store.append("item/1", [NewEvent(name="item:put", data={"n": n}) for n in range(150)])
+
+    asyncio.run(fill())
+    give_up = ["--home", str(tmp_path), "store", "accept-loss", "--at", "@150"]
+    code, _, said = ends(give_up, capsys)
+    assert (code, "150 events behind @150 go" in said, "--yes" in said) == (2, True, True)
+    assert verify_file(home.log).head == 300
+    shown, said = on_a_terminal(sys.executable, "-m", "ksi.cli", *give_up, typed="y\n")
+    assert ("Go on without them?" in said, "@151 to @300 are lost" in shown) == (True, True)
+    code, _, _ = ends([*give_up, "--yes"], capsys)
+    assert (code, verify_file(home.log).head) == (0, 302)
 
 
 def test_doctor_looks_at_the_database_that_holds_the_log(

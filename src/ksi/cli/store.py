@@ -17,6 +17,8 @@ from ksi.client.client import Options
 from ksi.core.clock import SystemClock
 
 TIMEOUT = 3600.0
+LOST_UNASKED = 100
+"""So many events are given up at a word; more only where somebody says so twice."""
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -131,21 +133,36 @@ def restore(invocation: Invocation, file: Path, keys: Path | None) -> None:
 
 @store.command("accept-loss")
 @click.option("--at", type=POSITION, required=True, help="The last position that is kept: a commit ends there.")
+@click.option("--yes", is_flag=True, help="Do not ask, however much is lost.")
 @click.pass_obj
-def accept_loss(invocation: Invocation, at: int) -> None:
+def accept_loss(invocation: Invocation, at: int, yes: bool) -> None:
     """Go on with a damaged log as far as it is whole, without what stands behind that.
 
-    The error that names the damage says the position. The damaged files are kept under another name; the fact
-    store:loss_was_accepted says what is missing.
+    The error that names the damage says the position. It says how many events go, and asks first where they are many.
+    The damaged files are kept under another name; the fact store:loss_was_accepted says what is missing.
     """
     from ksi.store.salvage import accept_loss as accepted  # SQLite: `ksi backup` asks the daemon without it
+    from ksi.store.salvage import events_lost  # the same
 
+    _agree(invocation, events_lost(invocation.home.log, at), at, yes=yes)
     loss = accepted(invocation.home.log, at, SystemClock())
     if invocation.json:
         click.echo(json_line(loss))
         return
     lost = f"@{loss.at + 1} to @{loss.lost_to} are lost" if loss.lost_to > loss.at else "nothing is lost"
     click.echo(f"The log ends at @{loss.at}: {lost}. What was there is in {loss.kept_as}.")
+
+
+def _agree(invocation: Invocation, lost: int, at: int, *, yes: bool) -> None:
+    """Go on only where somebody wants that."""
+    going = f"{lost} events behind @{at} go; a backup may have them"
+    if lost:
+        invocation.say(going)
+    if lost <= LOST_UNASKED or yes:
+        return
+    if not invocation.is_interactive:
+        raise click.UsageError(f"{going}: say --yes to go on without them")
+    click.confirm("Go on without them?", abort=True, err=True)
 
 
 @store.command("check-upcasters")

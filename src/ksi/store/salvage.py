@@ -68,6 +68,27 @@ def accept_loss(log: Path, at: int, clock: Clock) -> LossWasAccepted:
         lock.release()
 
 
+def events_lost(log: Path, at: int) -> int:
+    """How many events :func:`accept_loss` would give up, as far as the log and its witness know. Nothing is changed.
+
+    Raises:
+        NotFoundError: There is none.
+        LogLockedError: A daemon runs there.
+    """
+    if not log.exists():
+        raise NotFoundError("log", str(log))
+    lock = LockFile(lock_of(log))
+    last = seen_in(witness_of(log)).last
+    try:
+        with closing(as_it_lies(log)) as old:
+            last = max(last, _last_known(old).last)
+    except apsw.Error:  # the witness knows as much
+        pass
+    finally:
+        lock.release()
+    return max(0, last - at)
+
+
 class _Salvage:
     """One log, on its way."""
 
