@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import apsw
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ksi.core import ids
 from ksi.core.events import Position
@@ -111,18 +113,63 @@ def test_an_id_of_tomorrow_is_known_when_tomorrow_comes(connection: apsw.Connect
     assert known.find(early) == 5
 
 
-def test_ids_are_found_after_they_left_memory(connection: apsw.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ksi.store.idindex.IDS_MAX", 8)
+    monkeypatch.setattr("ksi.store.idindex.TRIMMED", 4)
+
+
+@pytest.mark.usefixtures("few_ids")
+def test_ids_are_found_after_they_left_memory(connection: apsw.Connection) -> None:
     now = 1_800_000_000_000_000
     known = SqliteIds(connection, now)
     made = [id_floor(now + n * 1000) for n in range(40)]
     for position, raw in enumerate(made, 1):
         known.add(raw, position)
         connection.execute("INSERT INTO ids(id, pos) VALUES (?, ?)", (raw, position))
-        known.trim(position, now)
+        known.trim(position, now + position * 1000)
     assert [known.find(raw) for raw in made] == list(range(1, 41))
     assert known.find(id_floor(now + 40_000)) is None
     assert len(known._positions) <= 9
+
+
+@pytest.mark.usefixtures("few_ids")
+@given(
+    ages=st.lists(st.sampled_from([-86_400_000, -61_000, -500, -1, 0, 1, 500, 59_000, 61_000]), max_size=40),
+    data=st.data(),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_ids_are_asked_for_is_what_was_added_however_they_are_dated(
+    connection: apsw.Connection, ages: list[int], data: st.DataObject
+) -> None:
+    """``ages``: milliseconds by which the clock of who made the id is ahead."""
+    connection.execute("DELETE FROM ids")
+    now = 1_800_000_000_000_000
+    known, added, closed = SqliteIds(connection, now), dict[bytes, int](), dict[bytes, int]()
+    late = data.draw(st.sampled_from([0, 1, 6]))  # positions by which the disk is behind
+    for number, ahead in enumerate(ages, 1):
+        now += 1_000
+        raw, position = id_floor(now + ahead * 1_000)[:12] + number.to_bytes(4, "big"), 2 * number
+        known.add(raw, position)
+        added[raw] = position
+        if data.draw(st.booleans()):
+            ended = data.draw(st.sampled_from(sorted(added)))
+            known.close(ended, position + 1)
+            closed[ended] = position + 1
+        visible = position + 1 - late
+        connection.executemany(
+            "INSERT OR REPLACE INTO ids(id, pos, done) VALUES (?, ?, ?)",
+            [
+                (each, at, end if (end := closed.get(each)) and end <= visible else None)
+                for each, at in added.items()
+                if at <= visible
+            ],
+        )
+        known.trim(visible, now)
+        new = id_floor(now)[:12] + b"new!"
+        assert (known.find(new), {raw: known.find(raw) for raw in added}) == (None, added)
+        assert {raw: known.closing(raw) for raw in closed} == closed
+        assert not any(known.is_new(raw) for raw in added)
 
 
 @pytest.mark.parametrize(

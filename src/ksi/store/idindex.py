@@ -1,12 +1,14 @@
 """Ids on disk, with the newest in memory, so that a new request's id costs no question to the disk.
 
-Ids are ordered in time. Of the range from ``low`` to ``high`` (a day ahead) all that exist are in memory: an id in it
-that is not there is new. Ids out of that range (retries after months, random UUIDv4) are asked for on disk.
+Ids are ordered in time, and nearly so they come. Of the range from ``low`` to ``high`` (a minute ahead) all that exist
+are in memory: an id in it that is not there is new. Ids out of that range (retries after months, random UUIDv4) are
+asked for on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from itertools import islice
 from typing import Protocol
 
 import apsw
@@ -15,8 +17,11 @@ from ksi.core.errors import LogDamagedError
 from ksi.store.schema import DAMAGE
 
 IDS_MAX = 16_384
-"""Ids in memory, when the keys of a generation have been written."""
-AHEAD_US = 86_400_000_000
+"""Ids in memory, and as many more as are under way."""
+TRIMMED = 256
+"""Ids that leave together, beside those that are too many."""
+AHEAD_US = 60_000_000
+"""Microseconds that the clock of who makes an id may be ahead."""
 
 
 def id_floor(time_us: int) -> bytes:
@@ -47,7 +52,7 @@ class RecentIds:
         self._closings: dict[bytes, int] = {}
         self._high = id_floor(now_us + AHEAD_US)
         newest = stored.newest(self._high, IDS_MAX // 2)
-        self._enter(newest)
+        self._enter(reversed(newest))
         self._low = newest[-1][0] if len(newest) == IDS_MAX // 2 else b""
 
     def _enter(self, known: Iterable[KnownId]) -> None:
@@ -84,24 +89,33 @@ class RecentIds:
         self._closings = {raw: place for raw, place in self._closings.items() if place <= position}
 
     def trim(self, visible: int, now_us: int) -> None:
-        """Keep the newer half of what is acknowledged (up to ``visible``), and all that is under way."""
+        """Keep the newest of what is acknowledged (up to ``visible``), and all that is under way.
+
+        The loop waits for it: called after each commit, it goes over as many as have come, and sorts nothing.
+        """
         high = id_floor(now_us + AHEAD_US)
         if high > self._high:
             self._enter(self._stored.between(self._high, high))
             self._high = high
-        if len(self._positions) <= IDS_MAX:
-            return
-        inside = sorted(raw for raw in self._positions if self._low <= raw < self._high)
-        self._low = inside[len(inside) // 2] if inside else self._low
-        self._keep(lambda raw, position: position > visible or self._low <= raw < self._high)
+        if len(self._positions) > IDS_MAX:
+            self._forget(len(self._positions) - IDS_MAX + TRIMMED, visible, id_floor(now_us))
+        if len(self._closings) > 2 * IDS_MAX:  # of requests whose own ids had left before
+            known = self._positions
+            self._closings = {raw: at for raw, at in self._closings.items() if raw in known or at > visible}
 
-    def _keep(self, wanted: Callable[[bytes, int], bool]) -> None:
-        self._closings = {
-            raw: place
-            for raw, place in self._closings.items()
-            if wanted(raw, place) or wanted(raw, self._positions.get(raw, 0))
-        }
-        self._positions = {raw: place for raw, place in self._positions.items() if wanted(raw, place)}
+    def _forget(self, count: int, visible: int, now: bytes) -> None:
+        """Let go of the ``count`` that were added first, but for those under way and those that are dated ahead."""
+        positions, closings, low, high, newest = self._positions, self._closings, self._low, self._high, b""
+        for raw, position in list(islice(positions.items(), count)):
+            if position > visible or now <= raw < high or (closings and closings.get(raw, 0) > visible):
+                continue
+            if newest < raw < high and low <= raw:
+                newest = raw
+            del positions[raw]
+            if closings:
+                closings.pop(raw, None)
+        if newest:
+            self._low = newest + b"\0"  # the next id there could be
 
 
 class SqliteIds(RecentIds):

@@ -129,6 +129,7 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
             if decided.row is not None:
                 self._generations.add(decided.row, decided.body)
         self._kept(batch)
+        self.ids.trim(self.visible_head(), self._clock.time_us())
         self._upkeep.look()
 
     def failed(self, error: BaseException) -> None:
@@ -209,8 +210,7 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         return stored_open(self._point)
 
     def keys_flushed(self) -> None:
-        """Heads of streams and ids that can be asked for on disk now need not stay in memory."""
-        self.ids.trim(self.visible_head(), self._clock.time_us())
+        """Heads of streams that can be asked for on disk now need not stay in memory."""
         if len(self._decider.heads) > HEADS_MAX:
             self._decider.trim()
 
