@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ksi.core.ports import Journal
@@ -66,6 +67,7 @@ def harness(
     models: tuple[str, ...] = (PROVIDER,),
     log: Journal | None = None,
     failover: tuple[str, ...] = (),
+    home: Path | None = None,
 ) -> EventTestHarness:
     """A KSI that asks ``providers``, the first by default; they outlive its crashes, as a remote one would."""
     offers = [_offer(provider, models, concurrent) for provider in providers]
@@ -85,7 +87,7 @@ def harness(
                 )
             }
 
-    return EventTestHarness(OwnDesk, Conversation, Completion, *more, log=log)
+    return EventTestHarness(OwnDesk, Conversation, Completion, *more, log=log, home=home)
 
 
 def _offer(provider: Provider, models: tuple[str, ...], concurrent: int) -> Offer:

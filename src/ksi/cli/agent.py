@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from ksi.cli.arguments import EVENT_NAME
 from ksi.cli.complete import given
+from ksi.cli.composition import values
 from ksi.cli.invocation import Invocation, family
 from ksi.cli.output import Record, show_table, show_value, time_of
 from ksi.cli.reach import ask
@@ -18,23 +21,31 @@ def agent() -> None:
 
 @agent.command()
 @click.argument("name")
+@click.option("--profile", help="The composition that it is made of: ksi composition list.")
+@click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Of the profile; may be repeated.")
 @click.option("--system", help="What it is told first.")
 @click.option("--model", help="Which model answers for it.")
 @click.option("--provider", help="Which provider.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Of each answer, where a message says nothing else.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is the likeliest answer.")
+@click.option("--permission", metavar="PROFILE", help="Its rights: ksi send permission:list_profiles.")
 @click.option("--tool", "tools", multiple=True, type=EVENT_NAME, help="An event that it may ask for; may be repeated.")
 @click.option("--max-steps", type=click.IntRange(1, 100), help="How often its model is asked in one turn.")
 @click.option("--ask-timeout", type=click.FloatRange(0, min_open=True), help="Seconds that a tool waits for a word.")
 @click.pass_obj
-def spawn(invocation: Invocation, /, name: str, **options: object) -> None:
-    """Give an agent a name, its instructions and its tools."""
-    show_value(invocation, ask(invocation, "agent:spawn", {"agent": name} | given(options)))
+def spawn(
+    invocation: Invocation, /, name: str, tools: Sequence[str], variables: Sequence[str], **options: object
+) -> None:
+    """Give an agent a name, and say what it is: by a profile, or by options, which count more."""
+    said = {"agent": name, "tools": tools or None, "variables": values(variables) or None} | options
+    show_value(invocation, ask(invocation, "agent:spawn", given(said)))
 
 
 @agent.command("list")
 @click.pass_obj
 def list_agents(invocation: Invocation) -> None:
     """List agents, with what they have used."""
-    columns = ("AGENT", "STATUS", "TURNS", "TOOL CALLS", "TOKENS", "UPDATED", "TOOLS")
+    columns = ("AGENT", "PROFILE", "STATUS", "TURNS", "TOOL CALLS", "TOKENS", "UPDATED", "TOOLS")
     show_table(invocation, ask(invocation, "agent:list")["agents"], columns, _cells)
 
 
@@ -49,6 +60,7 @@ def terminate(invocation: Invocation, name: str) -> None:
 def _cells(shown: Record) -> tuple[str, ...]:
     return (
         shown["agent"],
+        shown["profile"] or "",
         shown["status"],
         str(shown["turns"]),
         str(shown["tool_calls"]),

@@ -83,6 +83,15 @@ def revoke(invocation: Invocation, principal: str) -> None:
     show_value(invocation, ask(invocation, "permission:revoke", principal=principal))
 
 
+@permission.command()
+@click.argument("principal")
+@click.argument("profile", required=False)
+@click.pass_obj
+def assign(invocation: Invocation, principal: str, profile: str | None) -> None:
+    """Give a principal a profile, as the configuration does for others; without PROFILE, the one that it had before."""
+    show_value(invocation, ask(invocation, "permission:assign", principal=principal, profile=profile))
+
+
 def _cells(waiting: Record) -> tuple[str, ...]:
     return (
         waiting["event_id"][:13],

@@ -19,10 +19,13 @@ _GOODBYES = ("/quit", "/exit", "/q")
 
 @command()
 @click.option("--agent", metavar="NAME", help="Talk with this agent; it is spawned where it is not there.")
+@click.option("--profile", help="The composition that it is made of.  [the one with its name, if there is one]")
 @click.option("--conversation", metavar="NAME", help="Go on with this conversation.")
 @sampling_options
 @click.pass_obj
-def chat(invocation: Invocation, /, agent: str | None, conversation: str | None, **options: Any) -> None:
+def chat(
+    invocation: Invocation, /, agent: str | None, profile: str | None, conversation: str | None, **options: Any
+) -> None:
     """Talk with a model. Ctrl-C stops an answer and keeps it; Ctrl-D or /quit ends the chat.
 
     Where stdin is no terminal, each line of it is a turn.
@@ -30,9 +33,11 @@ def chat(invocation: Invocation, /, agent: str | None, conversation: str | None,
     if agent is not None:
         if conversation is not None or {"temperature", "seed"} & given(options).keys():
             raise click.UsageError("an agent has its own conversation, temperature and seed")
-        _spawn(invocation, agent, given(options))
+        _spawn(invocation, agent, profile, given(options))
         event, fields = "agent:send_message", {"agent": agent} | given({"max_tokens": options["max_tokens"]})
     else:
+        if profile is not None:
+            raise click.UsageError("a profile is an agent's: name one with --agent")
         name = conversation or f"chat-{token_hex(4)}"
         event, fields = "completion:create", {"conversation": name} | given(options)
         invocation.say(f"conversation {name}")
@@ -65,9 +70,15 @@ def _answer(invocation: Invocation, event: str, data: dict[str, Any]) -> Ending 
         return None
 
 
-def _spawn(invocation: Invocation, agent: str, options: dict[str, Any]) -> None:
+def _spawn(invocation: Invocation, agent: str, profile: str | None, options: dict[str, Any]) -> None:
     known = {name: options[name] for name in ("system", "model") if name in options}
     try:
-        ask(invocation, "agent:spawn", agent=agent, **known)
+        made_of = profile or _profile_named(invocation, agent)
+        ask(invocation, "agent:spawn", {"agent": agent} | given({"profile": made_of}) | known)
     except ConflictError:
         invocation.say(f"agent {agent} is there already")
+
+
+def _profile_named(invocation: Invocation, name: str) -> str | None:
+    listed = ask(invocation, "composition:list", kind="agent")["compositions"]
+    return name if any(each["name"] == name for each in listed) else None

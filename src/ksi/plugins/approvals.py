@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ksi.kernel.plugin import Host
 
 ASKED = (Filter(names=(IS_PARKED,), streams=(PARKED,)),)
-GIVEN = (Filter(names=("permission:was_granted", "permission:was_revoked")),)
+GIVEN = (Filter(names=("permission:was_granted", "permission:was_revoked", "permission:was_assigned")),)
 Who = Annotated[str, Meta(min_length=1, max_length=300, description="a principal, as in uid:1000 or agent:ada")]
 Patterns = Annotated[tuple[str, ...], Meta(description="event patterns, as in state:*")]
 Why = Annotated[str, Meta(max_length=1000, description="a word for who asked, and for those who read the log")]
@@ -45,6 +46,15 @@ class RightsWereRevoked(msgspec.Struct, frozen=True):
     """A principal has nothing but its profile from here on."""
 
     principal: str
+    by: str
+
+
+@fact("permission:was_assigned")
+class ProfileWasAssigned(msgspec.Struct, frozen=True):
+    """A principal has this profile from here on, unless the configuration says another; null: the default one."""
+
+    principal: str
+    profile: str | None
     by: str
 
 
@@ -80,6 +90,13 @@ class GrantedRights(msgspec.Struct, frozen=True):
     granted: Grant
 
 
+class AssignedProfile(msgspec.Struct, frozen=True):
+    """``profile`` is the one that counts: the configuration may say another."""
+
+    principal: str
+    profile: str
+
+
 class Approvals:
     """The part of the plugin ``permission`` that changes at run time."""
 
@@ -89,11 +106,15 @@ class Approvals:
     async def load_grants(self) -> None:
         """Give what the log says was given."""
         async for given in self.host.services.get(EventLog).read_all(GIVEN):
-            if given.name == "permission:was_granted":
-                granted = given.into(RightsWereGranted)
-                self._policy.give(granted.principal, granted.grant)
-            else:
-                self._policy.give(given.into(RightsWereRevoked).principal, None)
+            match given.name:
+                case "permission:was_granted":
+                    granted = given.into(RightsWereGranted)
+                    self._policy.give(granted.principal, granted.grant)
+                case "permission:was_assigned":
+                    assigned = given.into(ProfileWasAssigned)
+                    self._policy.assign(assigned.principal, assigned.profile)
+                case _:
+                    self._policy.give(given.into(RightsWereRevoked).principal, None)
 
     # ── rights ───────────────────────────────────────────────────────────────────────────────────────────────────────
     @event(
@@ -132,6 +153,40 @@ class Approvals:
         await context.commit()
         self._policy.give(principal, None)
         return GrantedRights(principal, before)
+
+    @event(
+        "permission:assign",
+        key=lambda request: f"permission/{request.principal}",
+        errors=["not_found", "permission_denied"],
+        examples=[{"principal": "agent:ada", "profile": "restricted"}],
+    )
+    async def assign(
+        self,
+        principal: Who,
+        context: EventContext,
+        profile: Annotated[str | None, Meta(description="null: the one that it had before")] = None,
+        within: Annotated[str | None, Meta(description="whose rights it must not exceed, beside yours")] = None,
+    ) -> AssignedProfile:
+        """Give a principal a profile, as the configuration does for others; none that allows more than you may do."""
+        if profile is not None:
+            for giver in {context.principal, within or context.principal}:
+                self._check_assignable(profile, giver)
+        context.append(f"permission/{principal}", ProfileWasAssigned(principal, profile, within or context.principal))
+        await context.commit()
+        self._policy.assign(principal, profile)
+        return AssignedProfile(principal, self._policy.profile_of(principal))
+
+    def _check_assignable(self, profile: str, principal: str) -> None:
+        """Raises NotFoundError or PermissionDeniedError."""
+        if profile not in self._policy.profiles:
+            known = difflib.get_close_matches(profile, self._policy.profiles)
+            raise NotFoundError("permission profile", profile, suggestions=known)
+        rows = self.host.services.get(Router).table.values()
+        names = {row.spec.declaration.permission or row.name for row in rows}
+        event = self._policy.exceeding(profile, principal, sorted(names))
+        if event is not None:
+            rule = f"the profile {profile} allows more of it than {principal} may do"
+            raise PermissionDeniedError(event, principal=principal, rule=rule)
 
     # ── requests that wait ───────────────────────────────────────────────────────────────────────────────────────────
     @query("permission:pending", examples=[{}])

@@ -259,12 +259,16 @@ class Budget(AsyncPlugin):
         tokens: Tokens | None = None,
         cost: Dollars | None = None,
         period: Annotated[Period, Meta(description="counted from now on, or anew each day (UTC)")] = "total",
+        if_absent: Annotated[bool, Meta(description="leave a cap as it is that is there already")] = False,
     ) -> ShownBudget:
         """Cap what a scope may use. What it has used since its first cap counts on."""
+        known = await context.view(AccountsView).get("scope", scope)
+        if if_absent and known is not None:
+            return _shown(_today(known, context))
         money = None if cost is None else dollars(cost)
         said = BudgetWasSet(scope=scope, tokens=tokens, cost=money, period=period)
         context.append(f"budget/{scope}", said)
-        known = await context.view(AccountsView).get("scope", scope) or Account(kind="scope", name=scope)
+        known = known or Account(kind="scope", name=scope)
         return _shown(msgspec.structs.replace(known, tokens=tokens, cost=money, period=period))
 
     @event("budget:remove", key=lambda _: KEY, errors=["not_found"], examples=[{"scope": "agent:ada"}])

@@ -28,7 +28,8 @@ WATCHING = (
 """What looks at the log: all that anybody ever said is in it."""
 RULING = (
     "plugin:load", "plugin:unload", "plugin:reload", "system:shutdown",
-    "permission:grant", "permission:revoke", "permission:approve", "permission:deny", "budget:set", "budget:remove",
+    "permission:grant", "permission:revoke", "permission:assign", "permission:approve", "permission:deny",
+    "budget:set", "budget:remove",
 )  # fmt: skip
 """What changes the daemon itself, or what others may: whoever loads code may do all that the daemon may."""
 
@@ -76,6 +77,7 @@ class Policy:
         self._principals = {DAEMON: OPEN_PROFILE, **section.principals}
         self._default = section.default_profile
         self._grants: dict[str, Grant] = {}
+        self._assigned: dict[str, str] = {}
         self.generation = object()
         """Another one whenever a verdict may have changed."""
 
@@ -90,6 +92,22 @@ class Policy:
             self._grants[principal] = grant
         self.generation = object()
 
+    def assign(self, principal: str, profile: str | None) -> None:
+        """Give a principal a profile, or take back the one that it was given. The configuration counts more."""
+        if profile is None:
+            self._assigned.pop(principal, None)
+        else:
+            self._assigned[principal] = profile
+        self.generation = object()
+
+    def exceeding(self, profile: str, principal: str, events: Iterable[str]) -> str | None:
+        """An event that ``profile`` allows, or lets ask for, where ``principal`` may do less; None: there is none."""
+        for event in events:
+            ours = _WORDS.index(self.decide(principal, event).word)
+            if _WORDS.index(self._decided(profile, event, _NOTHING).word) > ours:
+                return event
+        return None
+
     def refuse_unknown(self) -> None:
         """Raises ConfigError where a principal, or everybody, has a profile that does not exist."""
         used = {"permission.default_profile": self._default}
@@ -101,15 +119,16 @@ class Policy:
     def profile_of(self, principal: str) -> str:
         """The name of the principal's profile."""
         granted = None if self._tokens is None else self._tokens.profile_of(principal)
-        return self._principals.get(principal) or granted or self._default
+        return self._principals.get(principal) or granted or self._assigned.get(principal) or self._default
 
     def decide(self, principal: str, event: str) -> Verdict:
         """Deny wins, then ask; what no pattern names is denied. Grants count before the profile."""
-        name = self.profile_of(principal)
+        return self._decided(self.profile_of(principal), event, self._grants.get(principal, _NOTHING))
+
+    def _decided(self, name: str, event: str, granted: Grant) -> Verdict:
         profile = self.profiles.get(name)
         if profile is None:
             return Verdict("deny", name, f"{name}: no such profile")
-        granted = self._grants.get(principal, _NOTHING)
         return (
             _first(event, name, "deny", (("grant", granted.deny), (name, profile.deny)))
             or _first(event, name, "allow", (("grant", granted.allow),))
@@ -120,6 +139,7 @@ class Policy:
 
 
 _NOTHING = Grant()
+_WORDS: Sequence[Word] = ("deny", "ask", "allow")
 
 
 def _first(event: str, profile: str, word: Word, lists: Iterable[tuple[str, Sequence[str]]]) -> Verdict | None:

@@ -16,17 +16,17 @@ from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.router import Router
 from ksi.plugins.agent.shapes import Agents, SendMessage, Spawn, Text, Turn
-from ksi.plugins.agent.tools import check_tools
+from ksi.plugins.agent.spawning import spawned_by
 from ksi.plugins.agent.turn import SEND_MESSAGE, Answering
 from ksi.plugins.agent.view import (
     CATEGORY,
     AgentFold,
     AgentName,
     AgentRecord,
-    AgentSpawned,
     AgentsView,
     AgentTerminated,
     Status,
+    record_of,
 )
 
 TURN = "turn"
@@ -46,9 +46,10 @@ class Agent(AsyncPlugin):
     @event(
         "agent:spawn",
         key=lambda request: f"agent/{request.agent}",
-        errors=("conflict", "unknown_event", "permission_denied"),
+        errors=("conflict", "not_found", "composition_error", "unknown_event", "permission_denied"),
         examples=(
             {"agent": "poet", "system": "You answer in verse."},
+            {"agent": "ada", "profile": "writer", "variables": {"tone": "dry"}},
             {"agent": "clerk", "tools": ["state:get", "message:publish"]},
         ),
     )
@@ -58,12 +59,11 @@ class Agent(AsyncPlugin):
         before = await context.view(AgentsView).get(agent)
         if before is not None and before.status != "terminated":
             raise ConflictError(f"there is an agent {agent!r} already", agent=agent)
-        check_tools(agent, request.tools, context)
         spawns = 1 if before is None else before.spawns + 1
         conversation = f"agent-{agent}" if spawns == 1 else f"agent-{agent}-{spawns}"
-        given = msgspec.structs.asdict(request) | {"conversation": conversation}
-        context.append(f"{CATEGORY}/{agent}", AgentSpawned(**given))
-        return AgentRecord(**given, spawns=spawns, updated_at=context.now())
+        spawned = await spawned_by(request, context, conversation=conversation, before=before)
+        context.append(f"{CATEGORY}/{agent}", spawned)
+        return record_of(spawned, before, context.now())
 
     @query("agent:list", examples=({"status": "idle"},))
     async def list_agents(

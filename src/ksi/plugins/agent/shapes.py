@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ksi.plugins.agent.view import MAX_STEPS, AgentName, AgentRecord
+from ksi.plugins.agent.view import AgentName, AgentRecord
 from ksi.providers.base import Tool, ToolCallPart, ToolResultPart, Usage
 
-MAX_TOKENS = 256
+Value = str | int | float | bool
+
+
+class Cap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A budget, as ``budget:set`` takes it."""
+
+    tokens: Annotated[int, Meta(ge=0)] | None = None
+    cost: Annotated[float, Meta(ge=0, description="dollars")] | None = None
+    period: Literal["total", "day"] = "total"
 
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An agent: its name, what it is told first, who answers for it, and what it may do.
 
+    All of it may come from a composition, ``profile``, with ``variables`` filled in; what is said here counts more.
     ``tools`` are events that its model may ask for. They are asked for in the name of ``agent:NAME``, whose rights and
-    budgets count; who spawns it must be allowed to ask for them.
+    budgets count; who spawns it must be allowed to ask for them. ``permission`` gives it a profile of rights, none that
+    allows more than who spawns it may do. ``budget`` caps it where nobody has capped it yet.
     """
 
     agent: AgentName
+    profile: Annotated[str, Meta(description="as composition:list shows it")] | None = None
+    variables: Annotated[dict[str, Value], Meta(description="of the profile")] = {}
     system: str | None = None
     model: str | None = None
     provider: str | None = None
-    tools: Annotated[tuple[str, ...], Meta(max_length=64, description="events, as in state:get")] = ()
-    max_steps: Annotated[int, Meta(ge=1, le=100, description="how often its model is asked in one turn")] = MAX_STEPS
+    max_tokens: Annotated[int, Meta(ge=1, description="of each answer, where a message says nothing else")] | None = (
+        None
+    )
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    tools: Annotated[tuple[str, ...], Meta(max_length=64, description="events, as in state:get")] | None = None
+    max_steps: Annotated[int, Meta(ge=1, le=100, description="how often its model is asked in one turn; 8")] | None = (
+        None
+    )
     ask_timeout: (
         Annotated[float, Meta(gt=0, description="seconds that a tool call waits for somebody's word")] | None
     ) = None
+    permission: Annotated[str, Meta(description="as permission:list_profiles shows it")] | None = None
+    budget: Cap | None = None
 
 
 class SendMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +65,7 @@ class SendMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tools: Annotated[tuple[Tool, ...], Meta(max_length=128)] = ()
     response_schema: dict[str, Any] | None = None
     sender: str | None = msgspec.field(default=None, name="from")
-    max_tokens: Annotated[int, Meta(ge=1)] = MAX_TOKENS
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         if self.text is None and not self.results:

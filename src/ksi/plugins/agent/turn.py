@@ -114,7 +114,8 @@ class Answering:
             "system": self._agent.system,
             "model": self._agent.model,
             "provider": self._agent.provider,
-            "max_tokens": self._request.max_tokens,
+            "max_tokens": self._request.max_tokens or self._agent.max_tokens,
+            "temperature": self._agent.temperature,
             "agent": self._agent.agent,
         }
         if self._request.response_schema is not None:

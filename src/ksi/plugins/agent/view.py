@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,20 +14,38 @@ from ksi.providers.base import Usage
 
 CATEGORY = "agent"
 MAX_STEPS = 8
+MAX_TOKENS = 256
 AgentName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^/@*?\s]+$")]
 Status = Literal["idle", "terminated"]
 
 
-@fact("agent:spawned")
-class AgentSpawned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    agent: str
-    conversation: str
-    system: str | None
-    model: str | None
-    provider: str | None
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent is.
+
+    ``system`` is what its model is told first, ``max_tokens`` and ``temperature`` bound each of its answers. ``tools``
+    are the events that its model may ask for, ``max_steps`` how often the model is asked in one turn, ``ask_timeout``
+    the seconds that a tool call waits for somebody's word (null: until it comes).
+    """
+
+    system: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    max_tokens: int = MAX_TOKENS
+    temperature: float | None = None
     tools: tuple[str, ...] = ()
     max_steps: int = MAX_STEPS
     ask_timeout: float | None = None
+
+
+@fact("agent:spawned")
+class AgentSpawned(Settings, frozen=True, kw_only=True, omit_defaults=True):
+    """``profile`` is the composition that it was made of, ``given`` what was said beside it."""
+
+    agent: str
+    conversation: str
+    profile: str | None = None
+    permission: str | None = None
+    given: dict[str, Any] = {}
 
 
 @fact("agent:called_tool")
@@ -56,26 +74,21 @@ class AgentTerminated(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
 
 
-class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AgentRecord(Settings, frozen=True, kw_only=True):
     """An agent. ``spawns`` counts how often its name was given; tokens are those of all its turns.
 
-    ``tools`` are the events that its model may ask for, ``max_steps`` how often the model is asked in one turn,
-    ``ask_timeout`` the seconds that a tool call waits for somebody's word (null: until it comes).
+    ``profile`` is the composition that it was made of, ``permission`` the profile of its rights, where one was named.
     """
 
     agent: str
     conversation: str
-    system: str | None
-    model: str | None
-    provider: str | None
+    profile: str | None = None
+    permission: str | None = None
     status: Status = "idle"
     spawns: int = 1
     turns: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    tools: tuple[str, ...] = ()
-    max_steps: int = MAX_STEPS
-    ask_timeout: float | None = None
     tool_calls: int = 0
     updated_at: datetime
 
@@ -84,7 +97,7 @@ class AgentsView(View[AgentRecord]):
     name = "agents"
     query = (Filter(names=("agent:spawned", "agent:called_tool", "agent:answered", "agent:terminated")),)
     record = AgentRecord
-    version = 2
+    version = 3
     key = ("agent",)
     indexes: ClassVar = {"by_status": ("status",)}
 
@@ -93,22 +106,17 @@ class AgentsView(View[AgentRecord]):
         writer.put(changed(agent, event))
 
 
+def record_of(spawned: AgentSpawned, before: AgentRecord | None, at: datetime) -> AgentRecord:
+    """The agent as it begins."""
+    fields = msgspec.structs.asdict(spawned)
+    del fields["given"]
+    return AgentRecord(**fields, spawns=1 if before is None else before.spawns + 1, updated_at=at)
+
+
 def changed(agent: AgentRecord | None, event: RecordedEvent) -> AgentRecord:
     """``agent`` after one of its facts."""
     if event.name == "agent:spawned":
-        spawned = event.into(AgentSpawned)
-        return AgentRecord(
-            agent=spawned.agent,
-            conversation=spawned.conversation,
-            system=spawned.system,
-            model=spawned.model,
-            provider=spawned.provider,
-            tools=spawned.tools,
-            max_steps=spawned.max_steps,
-            ask_timeout=spawned.ask_timeout,
-            spawns=1 if agent is None else agent.spawns + 1,
-            updated_at=event.recorded_at,
-        )
+        return record_of(event.into(AgentSpawned), agent, event.recorded_at)
     assert agent is not None  # nobody else writes facts of one that was not spawned
     if event.name == "agent:terminated":
         return msgspec.structs.replace(agent, status="terminated", updated_at=event.recorded_at)
@@ -128,7 +136,7 @@ class AgentFold(JsonState[AgentRecord | None]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
-    version = 2
+    version = 3
     state = AgentRecord | None
 
     def initial(self) -> AgentRecord | None:

@@ -61,7 +61,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
             "results": results,
             "tools": [msgspec.to_builtins(tool) for tool in self.tools],
             "response_schema": self.response_schema,
-            "max_tokens": self.max_tokens or MAX_TOKENS,
+            "max_tokens": self.max_tokens,
         }
 
 
