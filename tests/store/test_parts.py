@@ -134,6 +134,17 @@ def test_ids_are_found_after_they_left_memory(connection: apsw.Connection) -> No
 
 
 @pytest.mark.usefixtures("few_ids")
+def test_an_id_that_is_dated_ahead_costs_those_behind_it_nothing(connection: apsw.Connection) -> None:
+    now = 1_800_000_000_000_000
+    known = SqliteIds(connection, now)
+    known.add(id_floor(now + 59_000_000), 1)
+    for position in range(2, 40):
+        known.add(id_floor(now + position * 1000), position)
+        known.trim(position, now + position * 1000)
+        assert known.is_new(id_floor(now + position * 1000 + 500))
+
+
+@pytest.mark.usefixtures("few_ids")
 @given(
     ages=st.lists(st.sampled_from([-86_400_000, -61_000, -500, -1, 0, 1, 500, 59_000, 61_000]), max_size=40),
     data=st.data(),
@@ -146,7 +157,7 @@ def test_what_ids_are_asked_for_is_what_was_added_however_they_are_dated(
     connection.execute("DELETE FROM ids")
     now = 1_800_000_000_000_000
     known, added, closed = SqliteIds(connection, now), dict[bytes, int](), dict[bytes, int]()
-    late = data.draw(st.sampled_from([0, 1, 6]))  # positions by which the disk is behind
+    late = data.draw(st.sampled_from([0, 1, 6, 30]))  # positions by which the disk is behind
     for number, ahead in enumerate(ages, 1):
         now += 1_000
         raw, position = id_floor(now + ahead * 1_000)[:12] + number.to_bytes(4, "big"), 2 * number
