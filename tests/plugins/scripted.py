@@ -13,6 +13,7 @@ from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
 from ksi.providers.base import CompletionRequest, Provider, TextPart
 from ksi.providers.desk import CONCURRENT, QUEUE_SIZE_MAX, Desk, Offer
+from ksi.providers.prices import Price
 from ksi.providers.script import PROVIDER, Answers, BeforeToken, ScriptProvider
 from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from ksi.testing.harness import EventTestHarness, HarnessStream
@@ -68,6 +69,7 @@ def harness(
     log: Journal | None = None,
     failover: tuple[str, ...] = (),
     home: Path | None = None,
+    prices: Mapping[str, Price] | None = None,
 ) -> EventTestHarness:
     """A KSI that asks ``providers``, the first by default; they outlive its crashes, as a remote one would."""
     offers = [_offer(provider, models, concurrent) for provider in providers]
@@ -84,6 +86,7 @@ def harness(
                     queue_size_max=queue_size_max,
                     timeouts=timeouts,
                     failover=failover,
+                    prices=prices,
                 )
             }
 

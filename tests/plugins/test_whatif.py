@@ -20,6 +20,8 @@ from ksi.plugins.conversation import Conversation
 from ksi.plugins.state import State
 from ksi.plugins.timetravel import TimeTravel
 from ksi.providers.base import CompletionRequest
+from ksi.providers.prices import Price, dollars
+from ksi.providers.script import PROVIDER, ScriptProvider
 from tests.kernel.replaying import replayed
 from tests.plugins.scripted import Gate, asked_text, harness, script
 from tests.plugins.test_replay import GoneDesk
@@ -96,6 +98,36 @@ async def test_exactly_those_run_again_that_depended_on_it(ksi: Any, counting: C
     assert tokens["spent"] > 0
     assert tokens["before"] > tokens["saved"]
     assert "state/default" in [each["entity"] for each in answer["entities"]]
+
+
+class Dear(ScriptProvider):
+    """One that is paid: a dollar a token, by the price that is configured for its model."""
+
+    name = "dear"
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_money_is_told_beside_the_tokens(counting: Counting, live: bool) -> None:
+    prices = {PROVIDER: Price(dollars(1e6), dollars(1e6))}
+    async with harness(Dear(counting), more=(Agent, State, Tellers, TimeTravel, Branch), prices=prices) as ksi:
+        for agent in ("first", "third"):
+            await ksi.request("agent:spawn", {"agent": agent})
+        await ksi.request("teller:first", {"text": "My name is Ada."})
+        await ksi.request("teller:third")
+        at = await request_named(ksi, "teller:first")
+        _, answer = await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=live)
+    tokens, cost = answer["tokens"], answer["cost"]
+    assert cost == {**{name: float(count) for name, count in tokens.items()}, "unpriced": 0}
+    assert (tokens["saved"] > 0, tokens["before"] > tokens["saved"], tokens["spent"] > 0) == (True, True, live)
+
+
+async def test_answers_whose_price_nobody_knows_are_counted(counting: Counting) -> None:
+    async with harness(Dear(counting), more=(Agent, Tellers, State, TimeTravel, Branch)) as ksi:
+        await ksi.request("agent:spawn", {"agent": "first"})
+        await ksi.request("teller:first", {"text": "My name is Ada."})
+        at = await request_named(ksi, "teller:first")
+        _, answer = await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=True)
+    assert answer["cost"] == {"spent": 0.0, "saved": 0.0, "before": 0.0, "unpriced": 2}
 
 
 async def test_main_is_as_it_was(ksi: Any) -> None:

@@ -83,9 +83,16 @@ def _show_answer(answer: Record) -> None:
     for compared in answer["entities"]:
         click.secho(compared["entity"], bold=True)
         show_differences(compared["differences"])
-    tokens = answer["tokens"]
+    tokens, cost = answer["tokens"], answer["cost"]
+    saved = f"{_paid(tokens['saved'], cost['saved'])} saved"
     if answer["branch"] is None:
-        at_stake = tokens["before"] - tokens["saved"]
-        click.echo(f"nothing was run; what would run had cost {at_stake} tokens, {tokens['saved']} are saved (--live)")
+        at_stake = _paid(tokens["before"] - tokens["saved"], cost["before"] - cost["saved"])
+        click.echo(f"nothing was run; what would run had cost {at_stake}, {saved} (--live)")
     else:
-        click.echo(f"on branch {answer['branch']}: {tokens['spent']} tokens spent, {tokens['saved']} saved")
+        click.echo(f"on branch {answer['branch']}: {_paid(tokens['spent'], cost['spent'])} spent, {saved}")
+    if cost["unpriced"]:
+        click.echo(f"without {cost['unpriced']} answers of models whose price nobody knows: [prices] can say it")
+
+
+def _paid(tokens: int, dollars: float) -> str:
+    return f"{tokens} tokens (${dollars:.4f})"

@@ -20,9 +20,10 @@ from ksi.kernel.plugins import Plugins
 from ksi.kernel.router import Router
 from ksi.plugins.references import EventReference, RunReference, find_event, find_run
 from ksi.plugins.shapes import Place, ShownEvent, optional_position, position, shown
+from ksi.plugins.timetravel.bill import Cost, Tokens
 from ksi.plugins.timetravel.child import repeat
 from ksi.plugins.timetravel.orders import Orders, settings_of
-from ksi.plugins.timetravel.whatif import Step, Tokens, WhatIf
+from ksi.plugins.timetravel.whatif import Step, WhatIf
 from ksi.store.compare import Compared, compare_branches
 from ksi.store.cone import cone_of
 from ksi.store.debugger import Change, TimeTravelDebugger
@@ -110,6 +111,7 @@ class Answered(msgspec.Struct, frozen=True):
 
     branch: str | None
     tokens: Tokens
+    cost: Cost
     entities: list[Compared]
 
 
@@ -240,13 +242,15 @@ class TimeTravel(AsyncPlugin):
         if not live:
             for step in question.steps(plan):
                 yield step
-            yield End(Answered(None, await question.tokens(plan, None), []))
+            paid = await question.bill(plan, None)
+            yield End(Answered(None, paid.tokens, paid.cost, []))
             return
         branch = name or f"whatif-{plan.root.position}-{context.event_id[-6:]}"
         async for step in question.run(plan, changed, branch, context.principal):
             yield step
         compared = await compare_branches(self._log, services.get(Plugins).fold_of, context.branch, branch)
-        yield End(Answered(branch, await question.tokens(plan, branch), compared.entities))
+        paid = await question.bill(plan, branch)
+        yield End(Answered(branch, paid.tokens, paid.cost, compared.entities))
 
     @query("timetravel:state", examples=[{"at": "@100", "pattern": "conversation/*"}])
     async def state(

@@ -22,6 +22,7 @@ from ksi.core.views import View
 from ksi.kernel.door import Session
 from ksi.kernel.replay import KEPT
 from ksi.kernel.router import Router
+from ksi.plugins.timetravel.bill import Bill, bill
 from ksi.store.cone import cone_of
 
 REQUESTS = "$requests"
@@ -40,14 +41,6 @@ class Step(msgspec.Struct, frozen=True):
     name: str
     what: What
     error: str | None = None
-
-
-class Tokens(msgspec.Struct, frozen=True):
-    """Of language models: ``spent`` on the branch, ``saved`` by what was kept, ``before`` what the old way had cost."""
-
-    spent: int
-    saved: int
-    before: int
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -116,20 +109,9 @@ class WhatIf:
                 error = await self._ask(event, raw, branch, principal)
             yield Step(event.position, event.name, what, error)
 
-    async def tokens(self, plan: Plan, branch: str | None) -> Tokens:
+    async def bill(self, plan: Plan, branch: str | None) -> Bill:
         """What models have cost behind the request; ``branch`` None: nothing was run."""
-        after = Position(plan.root.position - 1)
-        old = [(event.position, _tokens(event)) async for event in self._ends(after, self._branch)]
-        before = sum(tokens for _, tokens in old)
-        saved = sum(tokens for position, tokens in old if position not in plan.inside)
-        if branch is None:
-            return Tokens(0, saved, before)
-        everything = sum([_tokens(event) async for event in self._ends(after, branch)])
-        return Tokens(everything - saved, saved, before)
-
-    def _ends(self, after: Position, branch: str) -> AsyncIterator[RecordedEvent]:
-        ended = (Filter(names=("completion:finished", "completion:interrupted")),)
-        return self._log.read_all(ended, after=after, branch=branch)
+        return await bill(self._log, Position(plan.root.position - 1), plan.inside, self._branch, branch)
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def _request_at(self, at: Position) -> RecordedEvent:
@@ -216,8 +198,3 @@ def _entry(event: RecordedEvent) -> Entry:
         subject=event.subject,
         occurred_us=event.occurred_us,
     )
-
-
-def _tokens(event: RecordedEvent) -> int:
-    usage = event.data["usage"]
-    return int(usage["input_tokens"]) + int(usage["output_tokens"])
