@@ -13,7 +13,8 @@ from tests.cli.processes import Cli
 
 
 @pytest.fixture
-def ksi(tmp_path: Path) -> Iterator[Cli]:
+def own(tmp_path: Path) -> Iterator[Cli]:
+    """A home of the test's own, whose daemon it may stop."""
     cli = Cli(tmp_path / "home")
     assert cli("start", "--set", "http.enabled=false").returncode == 0
     cli.records("send", "state:set", "key=colour", "value=red")
@@ -21,13 +22,13 @@ def ksi(tmp_path: Path) -> Iterator[Cli]:
     cli("stop", "-q")
 
 
-def test_a_backup_says_its_position_and_becomes_a_home_again(ksi: Cli, tmp_path: Path) -> None:
+def test_a_backup_says_its_position_and_becomes_a_home_again(own: Cli, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
-    (made,) = ksi.records("backup", str(copy))
+    (made,) = own.records("backup", str(copy))
     assert made["sha256"] == hashlib.sha256(copy.read_bytes()).hexdigest()
-    (fact,) = ksi.records("log", "store:was_backed_up")
+    (fact,) = own.records("log", "store:was_backed_up")
     assert fact["data"]["position"] == made["position"]
-    ksi.records("send", "state:set", "key=colour", "value=green")
+    own.records("send", "state:set", "key=colour", "value=green")
     other = Cli(tmp_path / "other")
     assert f"up to @{made['position']}" in other.text("store", "restore", str(copy))
     try:
@@ -38,53 +39,53 @@ def test_a_backup_says_its_position_and_becomes_a_home_again(ksi: Cli, tmp_path:
         other("stop", "-q")
 
 
-def test_what_was_sent_for_a_subject_is_in_no_file_of_the_home_once_it_is_erased(ksi: Cli) -> None:
+def test_what_was_sent_for_a_subject_is_in_no_file_of_the_home_once_it_is_erased(own: Cli) -> None:
     secret = "lighthouse-keeper"
-    sent = ksi.records("send", "state:set", "key=who", f"value={secret}", "--subject", "person/1")
+    sent = own.records("send", "state:set", "key=who", f"value={secret}", "--subject", "person/1")
     assert sent[0]["version"] == 1
-    ksi.records("projection", "rebuild", "state")
-    assert any(secret.encode() in file.read_bytes() for file in files_of(ksi))
-    said = ksi.text("erase", "person/1")
+    own.records("projection", "rebuild", "state")
+    assert any(secret.encode() in file.read_bytes() for file in files_of(own))
+    said = own.text("erase", "person/1")
     assert said.endswith("built again: state\n")
-    assert [str(file) for file in files_of(ksi) if secret.encode() in file.read_bytes()] == []
-    assert ksi.text("verify").startswith("the log is whole")
-    (found,) = ksi.records("send", "state:get", "key=who")
+    assert [str(file) for file in files_of(own) if secret.encode() in file.read_bytes()] == []
+    assert own.text("verify").startswith("the log is whole")
+    (found,) = own.records("send", "state:get", "key=who")
     assert found["found"] is False
-    *_, shown = ksi.records("log", "state:")
+    *_, shown = own.records("log", "state:")
     assert (shown["data"], shown["metadata"]["erased"]) == (None, True)
-    ksi("restart")
-    assert [str(file) for file in files_of(ksi) if secret.encode() in file.read_bytes()] == []
+    own("restart")
+    assert [str(file) for file in files_of(own) if secret.encode() in file.read_bytes()] == []
 
 
 def files_of(cli: Cli) -> list[Path]:
     return [file for file in cli.home.rglob("*") if file.is_file()]
 
 
-def test_a_log_that_is_there_is_not_restored_over(ksi: Cli, tmp_path: Path) -> None:
-    ksi.text("backup", str(tmp_path / "copy.db"))
-    running = ksi("store", "restore", str(tmp_path / "copy.db"))
+def test_a_log_that_is_there_is_not_restored_over(own: Cli, tmp_path: Path) -> None:
+    own.text("backup", str(tmp_path / "copy.db"))
+    running = own("store", "restore", str(tmp_path / "copy.db"))
     assert (running.returncode, "log_locked" in running.stderr) == (1, True)
-    ksi("stop")
-    there = ksi("store", "restore", str(tmp_path / "copy.db"))
+    own("stop")
+    there = own("store", "restore", str(tmp_path / "copy.db"))
     assert (there.returncode, "conflict" in there.stderr) == (1, True)
 
 
-def test_a_log_that_lost_its_end_goes_on_when_somebody_says_so(ksi: Cli) -> None:
-    ksi("stop")
-    (verified,) = ksi.records("verify")
-    head, log = verified["head"], ksi.home / "data" / "events.db"
+def test_a_log_that_lost_its_end_goes_on_when_somebody_says_so(own: Cli) -> None:
+    own("stop")
+    (verified,) = own.records("verify")
+    head, log = verified["head"], own.home / "data" / "events.db"
     before = log.read_bytes()
-    ksi.records("send", "--start", "state:set", "key=colour", "value=green")
-    ksi("stop")
+    own.records("send", "--start", "state:set", "key=colour", "value=green")
+    own("stop")
     log.write_bytes(before)
-    refused = ksi("start")
+    refused = own("start")
     assert refused.returncode != 0
     assert f"but the log ends at @{head}" in refused.stderr
-    said = ksi.text("store", "accept-loss", "--at", f"@{head}")
+    said = own.text("store", "accept-loss", "--at", f"@{head}")
     assert said.startswith(f"The log ends at @{head}: @{head + 1} to @")
-    (found,) = ksi.records("send", "--start", "state:get", "key=colour")
+    (found,) = own.records("send", "--start", "state:get", "key=colour")
     assert found["value"] == "red"
-    (loss,) = ksi.records("log", "store:")
+    (loss,) = own.records("log", "store:")
     assert loss["data"]["at"] == head
 
 

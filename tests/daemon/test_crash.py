@@ -105,7 +105,7 @@ async def test_a_duplicate_gets_the_first_answer_also_after_a_restart(daemon: Da
 
 # ── nested commands, emits, loops of crashes ─────────────────────────────────────────────────────────────────────────
 async def test_nested_commands_stand_once_whenever_the_process_ends_between_them(tmp_path: Path) -> None:
-    await chains_killed_between_their_steps(tmp_path / "home", kills=10, seed=1)
+    await chains_killed_between_their_steps(tmp_path / "home", kills=5, seed=1)
 
 
 async def test_emits_whose_start_a_crash_prevented_run_after_the_restart(daemon: DaemonProcess) -> None:

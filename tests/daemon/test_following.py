@@ -12,6 +12,6 @@ from tests.daemon.following import followed
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_subscription_loses_and_doubles_nothing_over_restarts(way: Way, tmp_path: Path) -> None:
-    numbers = await followed(tmp_path / "home", restarts=3, seed=1, way=way)
+    numbers = await followed(tmp_path / "home", restarts=2, seed=1, way=way)
     assert numbers.read == list(range(len(numbers.read)))
     assert numbers.positions == sorted(set(numbers.positions))

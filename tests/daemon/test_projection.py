@@ -36,8 +36,8 @@ class Setting:
 async def test_a_read_model_behind_is_right_after_each_kill(tmp_path: Path) -> None:
     async with DaemonProcess(tmp_path / "home", TALLY) as daemon, daemon.client() as client:
         setting = Setting(client, Random(5))
-        for _ in range(4):
-            for _ in range(5):
+        for _ in range(3):
+            for _ in range(3):
                 await setting.some()
             await daemon.kill()
             await daemon.start()
