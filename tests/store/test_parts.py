@@ -146,7 +146,9 @@ def test_an_id_that_is_dated_ahead_costs_those_behind_it_nothing(connection: aps
 
 @pytest.mark.usefixtures("few_ids")
 @given(
-    ages=st.lists(st.sampled_from([-86_400_000, -61_000, -500, -1, 0, 1, 500, 59_000, 61_000]), max_size=40),
+    ages=st.lists(
+        st.sampled_from([-86_400_000, -61_000, -500, -1, 0, 1, 500, 59_000, 61_000]), min_size=12, max_size=40
+    ),
     data=st.data(),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
