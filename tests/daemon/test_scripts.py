@@ -260,8 +260,41 @@ async def test_any_path_and_method_is_passed_on(ksi: Scripts) -> None:
         answer = await http.get(f"{base}/files/a%2Fb?limit=3")
         assert answer.json()["path"] == "/v1/files/a%2Fb?limit=3"
         assert "set-cookie" not in answer.headers
+        beside = await http.request("PROPFIND", f"{base.removesuffix('/v1')}/v2/files")
+        assert (beside.json()["path"], beside.json()["method"]) == ("/v2/files", "PROPFIND")
     async with door(ksi, "door:replay", run=run) as (base, _, _, _), httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{base}/files/a%2Fb?limit=3")).content == answer.content
+        again = await http.request("PROPFIND", f"{base.removesuffix('/v1')}/v2/files")
+        assert again.content == beside.content
+
+
+async def test_a_key_in_the_query_string_goes_upstream_and_is_not_stored(ksi: Scripts) -> None:
+    async with door(ksi, "door:record") as (base, _, _, run), httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{base}/files?limit=3&key={KEY}&api-version=1")
+        assert answer.json()["path"] == "/v1/files?limit=3&key=****************&api-version=1"
+    files = [file for file in ksi.daemon.home.path.rglob("*") if file.is_file()]
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+    async with door(ksi, "door:replay", run=run) as (base, _, _, _), httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{base}/files?limit=3&key=another&api-version=1")).content == answer.content
+
+
+async def test_responses_are_recorded_and_counted_and_replayed(ksi: Scripts, upstream: Upstream) -> None:
+    async def told(base: str) -> tuple[str, str]:
+        async with openai.AsyncOpenAI(base_url=base, api_key=KEY, max_retries=0) as ai:
+            whole = await ai.responses.create(model="m", input="one two", max_output_tokens=9)
+            async with ai.responses.stream(model="m", input="three four", max_output_tokens=9) as stream:
+                return whole.output_text, (await stream.get_final_response()).output_text
+
+    async with door(ksi, "door:record") as (base, _, client, run):
+        await client.request("budget:set", scope="provider:openai", tokens=1000)
+        recorded = await told(base)
+        (budget,) = (await client.request("budget:list"))["budgets"]
+    assert recorded == ("two one ", "four three ")
+    assert (budget["tokens_spent"], budget["tokens_held"]) == (20, 0)
+    connections = upstream.connections
+    async with door(ksi, "door:replay", run=run) as (base, opened, _, _):
+        assert await told(base) == recorded
+    assert (opened.end["left"], upstream.connections) == (0, connections)
 
 
 async def test_nobody_comes_through_a_door_that_is_closed(ksi: Scripts) -> None:

@@ -57,10 +57,13 @@ class Upstream:
         self.keys.append(headers.get("x-api-key") or headers.get("authorization", ""))
         path = head[0].split(" ")[1]
         events = _openai(body) if path.startswith("/v1/chat") else _anthropic(body)
-        if "messages" not in body:
-            _write(writer, b"200 OK", {"object": "list", "data": [{"id": "m", "object": "model"}], "path": path})
+        if path == "/v1/responses":
+            events = _responses(body)
+        if "messages" not in body and "input" not in body:
+            said = {"path": path.replace(KEY, "*" * len(KEY)), "method": head[0].partition(" ")[0]}
+            _write(writer, b"200 OK", {"object": "list", "data": [{"id": "m", "object": "model"}], **said})
         elif not body.get("stream"):
-            _write(writer, b"200 OK", _whole_openai(body) if path.startswith("/v1/chat") else _whole_anthropic(body))
+            _write(writer, b"200 OK", _whole(path, body))
         else:
             await self._stream(reader, writer, events, holds=_prompt(body).startswith("hold"))
         await writer.drain()
@@ -95,7 +98,14 @@ def _write(writer: asyncio.StreamWriter, status: bytes, said: Json) -> None:
     )
 
 
+def _whole(path: str, body: Json) -> Json:
+    whole = {"/v1/responses": _response, "/v1/chat/completions": _whole_openai}.get(path, _whole_anthropic)
+    return whole(body)
+
+
 def _prompt(body: Json) -> str:
+    if "input" in body:
+        return str(body["input"])
     content = body.get("messages", [{"content": ""}])[-1]["content"]
     return content if isinstance(content, str) else str(content)
 
@@ -122,6 +132,31 @@ def _openai(body: Json) -> list[bytes]:
         {**start, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in _words(body)
     ]
     return [*(b"data: %b\n\n" % msgspec.json.encode(delta) for delta in deltas), b"data: [DONE]\n\n"]
+
+
+def _response(body: Json) -> Json:
+    text = {"type": "output_text", "text": "".join(_words(body)), "annotations": []}
+    message = {"type": "message", "id": "i", "role": "assistant", "status": "completed", "content": [text]}
+    return {
+        "id": "r", "object": "response", "created_at": 1, "model": body["model"], "status": "completed",
+        "output": [message], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True,
+        "usage": {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10},
+    }  # fmt: skip
+
+
+def _responses(body: Json) -> list[bytes]:
+    whole = _response(body)
+    place: Json = {"item_id": "i", "output_index": 0, "content_index": 0}
+    part = {"type": "output_text", "text": "", "annotations": []}
+    events: list[Json] = [
+        {"type": "response.created", "response": {**whole, "output": [], "usage": None, "status": "in_progress"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**whole["output"][0], "content": []}},
+        {"type": "response.content_part.added", **place, "part": part},
+    ]
+    events += [{"type": "response.output_text.delta", **place, "delta": word, "logprobs": []} for word in _words(body)]
+    events.append({"type": "response.completed", "response": whole})
+    numbered = [{"sequence_number": number, **event} for number, event in enumerate(events)]
+    return [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event)) for event in numbered]
 
 
 def _whole_anthropic(body: Json) -> Json:

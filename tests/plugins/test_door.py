@@ -14,7 +14,8 @@ from ksi.core import canonical
 from ksi.core.errors import BudgetExceededError, UnsupportedError, ValidationError
 from ksi.plugins.door.matching import Memory, Recorded, key_of, parse_ignored
 from ksi.plugins.door.paid import Meter, paid_call
-from ksi.plugins.door.shapes import Asked, Bytes, Head, Piece, changed
+from ksi.plugins.door.shapes import Asked, Bytes, Head, Piece, Upstreams, changed
+from ksi.plugins.door.unsaid import without_keys
 from ksi.providers.base import Usage
 
 JSON_VALUES = st.recursive(
@@ -91,10 +92,30 @@ def test_headers_apart_method_path_query_and_protocol_count() -> None:
         msgspec.structs.replace(base, method="PUT"),
         msgspec.structs.replace(base, path="responses"),
         msgspec.structs.replace(base, query="a=b"),
+        msgspec.structs.replace(base, is_beside=True),
         msgspec.structs.replace(base, protocol="anthropic"),
     ]
-    assert len({key_of(each, ()) for each in (base, *others)}) == 5
+    assert len({key_of(each, ()) for each in (base, *others)}) == 6
     assert key_of(msgspec.structs.replace(base, run="another"), ()) == key_of(base, ())
+
+
+@pytest.mark.parametrize(
+    ("query", "recorded"),
+    [
+        ("", ""),
+        ("limit=3&api_key=abc&x", "limit=3&api_key=redacted&x"),
+        ("API-Key=a%26b&key=", "API-Key=redacted&key=redacted"),
+        ("page_token=n&keys=k&key", "page_token=n&keys=k&key"),
+    ],
+)
+def test_keys_in_a_query_string_are_left_out_and_all_else_stays_as_it_came(query: str, recorded: str) -> None:
+    assert without_keys(query) == recorded
+
+
+def test_what_stands_beside_the_base_url_goes_to_the_root_of_its_server() -> None:
+    upstreams = Upstreams(openai="http://x:1/openai/v1/")
+    assert upstreams.base(asked({})) == "http://x:1/openai/v1"
+    assert upstreams.base(msgspec.structs.replace(asked({}), is_beside=True)) == "http://x:1/openai"
 
 
 @given(st.binary(max_size=200))

@@ -31,6 +31,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     A request of ``event`` answers it, with what stands in the path (``/tickets/{id}``) and in the query string or the
     body as its payload; or ``app`` does, an ASGI application, which finds the session as ``scope["state"]["session"]``.
+    Without ``methods`` it is for all of them.
     """
 
     path: str

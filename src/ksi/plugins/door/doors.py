@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
@@ -19,8 +19,8 @@ from ksi.kernel.router import Router
 from ksi.plugins.door.matching import Memory, Recorded
 from ksi.plugins.door.past import parts_of
 from ksi.plugins.door.shapes import CALL, Asked, Diverged, Part, Upstreams, changed
+from ksi.plugins.door.unsaid import Unsaid
 
-Headers = Sequence[tuple[str, str]]
 DIVERGENCES_MAX = 100
 """That are told; the rest is counted."""
 
@@ -37,7 +37,7 @@ class Door(Protocol):
 
     run: str
 
-    def answer(self, asked: Asked, headers: Headers) -> AsyncGenerator[Part, None]:
+    def answer(self, asked: Asked, unsaid: Unsaid) -> AsyncGenerator[Part, None]:
         """The answer as it comes; closing it means that the script has left.
 
         Raises:
@@ -46,7 +46,7 @@ class Door(Protocol):
 
 
 class RecordingDoor:
-    """Asks for a ``door:call`` in the run of the one who opened it. It keeps headers while their call runs."""
+    """Asks for a ``door:call`` in the run of the one who opened it. While one runs it keeps what is not recorded."""
 
     def __init__(
         self, router: Router, opener: EventEnvelope, upstreams: Upstreams, memory: Memory, change: Change | None
@@ -56,7 +56,7 @@ class RecordingDoor:
         self.upstreams = upstreams
         self.memory = memory
         self.change = change
-        self.headers: dict[bytes, Headers] = {}
+        self.unsaid: dict[bytes, Unsaid] = {}
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.calls = 0
         self.served = 0
@@ -64,21 +64,21 @@ class RecordingDoor:
         self._opener = opener
         self._session = Session(principal=self.principal, source="door")
 
-    async def answer(self, asked: Asked, headers: Headers) -> AsyncGenerator[Part, None]:
+    async def answer(self, asked: Asked, unsaid: Unsaid) -> AsyncGenerator[Part, None]:
         """See :class:`Door`."""
         self.calls += 1
         envelope = EventEnvelope.create(
             CALL, asked, "door", principal=self.principal, branch=self._opener.branch,
             correlation=self.run,
         )  # fmt: skip
-        self.headers[envelope.event_id] = headers
+        self.unsaid[envelope.event_id] = unsaid
         chunks = Pulled().chunks(partial(self._router.open_stream, envelope, self._session))
         try:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield msgspec.convert(chunk, Part)
         finally:
-            del self.headers[envelope.event_id]
+            del self.unsaid[envelope.event_id]
 
     def changed(self, asked: Asked, recorded: Recorded | None) -> Asked:
         """As it goes upstream."""
@@ -99,7 +99,7 @@ class ReplayDoor:
         self._router = router
         self._branch = branch
 
-    async def answer(self, asked: Asked, headers: Headers) -> AsyncGenerator[Part, None]:
+    async def answer(self, asked: Asked, unsaid: Unsaid) -> AsyncGenerator[Part, None]:
         """See :class:`Door`. A call that broke off breaks off again; one that its script left waits for that."""
         recorded = self.memory.take(asked)
         if recorded is None:

@@ -48,7 +48,7 @@ def key_of(asked: Asked, ignored: Ignored) -> bytes:
     for parts in ignored:
         _drop(body, parts)
     said = asked.body.text if body is None else body
-    return canonical.encode([asked.protocol, asked.method, asked.path, asked.query, said])
+    return canonical.encode([asked.protocol, asked.method, asked.is_beside, asked.path, asked.query, said])
 
 
 def _drop(value: Any, parts: Sequence[Path]) -> None:

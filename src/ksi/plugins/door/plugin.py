@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ksi.plugins.door.upstream import Upstream
 
 SCRIPT, ASK, SOURCE = "door:script", "door:ask", "door:source"
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 Ignore = Annotated[
     tuple[str, ...], Meta(description="parts of requests that do not count: $.metadata.time, $.messages[*].id")
@@ -100,7 +99,7 @@ class Doors(AsyncPlugin):
             await self._upstream.close()
 
     def routes(self) -> Iterable[Route]:
-        return (Route(path="/r/{token}/{rest:path}", methods=METHODS, app=self._serve, is_public=True),)
+        return (Route(path="/r/{token}/{rest:path}", methods=(), app=self._serve, is_public=True),)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Here and not above: HTTP is loaded behind the first answer on the Unix socket.
@@ -250,12 +249,12 @@ class Doors(AsyncPlugin):
         if self._upstream is None:
             self._upstream = Upstream()
         door = self._door_of(context)
-        return self._upstream.ask(source.asked, door.upstreams, door.headers[context.envelope.event_id])
+        return self._upstream.ask(source.asked, door.upstreams, door.unsaid[context.envelope.event_id])
 
     def _door_of(self, context: EventContext) -> RecordingDoor:
         call = context.envelope.event_id
         for door in self._open.values():
-            if isinstance(door, RecordingDoor) and call in door.headers:
+            if isinstance(door, RecordingDoor) and call in door.unsaid:
                 return door
         raise UnsupportedError(f"{CALL} comes through a door only: ksi record")
 
@@ -283,10 +282,11 @@ def _split(
     return [*before, target], Change(target.id, fields)
 
 
-def _named(asked: Asked) -> dict[str, str]:
+def _named(asked: Asked) -> dict[str, Any]:
     """The effect's own request: the whole of it stands in that of the call."""
     digest = canonical.digest(asked.body.text.encode()).hex()
-    return {"method": asked.method, "path": asked.path, "query": asked.query, "body": digest}
+    beside = {"is_beside": True} if asked.is_beside else {}
+    return {"method": asked.method, "path": asked.path, "query": asked.query, "body": digest, **beside}
 
 
 def _again(chunks: Sequence[Any], _: Any) -> list[Part]:

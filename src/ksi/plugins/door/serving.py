@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
 
-from ksi.core.errors import KSIError, NotFoundError
-from ksi.plugins.door.doors import Door, Headers
+from ksi.core.errors import KSIError
+from ksi.plugins.door.doors import Door
 from ksi.plugins.door.shapes import Asked, Bytes, Head, Protocol
+from ksi.plugins.door.unsaid import Unsaid, without_keys
 from ksi.transport.http.exchange import Exchange, Gone
 from ksi.transport.http.refusals import refuse
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX = 32 << 20
 """A request with pictures; it stands in the log."""
 PLACES: dict[str, Protocol] = {"v1": "openai", "anthropic": "anthropic"}
-"""What stands behind the token in the path, and whose protocol is spoken there."""
+"""What stands behind the token in the path, and whose protocol is spoken there. All else is beside ``/v1``."""
 
 
 async def serve(doors: Doors, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,20 +40,20 @@ def _asked(exchange: Exchange, run: str, body: bytes) -> Asked:
     # Of the raw path: what a client has quoted goes on as it is.
     raw_path: bytes = exchange.scope["raw_path"]
     _, _, _, place, *path = raw_path.decode("latin-1").partition("?")[0].split("/")
-    if place not in PLACES:
-        raise NotFoundError("page", exchange.path)
+    is_beside = place not in PLACES
     return Asked(
         run=run,
-        protocol=PLACES[place],
+        protocol=PLACES.get(place, "openai"),
         method=exchange.method,
-        path="/".join(path),
-        query=exchange.query.decode("latin-1"),
+        path="/".join([place, *path] if is_beside else path),
+        is_beside=is_beside,
+        query=without_keys(exchange.query.decode("latin-1")),
         body=Bytes.of(body),
     )
 
 
 async def _pour(exchange: Exchange, door: Door, asked: Asked) -> None:
-    async with aclosing(door.answer(asked, _headers(exchange))) as parts:
+    async with aclosing(door.answer(asked, _unsaid(exchange))) as parts:
         async for part in parts:
             if isinstance(part, Head):
                 headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in part.headers]
@@ -62,5 +63,6 @@ async def _pour(exchange: Exchange, door: Door, asked: Asked) -> None:
     await exchange.write(b"", is_last=True)
 
 
-def _headers(exchange: Exchange) -> Headers:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in exchange.scope["headers"]]
+def _unsaid(exchange: Exchange) -> Unsaid:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in exchange.scope["headers"]]
+    return Unsaid(headers, exchange.query.decode("latin-1"))

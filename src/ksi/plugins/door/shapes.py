@@ -25,6 +25,11 @@ class Upstreams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     openai: Url = "https://api.openai.com/v1"
     anthropic: Url = "https://api.anthropic.com"
 
+    def base(self, asked: Asked) -> str:
+        """What stands before the path of a request."""
+        base = (self.openai if asked.protocol == "openai" else self.anthropic).rstrip("/")
+        return base.removesuffix("/v1") if asked.is_beside else base
+
 
 class Bytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes as JSON has them: a text where they are one, so that people can read and search them."""
@@ -44,12 +49,16 @@ class Bytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request of a script, without its headers: they hold its key. ``path`` is what stands below the base URL."""
+    """A request of a script, without its headers and the keys in its query string.
+
+    ``path`` is what stands below the base URL, or, where it ``is_beside`` that, below its server's root.
+    """
 
     run: str
     protocol: Protocol
     method: str
     path: str
+    is_beside: bool = False
     query: str = ""
     body: Bytes = Bytes()
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
 import httpx
 
 from ksi.core.errors import PayloadTooLargeError, ProviderOverloadedError, ProviderTimeoutError, StreamInterruptedError
 from ksi.plugins.door.shapes import Asked, Bytes, Head, Part, Piece, Upstreams
+from ksi.plugins.door.unsaid import Unsaid
 
-Headers = Sequence[tuple[str, str]]
 ANSWER_BYTES_MAX = 64 << 20
 TIMEOUT = httpx.Timeout(30.0, read=600.0)
 """Silence of ten minutes is what the providers' own packages wait out."""
@@ -33,16 +33,15 @@ class Upstream:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def ask(self, asked: Asked, upstreams: Upstreams, headers: Headers) -> AsyncGenerator[Part, None]:
+    async def ask(self, asked: Asked, upstreams: Upstreams, unsaid: Unsaid) -> AsyncGenerator[Part, None]:
         """The answer as it comes; closing it closes the connection.
 
         Raises:
             ProviderError: It can not be reached, or broke off.
             PayloadTooLargeError: The answer has no end.
         """
-        base = upstreams.openai if asked.protocol == "openai" else upstreams.anthropic
-        url = f"{base.rstrip('/')}/{asked.path}" + (f"?{asked.query}" if asked.query else "")
-        kept = [(name, value) for name, value in headers if name not in NOT_ASKED]
+        url = f"{upstreams.base(asked)}/{asked.path}" + (f"?{unsaid.query}" if unsaid.query else "")
+        kept = [(name, value) for name, value in unsaid.headers if name not in NOT_ASKED]
         asking = self._http.stream(
             asked.method, url, content=asked.body.raw() or None, headers=[*kept, ("accept-encoding", "identity")]
         )

@@ -50,7 +50,7 @@ class Plugged:
     def _built(self) -> Iterable[routing.Route]:
         for route in (*self._plugins.routes(), *DESCRIPTIONS):
             try:
-                yield routing.Route(route.path, self._endpoint(route), methods=list(route.methods))
+                yield routing.Route(route.path, self._endpoint(route), methods=list(route.methods) or None)
             except DeclarationError as error:
                 _log.error("a path is not served: %s", error)
 
