@@ -92,6 +92,14 @@ async def test_a_scan_and_a_stream_are_read_too(daemon: Daemon, name: str) -> No
     assert (name, "read") in await cone(daemon, await fact_of(daemon, "a"))
 
 
+async def test_a_scan_that_would_have_shown_what_is_gone_depends_on_its_going(daemon: Daemon) -> None:
+    await daemon.ask("worker:note", key="a")
+    await daemon.ask("state:delete", key="a")
+    await daemon.ask("worker:count", to="n")
+    *_, gone = [each.position async for each in daemon.log.read_all() if each.data["key"] == "a"]
+    assert ("worker:count", "read") in await cone(daemon, gone)
+
+
 async def test_who_had_read_more_than_is_kept_counts_as_one_that_had_read_all(daemon: Daemon) -> None:
     await daemon.ask("worker:note", key="unread")
     await daemon.ask("worker:read_much")
