@@ -27,6 +27,7 @@ EVERY_SECOND = {"name": "tick", "event": "state:set", "data": {"key": "a", "valu
         ("route:remove", {"name": "copy"}),
         ("permission:grant", {"principal": "agent:ada", "allow": ["state:*"]}),
         ("permission:revoke", {"principal": "agent:ada"}),
+        ("permission:assign", {"principal": "agent:ada", "profile": "restricted"}),
     ],
 )
 async def test_what_is_of_main_is_not_changed_on_a_branch(event: str, data: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ksi.cli.reach import ask
 
 @family()
 def agent() -> None:
-    """Spawn, list and end agents. Talk with one: ksi chat --agent NAME."""
+    """Spawn, list, pause, restart and end agents. Talk with one: ksi chat --agent NAME."""
 
 
 @agent.command()
@@ -28,6 +28,7 @@ def agent() -> None:
 @click.option("--provider", help="Which provider.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Of each answer, where a message says nothing else.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is the likeliest answer.")
+@click.option("--restarts", type=click.IntRange(0), help="Turns that may fail one after another.")
 @click.option("--permission", metavar="PROFILE", help="Its rights: ksi send permission:list_profiles.")
 @click.option("--tool", "tools", multiple=True, type=EVENT_NAME, help="An event that it may ask for; may be repeated.")
 @click.option("--max-steps", type=click.IntRange(1, 100), help="How often its model is asked in one turn.")
@@ -55,6 +56,42 @@ def list_agents(invocation: Invocation) -> None:
 def terminate(invocation: Invocation, name: str) -> None:
     """End an agent: its turns are cancelled, and it takes no more."""
     show_value(invocation, ask(invocation, "agent:terminate", agent=name))
+
+
+@agent.command()
+@click.argument("name")
+@click.pass_obj
+def pause(invocation: Invocation, name: str) -> None:
+    """Have an agent take no messages until it is resumed."""
+    show_value(invocation, ask(invocation, "agent:pause", agent=name))
+
+
+@agent.command()
+@click.argument("name")
+@click.pass_obj
+def resume(invocation: Invocation, name: str) -> None:
+    """Take an agent back that was paused, or has failed."""
+    show_value(invocation, ask(invocation, "agent:resume", agent=name))
+
+
+@agent.command()
+@click.argument("name")
+@click.option("--fresh", is_flag=True, help="In a new conversation.")
+@click.pass_obj
+def restart(invocation: Invocation, name: str, fresh: bool) -> None:
+    """Begin an agent again: its turns are cancelled, its profile counts as it is written now."""
+    show_value(invocation, ask(invocation, "agent:restart", agent=name, fresh=fresh))
+
+
+@agent.command()
+@click.argument("text")
+@click.option("--to", "agents", multiple=True, metavar="NAME", help="Only these; may be repeated.")
+@click.option("--from", "sender", metavar="NAME", help="Who says it.")
+@click.pass_obj
+def broadcast(invocation: Invocation, text: str, agents: Sequence[str], sender: str | None) -> None:
+    """Say TEXT to all agents that are idle; nobody waits for their answers."""
+    said = {"text": text, "agents": agents, "from": sender}
+    show_value(invocation, ask(invocation, "agent:broadcast", given(said)))
 
 
 def _cells(shown: Record) -> tuple[str, ...]:

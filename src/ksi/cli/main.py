@@ -52,7 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("approvals", "Let a request run that waits."),
         "deny": ("approvals", "End a request that waits."),
         "conversation": ("conversation", "List, show, search, export and fork conversations."),
-        "agent": ("agent", "Spawn, list and end agents; give them tools."),
+        "agent": ("agent", "Spawn, list, pause, restart and end agents."),
         "composition": ("composition", "Agents and prompts that are described in files."),
         "permission": ("approvals", "Show, check, grant and revoke rights."),
         "top": ("top", "Watch what happens, as it happens."),

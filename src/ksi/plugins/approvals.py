@@ -157,7 +157,7 @@ class Approvals:
     @event(
         "permission:assign",
         key=lambda request: f"permission/{request.principal}",
-        errors=["not_found", "permission_denied"],
+        errors=["not_found", "permission_denied", "unsupported"],
         examples=[{"principal": "agent:ada", "profile": "restricted"}],
     )
     async def assign(
@@ -168,6 +168,7 @@ class Approvals:
         within: Annotated[str | None, Meta(description="whose rights it must not exceed, beside yours")] = None,
     ) -> AssignedProfile:
         """Give a principal a profile, as the configuration does for others; none that allows more than you may do."""
+        require_main(context, "rights")
         if profile is not None:
             for giver in {context.principal, within or context.principal}:
                 self._check_assignable(profile, giver)

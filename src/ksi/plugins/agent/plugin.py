@@ -5,38 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-from ksi.core.errors import ConflictError, NotFoundError
+from ksi.core.errors import ConflictError, KSIError
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
-from ksi.kernel.router import Router
 from ksi.plugins.agent.shapes import Agents, SendMessage, Spawn, Text, Turn
 from ksi.plugins.agent.spawning import spawned_by
+from ksi.plugins.agent.supervision import Supervision, note_failure, ready
 from ksi.plugins.agent.turn import SEND_MESSAGE, Answering
 from ksi.plugins.agent.view import (
     CATEGORY,
     AgentFold,
-    AgentName,
     AgentRecord,
     AgentsView,
-    AgentTerminated,
     Status,
     record_of,
+    stream_of,
 )
 
 TURN = "turn"
 
 
-def _stream_of(request: Any) -> str:
-    return f"{CATEGORY}/{request.agent}"
-
-
-class Agent(AsyncPlugin):
+class Agent(Supervision, AsyncPlugin):
     """Agents that answer messages. Each turn is a completion in the agent's own conversation."""
 
     name = "agent"
@@ -45,7 +39,7 @@ class Agent(AsyncPlugin):
 
     @event(
         "agent:spawn",
-        key=lambda request: f"agent/{request.agent}",
+        key=stream_of,
         errors=("conflict", "not_found", "composition_error", "unknown_event", "permission_denied"),
         examples=(
             {"agent": "poet", "system": "You answer in verse."},
@@ -86,7 +80,7 @@ class Agent(AsyncPlugin):
         SEND_MESSAGE,
         category=TURN,
         on_crash="rerun",
-        belongs_to=_stream_of,
+        belongs_to=stream_of,
         errors=("not_found", "conflict", "overloaded", "cancelled", "provider_error"),
         examples=({"agent": "poet", "text": "What is the sea?"},),
     )
@@ -95,7 +89,7 @@ class Agent(AsyncPlugin):
 
         After a crash the turn goes on by itself, behind the last token: nothing is paid for twice.
         """
-        agent = await _running(context, request.agent)
+        agent = await ready(context, request.agent)
         turn = Answering(context, agent, request)
         try:
             async with aclosing(turn.texts()) as texts:
@@ -103,27 +97,7 @@ class Agent(AsyncPlugin):
                     yield Text(text)
         except asyncio.CancelledError:
             await turn.stopped()  # what there is of the answer is the end value
+        except KSIError as error:
+            await note_failure(context, agent, error)
+            raise
         yield End(turn.ended())
-
-    @event(
-        "agent:terminate",
-        key=lambda request: f"agent/{request.agent}",
-        belongs_to=_stream_of,
-        errors=("not_found", "conflict"),
-    )
-    async def terminate(self, agent: AgentName, context: EventContext) -> AgentRecord:
-        """End an agent: the turns that it is in are cancelled, and it takes no more."""
-        record = await _running(context, agent)
-        context.append(f"{CATEGORY}/{agent}", AgentTerminated(agent=agent))
-        for execution in list(self.host.services.get(Router).running.values()):
-            if execution.row.name == SEND_MESSAGE and execution.payload.agent == agent:
-                execution.abort()
-        return msgspec.structs.replace(record, status="terminated")
-
-
-async def _running(context: EventContext, agent: str) -> AgentRecord:
-    """The agent. Raises NotFoundError where there is none, or no more."""
-    record = await context.view(AgentsView).get(agent)
-    if record is None or record.status == "terminated":
-        raise NotFoundError("agent", agent)
-    return record

@@ -10,6 +10,8 @@ from msgspec import Meta
 from ksi.plugins.agent.view import AgentName, AgentRecord
 from ksi.providers.base import Tool, ToolCallPart, ToolResultPart, Usage
 
+TOLD_MAX = 1_000
+"""Agents that one broadcast reaches."""
 Value = str | int | float | bool
 
 
@@ -46,6 +48,9 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
     ask_timeout: (
         Annotated[float, Meta(gt=0, description="seconds that a tool call waits for somebody's word")] | None
+    ) = None
+    restarts: (
+        Annotated[int, Meta(ge=0, description="turns that may fail one after another; null: any number")] | None
     ) = None
     permission: Annotated[str, Meta(description="as permission:list_profiles shows it")] | None = None
     budget: Cap | None = None
@@ -104,6 +109,24 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None
     cost: float | None = None
     tool_calls: tuple[ToolCallPart, ...] = ()
+
+
+class Broadcast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What many are told. ``from`` is an agent that is told nothing: it has said it."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    agents: Annotated[
+        tuple[AgentName, ...], Meta(max_length=TOLD_MAX, description="all that are idle where none is named")
+    ] = ()
+    sender: str | None = msgspec.field(default=None, name="from")
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Whom it was said to. Their turns have the same run, and nobody waits for them."""
+
+    agents: list[str]
+    run: str
 
 
 class Agents(msgspec.Struct, frozen=True):

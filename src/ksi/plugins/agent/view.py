@@ -16,7 +16,7 @@ CATEGORY = "agent"
 MAX_STEPS = 8
 MAX_TOKENS = 256
 AgentName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^/@*?\s]+$")]
-Status = Literal["idle", "terminated"]
+Status = Literal["idle", "paused", "failed", "terminated"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``system`` is what its model is told first, ``max_tokens`` and ``temperature`` bound each of its answers. ``tools``
     are the events that its model may ask for, ``max_steps`` how often the model is asked in one turn, ``ask_timeout``
-    the seconds that a tool call waits for somebody's word (null: until it comes).
+    the seconds that a tool call waits for somebody's word (null: until it comes). ``restarts`` is how many turns may
+    fail one after another before it is ``failed`` and takes none any more (null: any number).
     """
 
     system: str | None = None
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ()
     max_steps: int = MAX_STEPS
     ask_timeout: float | None = None
+    restarts: int | None = None
 
 
 @fact("agent:spawned")
@@ -46,6 +48,31 @@ class AgentSpawned(Settings, frozen=True, kw_only=True, omit_defaults=True):
     profile: str | None = None
     permission: str | None = None
     given: dict[str, Any] = {}
+
+
+@fact("agent:restarted")
+class AgentRestarted(AgentSpawned, frozen=True, kw_only=True, omit_defaults=True):
+    """The same name begins again, as it is described now."""
+
+
+@fact("agent:paused")
+class AgentPaused(msgspec.Struct, frozen=True, kw_only=True):
+    agent: str
+
+
+@fact("agent:resumed")
+class AgentResumed(msgspec.Struct, frozen=True, kw_only=True):
+    agent: str
+
+
+@fact("agent:failed")
+class AgentFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn ended in an error, ``code``; ``failures`` have by now, one after another."""
+
+    agent: str
+    code: str
+    message: str
+    failures: int
 
 
 @fact("agent:called_tool")
@@ -77,15 +104,20 @@ class AgentTerminated(msgspec.Struct, frozen=True, kw_only=True):
 class AgentRecord(Settings, frozen=True, kw_only=True):
     """An agent. ``spawns`` counts how often its name was given; tokens are those of all its turns.
 
-    ``profile`` is the composition that it was made of, ``permission`` the profile of its rights, where one was named.
+    ``failures`` are its turns that ended in an error since one was answered; more than ``restarts`` make it ``failed``.
+
+    ``profile`` is the composition that it was made of, ``given`` what was said beside it, ``permission`` the profile of
+    its rights, where one was named.
     """
 
     agent: str
     conversation: str
     profile: str | None = None
     permission: str | None = None
+    given: dict[str, Any] = {}
     status: Status = "idle"
     spawns: int = 1
+    failures: int = 0
     turns: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -95,9 +127,9 @@ class AgentRecord(Settings, frozen=True, kw_only=True):
 
 class AgentsView(View[AgentRecord]):
     name = "agents"
-    query = (Filter(names=("agent:spawned", "agent:called_tool", "agent:answered", "agent:terminated")),)
+    query = (Filter(names=("agent:*",)),)
     record = AgentRecord
-    version = 3
+    version = 4
     key = ("agent",)
     indexes: ClassVar = {"by_status": ("status",)}
 
@@ -109,7 +141,6 @@ class AgentsView(View[AgentRecord]):
 def record_of(spawned: AgentSpawned, before: AgentRecord | None, at: datetime) -> AgentRecord:
     """The agent as it begins."""
     fields = msgspec.structs.asdict(spawned)
-    del fields["given"]
     return AgentRecord(**fields, spawns=1 if before is None else before.spawns + 1, updated_at=at)
 
 
@@ -118,17 +149,46 @@ def changed(agent: AgentRecord | None, event: RecordedEvent) -> AgentRecord:
     if event.name == "agent:spawned":
         return record_of(event.into(AgentSpawned), agent, event.recorded_at)
     assert agent is not None  # nobody else writes facts of one that was not spawned
-    if event.name == "agent:terminated":
-        return msgspec.structs.replace(agent, status="terminated", updated_at=event.recorded_at)
-    if event.name == "agent:called_tool":
-        return msgspec.structs.replace(agent, tool_calls=agent.tool_calls + 1, updated_at=event.recorded_at)
-    usage = event.into(AgentAnswered).usage
+    return msgspec.structs.replace(_after(agent, event), updated_at=event.recorded_at)
+
+
+def _after(agent: AgentRecord, event: RecordedEvent) -> AgentRecord:
+    match event.name:
+        case "agent:restarted":
+            return restarted(agent, event.into(AgentRestarted))
+        case "agent:paused":
+            return msgspec.structs.replace(agent, status="paused")
+        case "agent:resumed":
+            return msgspec.structs.replace(agent, status="idle", failures=0)
+        case "agent:terminated":
+            return msgspec.structs.replace(agent, status="terminated")
+        case "agent:called_tool":
+            return msgspec.structs.replace(agent, tool_calls=agent.tool_calls + 1)
+        case "agent:failed":
+            return _failed(agent, event.into(AgentFailed).failures)
+        case "agent:answered":
+            return _answered(agent, event.into(AgentAnswered).usage)
+    return agent
+
+
+def restarted(agent: AgentRecord, facts: AgentRestarted) -> AgentRecord:
+    """The agent as it goes on; what it has done and used counts on."""
+    fields = msgspec.structs.asdict(facts)
+    return msgspec.structs.replace(agent, **fields, status="idle", failures=0)
+
+
+def _failed(agent: AgentRecord, failures: int) -> AgentRecord:
+    is_over = agent.status == "idle" and agent.restarts is not None and failures > agent.restarts
+    return msgspec.structs.replace(agent, failures=failures, status="failed" if is_over else agent.status)
+
+
+def _answered(agent: AgentRecord, usage: Usage) -> AgentRecord:
     return msgspec.structs.replace(
         agent,
         turns=agent.turns + 1,
+        failures=0,
         input_tokens=agent.input_tokens + usage.input_tokens,
         output_tokens=agent.output_tokens + usage.output_tokens,
-        updated_at=event.recorded_at,
     )
 
 
@@ -136,7 +196,7 @@ class AgentFold(JsonState[AgentRecord | None]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
-    version = 3
+    version = 4
     state = AgentRecord | None
 
     def initial(self) -> AgentRecord | None:
@@ -144,6 +204,11 @@ class AgentFold(JsonState[AgentRecord | None]):
 
     def apply(self, state: AgentRecord | None, event: RecordedEvent) -> AgentRecord | None:
         return changed(state, event)
+
+
+def stream_of(request: Any) -> str:
+    """Of a request that names an agent: where its facts are, and its key."""
+    return f"{CATEGORY}/{request.agent}"
 
 
 def principal_of(agent: str) -> str:

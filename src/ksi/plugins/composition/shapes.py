@@ -49,6 +49,7 @@ class Profile(Prompt, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tools: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
     max_steps: Annotated[int, Meta(ge=1, le=100)] | None = None
     ask_timeout: Annotated[float, Meta(gt=0)] | None = None
+    restarts: Annotated[int, Meta(ge=0)] | None = None
     permission: str | None = None
     budget: Budget | None = None
 
@@ -69,6 +70,7 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ()
     max_steps: int | None = None
     ask_timeout: float | None = None
+    restarts: int | None = None
     permission: str | None = None
     budget: Budget | None = None
 
