@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "InterruptedRunError": (("the completion",), {}),
     "ReplayDivergenceError": ((9,), {"recorded": {"kind": "fact", "name": "a:was"}, "requested": None}),
     "ReplayEscapeError": (("agent", "connect"), {}),
+    "BeyondHeadError": ((99,), {"head": 9}),
     "ReplayUnhandledError": (("agent:ask", 9), {}),
     "CompositionError": (("no such key",), {"file": "ada.yaml", "line": 3}),
     "ArchivedError": ((), {"position": 9, "file": "old.archive", "archive": "0011223344556677"}),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ksi.core.errors import NotFoundError, ValidationError
-from ksi.core.events import NewEvent
+from ksi.core.errors import BeyondHeadError, NotFoundError, ValidationError
+from ksi.core.events import NewEvent, Position
 from ksi.plugins.entity import Entity
 from ksi.plugins.state import State
 from ksi.store.debugger import FACTS_SHOWN_MAX
@@ -35,6 +35,17 @@ async def test_an_entity_is_shown_as_it_was(daemon: Daemon, at: int | str) -> No
         await daemon.ask("state:set", key="a", value=value)
     shown = await daemon.ask("entity:show", entity="state/default", at=at)
     assert (shown["at"], shown["version"], shown["state"]) == (5, 2, {"a": 1})
+
+
+async def test_behind_the_head_there_is_no_past(daemon: Daemon) -> None:
+    await daemon.ask("state:set", key="a", value=1)
+    await daemon.log.fork(Position(3), "exp")
+    await daemon.log.append("ship/1", [NewEvent(name="ship:moved", data={})], branch="exp")
+    head = max(info.head or 0 for info in await daemon.log.branches())
+    with pytest.raises(BeyondHeadError) as caught:
+        await daemon.ask("entity:show", entity="state/default", at=f"@{head + 1}")
+    assert (caught.value.position, caught.value.head) == (head + 1, head)
+    assert (await daemon.ask("entity:show", entity="state/default", at=head))["state"] == {"a": 1}
 
 
 async def test_an_entity_that_nobody_folds_is_its_last_facts(daemon: Daemon) -> None:

@@ -8,7 +8,7 @@
     │  ├─ PermissionDeniedError    ├─ PayloadTooLargeError     ├─ InvalidFrameError
     │  ├─ NotFoundError            ├─ AmbiguousError           ├─ ConflictError
     │  ├─ HopLimitError            ├─ UnsupportedError         ├─ MisdirectedError
-    │  ├─ UnauthorizedError        └─ CompositionError
+    │  ├─ UnauthorizedError        ├─ BeyondHeadError          └─ CompositionError
     ├─ HandlerError                a handler did not do what it declared
     │  ├─ NoAnswerError            ├─ InvalidResponseError     ├─ InternalError
     │  ├─ HandlersFailedError      ├─ PartitionDeadlockError   ├─ QueryWroteError
@@ -196,6 +196,17 @@ class NotFoundError(RequestError):
         self.what = what
         self.name = name
         self.suggestions = list(suggestions)
+
+
+class BeyondHeadError(RequestError):
+    """The log has not come to this ``position``: its last one is ``head``. Leave the position out for the present."""
+
+    code = "beyond_head"
+
+    def __init__(self, position: int, *, head: int) -> None:
+        super().__init__(f"there is no @{position}: the log ends at @{head}")
+        self.position = position
+        self.head = head
 
 
 class AmbiguousError(RequestError):

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from ksi.core import canonical
 from ksi.core.errors import ConflictError, NotFoundError, PayloadTooLargeError
-from ksi.core.events import Filter, RecordedEvent, fact
+from ksi.core.events import Filter, Position, RecordedEvent, fact
 from ksi.core.ports import EventLog
 from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
@@ -19,6 +19,7 @@ from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.providers.base import AnyPart, FilePart, TextPart, ToolCallPart, ToolResultPart
 from ksi.providers.conversation import CATEGORY, ConversationFold, MessageAdded, SpokenMessage, stream_of
+from ksi.store.debugger import check_reached
 
 SEARCHED_MAX = 20_000
 """Messages that one search looks at, the newest."""
@@ -147,7 +148,7 @@ class Conversation(AsyncPlugin):
         page = await context.view(ConversationsView).scan("by_update", after=after, limit=limit, backwards=True)
         return Conversations(list(page.records), page.next)
 
-    @query("conversation:get", errors=("not_found",), examples=({"conversation": "c1", "at": 1234},))
+    @query("conversation:get", errors=("not_found", "beyond_head"), examples=({"conversation": "c1", "at": 1234},))
     async def get(self, conversation: str, context: EventContext, at: int | None = None) -> ShownConversation:
         """All messages of a conversation, as they stand or as they stood at the position ``at``."""
         return await _shown(conversation, context, at)
@@ -172,7 +173,9 @@ class Conversation(AsyncPlugin):
                 found.append(_found(each, excerpt))
         return FoundMessages(found, looked <= SEARCHED_MAX)
 
-    @stream("conversation:export", record=False, errors=("not_found",), examples=({"conversation": "c1"},))
+    @stream(
+        "conversation:export", record=False, errors=("not_found", "beyond_head"), examples=({"conversation": "c1"},)
+    )
     async def export(
         self, conversation: str, context: EventContext, format: Format = "json", at: int | None = None
     ) -> AsyncIterator[Line | End[Exported]]:
@@ -185,7 +188,7 @@ class Conversation(AsyncPlugin):
     @event(
         "conversation:fork",
         key=lambda request: f"conversation/{request.into}",
-        errors=("not_found", "conflict", "payload_too_large"),
+        errors=("not_found", "beyond_head", "conflict", "payload_too_large"),
         belongs_to=lambda request: stream_of(request.conversation),
         examples=({"conversation": "c1", "into": "c2", "at": 1234},),
     )
@@ -204,7 +207,9 @@ class Conversation(AsyncPlugin):
 
 
 async def _shown(conversation: str, context: EventContext, at: int | None) -> ShownConversation:
-    """Raises NotFoundError."""
+    """Raises NotFoundError, BeyondHeadError."""
+    if at is not None:
+        await check_reached(context.services.get(EventLog), Position(at), branch=context.branch)
     fold, state, last = ConversationFold(), ConversationFold().initial(), None
     async for each in context.read_stream(stream_of(conversation)):
         if (at is None or each.position <= at) and not each.is_erased:

@@ -35,7 +35,7 @@ class Entity(AsyncPlugin):
 
     @query(
         "entity:show",
-        errors=["not_found"],
+        errors=["not_found", "beyond_head"],
         examples=[{"entity": "state/default"}, {"entity": "conversation/c1", "at": "@1234"}],
     )
     async def show(

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from ksi.core.errors import NotFoundError
+from ksi.core.errors import BeyondHeadError, NotFoundError
 from ksi.core.events import MAIN, Filter, Kind, Position, RecordedEvent
 from ksi.core.patterns import matches
 from ksi.core.ports import EventLog
@@ -68,7 +68,8 @@ class Facts:
 class TimeTravelDebugger:
     """Asks one branch of a log.
 
-    ``at`` and the like are positions, or moments (UTC-aware), which mean the last position recorded by then.
+    ``at`` and the like are positions, or moments (UTC-aware), which mean the last position recorded by then. All raise
+    BeyondHeadError for a position that the log has not come to.
 
     Args:
         fold_of: How entities of a category are folded; None where no plugin says so.
@@ -107,13 +108,13 @@ class TimeTravelDebugger:
         """What each event of ``entity`` made of it, in order."""
         fold = self._fold(entity)
         state, built = fold.initial(), 0
-        async for event in self.time_travel(entity, _NOW if until is None else until):
+        async for event in self.time_travel(entity, until):
             if _counts(event, fold):
                 before, state, built = state, fold.apply(state, event), built + 1
                 yield Change(event, before, state, built)
 
-    async def time_travel(self, stream: str, at: Position | datetime) -> AsyncIterator[RecordedEvent]:
-        """The events of ``stream`` up to ``at``, of all kinds."""
+    async def time_travel(self, stream: str, at: Position | datetime | None) -> AsyncIterator[RecordedEvent]:
+        """The events of ``stream`` up to ``at``, of all kinds; None: all of them."""
         end = await self._position(at)
         async for event in self._log.read_stream(stream, branch=self._branch):
             if end is not None and event.position > end:
@@ -226,10 +227,20 @@ class TimeTravelDebugger:
     async def _position(self, at: Position | datetime | None) -> Position | None:
         if isinstance(at, datetime):
             return await self._log.position_at(at, branch=self._branch) or Position(0)
+        if at is not None:
+            await check_reached(self._log, at, branch=self._branch)
         return at
 
 
-_NOW = Position((1 << 63) - 1)
+async def check_reached(log: EventLog, at: Position, *, branch: str = MAIN) -> None:
+    """Raises BeyondHeadError where nothing has the position ``at`` yet, on any branch: they share their order."""
+    if at <= (await log.head(branch=branch) or 0):
+        return
+    head = max(info.head or 0 for info in await log.branches())
+    if at > head:
+        raise BeyondHeadError(at, head=head)
+
+
 _EVERYTHING = (Filter(kinds=("fact", "chunk")),)
 
 

@@ -159,7 +159,9 @@ class TimeTravel(AsyncPlugin):
         """Give the last position that was recorded by a moment; 0 where there was none."""
         return await self._log.position_at(utc(when_us), branch=context.branch) or 0
 
-    @query("timetravel:diff", errors=["not_found"], examples=[{"entity": "state/default", "before": "@10"}])
+    @query(
+        "timetravel:diff", errors=["not_found", "beyond_head"], examples=[{"entity": "state/default", "before": "@10"}]
+    )
     async def diff(
         self,
         entity: EntityName,
@@ -174,7 +176,7 @@ class TimeTravel(AsyncPlugin):
 
     @query(
         "timetravel:blame",
-        errors=["not_found"],
+        errors=["not_found", "beyond_head"],
         examples=[{"entity": "conversation/c1", "path": "messages.3"}, {"entity": "state/default", "path": "colour"}],
     )
     async def blame(
@@ -252,7 +254,7 @@ class TimeTravel(AsyncPlugin):
         paid = await question.bill(plan, branch)
         yield End(Answered(branch, paid.tokens, paid.cost, compared.entities))
 
-    @query("timetravel:state", examples=[{"at": "@100", "pattern": "conversation/*"}])
+    @query("timetravel:state", errors=["beyond_head"], examples=[{"at": "@100", "pattern": "conversation/*"}])
     async def state(
         self,
         at: Place,
