@@ -105,7 +105,7 @@ async def settled(daemon: DaemonProcess) -> int:
     """Its descriptors, once their number stands."""
     counts = [daemon.descriptors()]
     while len(counts) < 3 or len(set(counts[-3:])) > 1:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # another process closes them
         counts.append(daemon.descriptors())
     return counts[-1]
 

@@ -124,7 +124,7 @@ async def _until_it_stands(ways: Ways) -> None:
     made = -1
     while made != ways.work.made:
         made = ways.work.made
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # that nothing more is made can only be seen by looking again
 
 
 async def test_a_subscription_catches_up_and_goes_live_and_a_handler_can_be_taken_off(client: EventClient) -> None:

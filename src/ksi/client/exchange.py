@@ -48,7 +48,7 @@ class Abandoned:
         self.takes_place = takes_place
 
     def opening(self, *, again: bool) -> Request:
-        raise NotImplementedError("it is never sent")
+        raise AssertionError("it is never sent")
 
     def received(self, answer: Answer) -> bool:
         return answer.ok is not None or answer.end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from typing import Protocol, cast
 
 from ksi.core.errors import InvalidFrameError, KSIError, PayloadTooLargeError
@@ -57,7 +58,7 @@ class Endpoint(Protocol):
         """
 
 
-class FrameLink(asyncio.Protocol):
+class FrameLink(asyncio.Protocol, ABC):
     """A :class:`Link` that is one connection with frames in both directions; what one turn sends leaves at once."""
 
     requests_max = ON_WIRE_MAX
@@ -110,9 +111,9 @@ class FrameLink(asyncio.Protocol):
         if self._transport is not None and parts:
             self._write(parts)
 
+    @abstractmethod
     def _write(self, frames: list[bytes]) -> None:
         """Write frames, each a line with its newline."""
-        raise NotImplementedError
 
 
 class Patience:

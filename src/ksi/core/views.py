@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ class ViewWriter(Protocol):
     def delete(self, *key: Any) -> None: ...
 
 
-class View(Generic[R]):
+class View(ABC, Generic[R]):
     """A read model without SQL: subclass it, name its record, say how a fact changes it.
 
     ::
@@ -48,8 +49,9 @@ class View(Generic[R]):
     indexes: ClassVar[Mapping[str, tuple[str, ...]]] = {}  #: ``"by_agent": ("agent", "updated_at")``
     inline: ClassVar[bool] = True  #: False: folded behind the commits
 
+    @abstractmethod
     def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
-        raise NotImplementedError
+        """What ``event`` changes."""
 
 
 class Page(msgspec.Struct, Generic[R], frozen=True):

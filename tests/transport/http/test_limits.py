@@ -66,7 +66,7 @@ async def test_headers_that_come_drop_by_drop_do_not_hold_the_connection_longer(
     async def drip() -> None:
         for byte in POST * 1_000:
             raw.writer.write(bytes([byte]))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a byte at a time, for longer than a request may take
 
     dripping = asyncio.create_task(drip())
     assert await raw.end() == (408, "request_error")
@@ -101,7 +101,7 @@ async def test_an_answer_that_takes_longer_than_a_request_may_is_waited_for(hast
     async with hasty.client() as http:
         asking = asyncio.create_task(http.post("/v1/events/probe:wait", json={}))
         await hasty.probe.began.wait()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # longer than a request may take to come
         hasty.probe.gate.set()
         assert (await asking).json() == "open"
 
