@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
 
-from ksi.core.errors import ConflictError, NotFoundError, UnknownEventError, UnsupportedError, ValidationError
+from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import (
+    ConflictError,
+    NotFoundError,
+    OverloadedError,
+    UnknownEventError,
+    UnsupportedError,
+    ValidationError,
+)
+from ksi.core.events import Filter
+from ksi.kernel.door import Session
+from ksi.kernel.middleware import Middleware
+from ksi.kernel.plugin import AsyncPlugin
+from ksi.plugins import route
+from ksi.plugins.branch import Branch
 from ksi.plugins.route import HOPS_MAX, RoutePlugin
 from ksi.plugins.state import State
 from ksi.plugins.transform import ITEMS_MAX
@@ -63,10 +77,10 @@ async def test_a_fact_that_fits_is_mapped_to_a_request_of_another_event() -> Non
         await set_value(ksi, "heat", 80)
         await set_value(ksi, "heat", 95)
         await has(ksi, "alarm", {"text": "heat is 95", "exact": 95, "n": 1})
-        (route,) = (await ksi.request("route:list"))["routes"]
+        (listed,) = (await ksi.request("route:list"))["routes"]
         (forwarded,) = await ksi.facts("route:fact_was_forwarded")
         alarm = (await ksi.facts(SET))[-1]
-    assert route["forwarded"] == 1
+    assert listed["forwarded"] == 1
     assert alarm.metadata["principal"] == "tester", "it acts as who added it"
     assert forwarded.stream == "route/r"
     assert alarm.correlation_id == (await ksi.facts(SET))[2].correlation_id
@@ -179,8 +193,12 @@ async def test_a_removed_route_forwards_nothing_and_its_name_is_free() -> None:
         await ksi.request("route:remove", {"name": "r"})
         await set_value(ksi, "in", 1)
         await add(ksi, mapping={"key": "other", "value": 2}, when='data.key == "in"')
-        await set_value(ksi, "in", 2)
-        await has(ksi, "other", 2)
+        for _ in range(2):
+            await set_value(ksi, "in", 2)
+        await count(ksi, SET, 5)
+        assert sorted(fact.data["key"] for fact in await ksi.facts(SET)) == ["in", "in", "in", "other", "other"]
+        (listed,) = (await ksi.request("route:list"))["routes"]
+        assert listed["forwarded"] == 2
         assert await value_of(ksi, "copy") is None
         with pytest.raises(NotFoundError):
             await ksi.request("route:remove", {"name": "nobody"})
@@ -202,3 +220,112 @@ async def test_a_rule_that_can_not_work_is_refused(rule: dict[str, Any], kind: t
         with pytest.raises(kind):
             await add(ksi, **rule)
         assert not (await ksi.request("route:list"))["routes"]
+
+
+async def test_routes_are_listed_in_pages() -> None:
+    async with routed() as ksi:
+        for name in ("a", "b", "c"):
+            await add(ksi, name, when="data.version > 99")
+        names: list[list[str]] = []
+        after = None
+        while True:
+            page = await ksi.request("route:list", {"limit": 2} | ({} if after is None else {"after": after}))
+            names.append([each["name"] for each in page["routes"]])
+            if (after := page["next"]) is None:
+                break
+        assert names == [["a", "b"], ["c"]]
+
+
+async def test_after_a_restart_it_goes_on_at_its_checkpoint_and_asks_for_nothing_again() -> None:
+    async with routed() as ksi:
+        await add(ksi, when='data.key == "in"', mapping={"key": "out-{data.value}", "value": 1})
+        for number in range(5):
+            await set_value(ksi, "in", number)
+        await has(ksi, "out-4", 1)
+        (added,) = await ksi.facts("route:was_added")
+        last = [fact for fact in await ksi.facts(SET) if fact.data["key"] == "in"][-1].position
+
+        async def is_at_the_last() -> bool:
+            return (await ksi.log.checkpoint(f"route/r@{added.position}") or 0) >= last
+
+        await until(is_at_the_last)
+        await ksi.restart()
+        await set_value(ksi, "in", 5)
+        await has(ksi, "out-5", 1)
+        assert ksi.kernel.router.table["route:forward"].calls == 1
+
+
+async def test_routes_are_those_of_main() -> None:
+    async with EventTestHarness(State, RoutePlugin, Branch) as ksi:
+        await add(ksi, when='data.key == "in"', mapping={"key": "out", "value": "{data.value}"})
+        await ksi.request("store:fork", {"name": "trial"})
+        with pytest.raises(UnsupportedError):
+            await ksi.request("route:add", {"name": "there", "pattern": SET, "target": "state:set"}, branch="trial")
+        await ksi.request("state:set", {"key": "in", "value": "of the branch"}, branch="trial")
+        await set_value(ksi, "in", "of main")
+        await has(ksi, "out", "of main")
+        assert len(await ksi.facts("route:fact_was_forwarded")) == 1
+
+
+async def test_facts_of_routes_are_not_forwarded() -> None:
+    async with routed() as ksi:
+        await add(ksi, "own", pattern="route:", mapping={"key": "own", "value": 1})
+        await add(ksi, mapping={"key": "copy", "value": 1}, when='data.key == "in"')
+        await set_value(ksi, "in", 1)
+        await count(ksi, "route:fact_was_forwarded", 1)
+        (forwarded,) = await ksi.facts("route:fact_was_forwarded")
+        told = await ksi.request("route:explain", {"event": f"@{forwarded.position}"})
+        await set_value(ksi, "in", 2)
+        await count(ksi, "route:fact_was_forwarded", 2)
+        assert await value_of(ksi, "own") is None
+        assert {each["route"]: each["why"] for each in told["routes"]}["own"] == "facts of routes are not forwarded"
+
+
+async def test_there_are_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "ROUTES_MAX", 2)
+    async with routed() as ksi:
+        await add(ksi, "a")
+        await add(ksi, "b")
+        with pytest.raises(OverloadedError):
+            await add(ksi, "c")
+
+
+async def test_what_it_asks_is_caused_by_the_fact_in_its_trace_and_about_the_same_person() -> None:
+    async with routed() as ksi:
+        await add(ksi, mapping={"key": "out", "value": 1}, when='data.key == "in"')
+        asked = EventEnvelope.create("state:set", {"key": "in", "value": 1}, principal="tester")
+        asked.subject, asked.traceparent = "ada", f"00-{'a' * 32}-{'b' * 16}-01"
+        ksi.kernel.router.dispatch(asked, Session(principal="tester", source="test"), lambda *_: None, None)
+        await has(ksi, "out", 1)
+        was_set, made = await ksi.facts(SET)
+        (forward,) = [
+            event async for event in ksi.log.read_all((Filter(names=("route:forward",), kinds=("request",)),))
+        ]
+    assert (forward.causation_id, forward.correlation_id) == (was_set.event_id, asked.correlation_id)
+    assert was_set.causation_id is not None
+    assert forward.metadata["traceparent"].startswith(f"00-{'a' * 32}-{was_set.causation_id.bytes[8:].hex()}")
+    assert (made.subject, made.correlation_id) == ("ada", asked.correlation_id)
+
+
+@pytest.mark.virtual
+async def test_what_the_daemon_does_not_take_now_is_asked_again_in_the_name_of_who_added_the_route() -> None:
+    asking: list[str] = []
+
+    def refuse_once(envelope: EventEnvelope, session: Session) -> None:
+        if envelope.name == "route:forward":
+            asking.append(session.principal)
+            if len(asking) == 1:
+                raise OverloadedError("everything", limit=0)
+
+    class Busy(AsyncPlugin):
+        name = "busy"
+
+        def middleware(self) -> Iterable[Middleware]:
+            return (Middleware(name="busy", stage="before", bind=lambda spec: refuse_once),)
+
+    async with EventTestHarness(State, RoutePlugin, Busy) as ksi:
+        await add(ksi, mapping={"key": "out", "value": 1}, when='data.key == "in"')
+        await set_value(ksi, "in", 1)
+        await asyncio.sleep(route.RETRY_DELAY + 0.1)
+        assert await value_of(ksi, "out") == 1
+    assert asking == ["tester", "tester"]

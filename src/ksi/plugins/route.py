@@ -37,6 +37,7 @@ from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.registry import EventRegistry
 from ksi.kernel.router import Router
 from ksi.plugins.references import EventReference, find_event
+from ksi.plugins.shapes import Limit
 from ksi.plugins.transform import check_templates, filled, items_of, scope_of
 from ksi.store.where import compile_where
 
@@ -90,9 +91,10 @@ class KnownRoute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Routes(msgspec.Struct, frozen=True):
-    """All of them, by name."""
+    """A page of them, by name; ``next`` is None on the last one."""
 
     routes: list[KnownRoute]
+    next: str | None
 
 
 class Forwarded(msgspec.Struct, frozen=True):
@@ -222,11 +224,16 @@ class RoutePlugin(AsyncPlugin):
         context.append(_stream(name), RouteWasRemoved(name))
         return known
 
-    @query("route:list", examples=[{}])
-    async def list_routes(self, context: EventContext) -> Routes:
-        """List the routes, by name."""
-        page = await context.view(RouteView).scan(None, limit=ROUTES_MAX)
-        return Routes(list(page.records))
+    @query("route:list", examples=[{}, {"limit": 10}])
+    async def list_routes(
+        self,
+        context: EventContext,
+        after: Annotated[str | None, Meta(description="next of the page before")] = None,
+        limit: Limit = 100,
+    ) -> Routes:
+        """List the routes by name, a page at a time."""
+        page = await context.view(RouteView).scan(None, after=after, limit=limit)
+        return Routes(list(page.records), page.next)
 
     @query("route:explain", errors=["not_found", "ambiguous"], examples=[{"event": "@1234"}])
     async def explain(self, event: EventReference, context: EventContext) -> Explanation:
