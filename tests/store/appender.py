@@ -11,7 +11,7 @@ from ksi.core.errors import KSIError
 from ksi.core.ports import Committed
 from ksi.store import tail, upkeep
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import CounterView, command
+from ksi.testing.counters import CounterView, command
 
 
 async def main(path: Path) -> None:

@@ -11,7 +11,7 @@ from ksi.core.events import Filter, RecordedEvent
 from ksi.store.offline import verify_file
 from ksi.store.query import KINDS
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import CounterView, added, command, listed, written
+from ksi.testing.counters import CounterView, added, command, listed, written
 
 EVERYTHING = [Filter(kinds=KINDS)]
 WAL_HEADER, FRAME = 32, 24 + 4096

@@ -33,7 +33,7 @@ from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.store.stub import archive_of, read_row, stub_of
-from ksi.testing.contracts import ALL_KINDS, added, listed, request, written
+from ksi.testing.counters import ALL_KINDS, added, listed, request, written
 from ksi.testing.vfs import DiskVFS
 from tests.store.images import flip
 

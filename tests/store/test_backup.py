@@ -21,7 +21,7 @@ from ksi.store.backup import restore
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, added, command, listed, written
+from ksi.testing.counters import Counter, CounterView, added, command, listed, written
 from tests.store.test_damage import FLIP, corrupt, files_in, filled
 
 

@@ -22,7 +22,7 @@ from ksi.core.views import View, ViewWriter
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import added, listed
+from ksi.testing.counters import added, listed
 
 
 class Total(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from ksi.core.ports import Journal
 from ksi.store import upkeep, viewed
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, added, command, submitted, written
+from ksi.testing.counters import Counter, CounterView, added, command, submitted, written
 
 
 @pytest.fixture(autouse=True)

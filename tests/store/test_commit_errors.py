@@ -11,7 +11,7 @@ import pytest
 from ksi.core.errors import UnavailableError
 from ksi.core.threads import SystemThreads
 from ksi.store.sqlite_log import PROBE_PAUSE, SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, command, listed, written
+from ksi.testing.counters import Counter, CounterView, command, listed, written
 from ksi.testing.disk import Disk
 from ksi.testing.loop import ManualClock
 from ksi.testing.vfs import DiskVFS

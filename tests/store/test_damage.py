@@ -21,7 +21,7 @@ from ksi.store.chain import Link, Witness, witness_of
 from ksi.store.lock import holder_of, lock_of
 from ksi.store.offline import Verdict, verify_file
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
+from ksi.testing.counters import Counter, CounterView, added, command, listed, request, written
 
 APPENDER = Path(__file__).with_name("appender.py")
 

@@ -15,8 +15,9 @@ from ksi.store import acks, parked
 from ksi.store.delivery import ATTEMPTS_MAX
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import PROBE_PAUSE, SqliteEventStore
-from ksi.testing.contracts import added, taken
+from ksi.testing.counters import added
 from ksi.testing.loop import ManualClock
+from ksi.testing.subscriber_contracts import taken
 from tests.store.test_full_disk import fill, full_disk
 
 NAME = "mailer"

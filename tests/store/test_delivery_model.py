@@ -18,7 +18,7 @@ from ksi.core.events import Filter, Position, RecordedEvent
 from ksi.core.ports import Journal
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import COUNTER, added
+from ksi.testing.counters import COUNTER, added
 
 T = TypeVar("T")
 PLACE = st.integers(0, 50)

@@ -20,7 +20,7 @@ from ksi.store.keyfile import keys_of
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
+from ksi.testing.counters import Counter, CounterView, added, command, listed, request, written
 from tests.store.images import EVERYTHING, holding
 
 SECRET = "lighthouse-keeper"

@@ -13,7 +13,7 @@ from ksi.core.errors import LogDamagedError, UnavailableError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.ports import Outcome, Unit
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
+from ksi.testing.counters import Counter, CounterView, added, command, listed, request, written
 
 TRUTH = [
     ("log", "pos"),

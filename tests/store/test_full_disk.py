@@ -13,7 +13,7 @@ import pytest
 from ksi.core.errors import UnavailableError
 from ksi.core.threads import SystemThreads
 from ksi.store.sqlite_log import PROBE_PAUSE, SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, command, listed, submitted, written
+from ksi.testing.counters import Counter, CounterView, command, listed, submitted, written
 from ksi.testing.loop import ManualClock
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ksi.core.errors import UnavailableError
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import CounterView, command, listed, written
+from ksi.testing.counters import CounterView, command, listed, written
 from ksi.testing.vfs import DiskVFS
 from tests.store.images import EVERYTHING, FRAME, WAL_HEADER, Image, flip, judged, taken
 

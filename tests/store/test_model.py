@@ -27,7 +27,7 @@ from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.store import idindex, tail, upkeep
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import ALL_KINDS, COUNTER, Counter, CounterView, listed, request, submitted
+from ksi.testing.counters import ALL_KINDS, COUNTER, Counter, CounterView, listed, request, submitted
 
 T = TypeVar("T")
 STREAMS = st.sampled_from(["counter/a", "counter/b", "counter/c"])

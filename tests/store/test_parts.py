@@ -29,7 +29,7 @@ from ksi.store.shelf import SqliteShelf
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.store.tail import Tail
 from ksi.store.views import Place
-from ksi.testing.contracts import Counter, CounterView, added, command, listed
+from ksi.testing.counters import Counter, CounterView, added, command, listed
 from ksi.testing.loop import ManualClock
 
 DAY_US = 86_400_000_000

@@ -17,7 +17,7 @@ from ksi.core.events import Appended, Filter, Position, StreamAppend
 from ksi.core.ports import Entry, Outcome, Unit
 from ksi.store import postgres_notify, postgres_shared, postgres_writer
 from ksi.store.postgres_log import PostgresEventStore
-from ksi.testing.contracts import COUNTER, CounterView, added, command, listed, request, submitted
+from ksi.testing.counters import COUNTER, CounterView, added, command, listed, request, submitted
 from ksi.testing.postgres import PORT, PostgresServer
 from tests.store.crowd import NOTIFY, without
 from tests.store.severing import severing

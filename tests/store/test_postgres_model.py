@@ -10,7 +10,7 @@ from ksi.core.ports import Journal
 from ksi.store import idindex, postgres_reading, tail, upkeep
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.postgres_schema import Access
-from ksi.testing.contracts import CounterView
+from ksi.testing.counters import CounterView
 from ksi.testing.postgres import PostgresServer
 from tests.store.test_model import LogMachine
 

@@ -14,7 +14,8 @@ import pytest
 from ksi.core.events import Position
 from ksi.store import disk_log, upkeep
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, Sums, added, forgiving
+from ksi.testing.counters import Counter, CounterView, added
+from ksi.testing.projection_contracts import Sums, forgiving
 
 SUBSCRIBER = "projection/sums"
 

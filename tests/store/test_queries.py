@@ -23,7 +23,7 @@ from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.store import tail
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import ALL_KINDS, listed, written
+from ksi.testing.counters import ALL_KINDS, listed, written
 from ksi.testing.loop import ManualClock
 
 NAMES = ("note:added", "note:removed", "mail:sent", "mail:send", "effect:requested")

@@ -14,7 +14,7 @@ from ksi.core.ports import Outcome, Unit
 from ksi.store.offline import verify_file
 from ksi.store.salvage import LossWasAccepted, accept_loss
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, added, command, listed, request, written
+from ksi.testing.counters import Counter, CounterView, added, command, listed, request, written
 from tests.store.images import EVERYTHING, FRAME, Image, holding, judged, taken
 from tests.store.test_damage import FLIP, corrupt, files_in, filled
 

@@ -19,7 +19,7 @@ from ksi.store.debugger import TimeTravelDebugger
 from ksi.store.folding import EVERY
 from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import COUNTER, added, listed
+from ksi.testing.counters import COUNTER, added, listed
 
 EVENTS = 1_000
 

@@ -10,7 +10,8 @@ import pytest
 from ksi.core.ports import Journal, Outcome, Unit
 from ksi.store import idindex, shelf, sqlite_log, tail, upkeep, writer
 from ksi.store.sqlite_log import SqliteEventStore
-from ksi.testing.contracts import Counter, CounterView, EventLogContract, added, request, written
+from ksi.testing.contracts import EventLogContract
+from ksi.testing.counters import Counter, CounterView, added, request, written
 
 
 class TestSqliteEventStore(EventLogContract):

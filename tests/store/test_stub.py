@@ -14,7 +14,7 @@ from ksi.store.chain import GENESIS, next_link, sealed
 from ksi.store.query import keys_of
 from ksi.store.row import Row, events_of, pack, unpack
 from ksi.store.stub import AWAY, category, checked_row, leaves, stub_of
-from ksi.testing.contracts import request
+from ksi.testing.counters import request
 
 ARCHIVE = b"8 bytes."
 OTHER = ids.new_id()
