@@ -18,9 +18,11 @@ from ksi.core.errors import (
     RateLimitedError,
     StreamInterruptedError,
 )
+from ksi.plugins.agent import Agent
 from ksi.plugins.budget import Budget
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
+from ksi.plugins.model import Model
 from ksi.providers.base import ToolCallDelta
 from ksi.providers.script import Answer, ScriptProvider
 from ksi.testing.harness import EventTestHarness
@@ -120,6 +122,23 @@ async def test_a_request_brings_a_chain_of_its_own() -> None:
     async with ksi:
         asked = {**HELLO, "provider": "first", "failover": ["second/script"]}
         assert (await ksi.request("completion:create", asked))["provider"] == "second"
+
+
+async def test_an_agent_brings_a_chain_of_its_own() -> None:
+    ksi, _ = pair([LIMITED], failover=(), more=(Agent,))
+    async with ksi:
+        await ksi.request("agent:spawn", {"agent": "ada", "provider": "first", "failover": ["second"]})
+        turn = await ksi.request("agent:send_message", {"agent": "ada", "text": "Hello"})
+    assert (turn["text"], turn["provider"]) == ("I do", "second")
+
+
+async def test_the_list_of_providers_says_who_rests_who_is_next_and_what_they_took() -> None:
+    ksi, _ = pair([later(20.0)], more=(Model,))
+    async with ksi:
+        await ksi.request("completion:create", HELLO)
+        first, second = (await ksi.request("provider:list"))["providers"]
+    assert (first["is_default"], first["rests"], first["output_tokens"]) == (True, 20.0, 0)
+    assert (second["failover"], second["models"], second["output_tokens"]) == (1, ["script"], 2)
 
 
 async def test_where_nobody_is_left_the_last_word_is_the_error() -> None:

@@ -72,6 +72,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "plugin": ("plugin", "List, load, unload and reload plugins."),
         "store": ("store", "Restore a backup; go on with a damaged log; try upcasters."),
         "projection": ("projections", "Rebuild a read model; see what it could not take."),
+        "providers": ("providers", "List who can be asked for answers, and how busy they are."),
         "model": ("model", "Install, list and stop models."),
         "token": ("token", "Print your token; make, list and revoke others."),
         "config": ("config", "Show the configuration."),

@@ -1,4 +1,4 @@
-"""The models that the providers offer, and the processes of those that run here."""
+"""The providers, the models that they offer, and the processes of those that run here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ksi.core.errors import NotFoundError
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
-from ksi.providers.desk import Desk, RunsHere
+from ksi.providers.desk import Desk, Offer, RunsHere, Spent
 
 
 class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,30 @@ class Models(msgspec.Struct, frozen=True):
     models: list[ShownModel]
 
 
+class ShownProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """``failover`` is its place in the chain, from 1. ``models`` are known without asking it.
+
+    It gives ``running`` answers, and ``waiting`` wait for it; it wants to be left alone for ``rests`` seconds. Tokens
+    and ``cost``, in dollars as far as prices are known, are since the daemon's start.
+    """
+
+    name: str
+    is_default: bool
+    is_configured: bool
+    failover: int | None
+    models: list[str]
+    running: int
+    waiting: int
+    rests: float
+    input_tokens: int
+    output_tokens: int
+    cost: float
+
+
+class Providers(msgspec.Struct, frozen=True):
+    providers: list[ShownProvider]
+
+
 class StoppedModel(msgspec.Struct, frozen=True):
     """``was_running``: whether there was a process to stop."""
 
@@ -34,7 +58,7 @@ class StoppedModel(msgspec.Struct, frozen=True):
 
 
 class Model(AsyncPlugin):
-    """Lists models, and stops those that take memory here."""
+    """Lists providers and models, and stops those that take memory here."""
 
     name = "model"
 
@@ -56,6 +80,12 @@ class Model(AsyncPlugin):
             ]
         )
 
+    @query("provider:list")
+    async def list_providers(self) -> Providers:
+        """List who can be asked for answers, and how busy they are. None of them is asked for it."""
+        desk = self.host.services.get(Desk)
+        return Providers([_shown(desk, offer) for offer in desk.offers.values()])
+
     @event("model:stop", errors=("not_found",), examples=({"provider": "local"},))
     async def stop(self, context: EventContext, provider: str = "local") -> StoppedModel:
         """Stop a model's process; answers under way are cut off and can be resumed. Its next use starts it again."""
@@ -70,6 +100,25 @@ class Model(AsyncPlugin):
 
         stopped: StoppedModel = await context.observe("model:stop", provider, stop, result=StoppedModel)
         return stopped
+
+
+def _shown(desk: Desk, offer: Offer) -> ShownProvider:
+    running, waiting = desk.load(offer.name)
+    spent = desk.spent.get(offer.name, Spent())
+    chain = [entry.partition("/")[0] for entry in desk.failover]
+    return ShownProvider(
+        name=offer.name,
+        is_default=offer.name == desk.default,
+        is_configured=offer.is_configured or not offer.is_open,
+        failover=chain.index(offer.name) + 1 if offer.name in chain else None,
+        models=desk.known(offer.name),
+        running=running,
+        waiting=waiting,
+        rests=round(desk.rests(offer.name), 1),
+        input_tokens=spent.input_tokens,
+        output_tokens=spent.output_tokens,
+        cost=spent.cost / 1_000_000,
+    )
 
 
 def _pid(desk: Desk, provider: str) -> int | None:

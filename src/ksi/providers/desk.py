@@ -244,6 +244,14 @@ class Desk:
         """Seconds for which the provider still wants to be left alone."""
         return max(0.0, self._rests_until.get(provider, 0.0) - asyncio.get_running_loop().time())
 
+    def load(self, provider: str) -> tuple[int, int]:
+        """How many answers it gives now, and how many wait for it."""
+        return self._keys.holds(f"provider {provider}")
+
+    def known(self, provider: str) -> list[str]:
+        """The models of the provider that are known without asking it."""
+        return sorted(set(self._known(provider)))
+
     # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def open(self, ticket: Ticket) -> None:
         """Take the completion in.

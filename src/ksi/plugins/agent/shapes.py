@@ -38,6 +38,7 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     system: str | None = None
     model: str | None = None
     provider: str | None = None
+    failover: Annotated[tuple[str, ...], Meta(description="who is asked where that can not answer")] | None = None
     max_tokens: Annotated[int, Meta(ge=1, description="of each answer, where a message says nothing else")] | None = (
         None
     )

@@ -118,6 +118,8 @@ class Answering:
             "temperature": self._agent.temperature,
             "agent": self._agent.agent,
         }
+        if self._agent.failover is not None:
+            asked["failover"] = self._agent.failover
         if self._request.response_schema is not None:
             asked["response_schema"] = self._request.response_schema
         completion = self._ask("completion:create", asked)

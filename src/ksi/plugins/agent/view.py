@@ -22,15 +22,17 @@ Status = Literal["idle", "paused", "failed", "terminated"]
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is.
 
-    ``system`` is what its model is told first, ``max_tokens`` and ``temperature`` bound each of its answers. ``tools``
-    are the events that its model may ask for, ``max_steps`` how often the model is asked in one turn, ``ask_timeout``
-    the seconds that a tool call waits for somebody's word (null: until it comes). ``restarts`` is how many turns may
-    fail one after another before it is ``failed`` and takes none any more (null: any number).
+    ``system`` is what its model is told first, ``failover`` who is asked where its provider can not answer;
+    ``max_tokens`` and ``temperature`` bound each of its answers. ``tools`` are the events that its model may ask for,
+    ``max_steps`` how often the model is asked in one turn, ``ask_timeout`` the seconds that a tool call waits for
+    somebody's word (null: until it comes). ``restarts`` is how many turns may fail one after another before it is
+    ``failed`` and takes none any more (null: any number).
     """
 
     system: str | None = None
     model: str | None = None
     provider: str | None = None
+    failover: tuple[str, ...] | None = None
     max_tokens: int = MAX_TOKENS
     temperature: float | None = None
     tools: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ class Profile(Prompt, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     model: str | None = None
     provider: str | None = None
+    failover: tuple[str, ...] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     tools: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
@@ -65,6 +66,7 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     model: str | None = None
     provider: str | None = None
+    failover: tuple[str, ...] | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     tools: tuple[str, ...] = ()
