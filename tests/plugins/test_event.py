@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
 from ksi.core import ids
 from ksi.core.events import Position, RecordedEvent
-from ksi.plugins.event import RECENT_BYTES_MAX, RECENT_MAX, Recent
+from ksi.plugins.event import RECENT_BYTES_MAX, RECENT_MAX, Event, Recent
+from ksi.plugins.state import State
+from ksi.testing.harness import EventTestHarness
+from tests.kernel.running import turns
 
 
 def recorded(position: int, *, raw: bytes = b"{}", subject: str | None = None) -> RecordedEvent:
@@ -29,11 +36,31 @@ def test_of_a_persons_data_and_of_large_events_nothing_is_kept() -> None:
     recent = Recent()
     for event in (recorded(1, subject="ada"), recorded(2, raw=b'"%b"' % (b"x" * RECENT_BYTES_MAX))):
         assert recent.shown(event) is not recent.shown(event)
-    assert recent._shown == {}
+    assert recent._made == {}
 
 
 def test_what_is_kept_is_bounded() -> None:
     recent = Recent()
     for position in range(3 * RECENT_MAX):
         recent.shown(recorded(position))
-    assert len(recent._shown) <= RECENT_MAX
+    assert len(recent._made) <= RECENT_MAX
+
+
+async def test_an_event_is_encoded_once_however_many_follow() -> None:
+    subscribers, events = 20, 30
+    async with EventTestHarness(Event, State) as ksi:
+        plugin = ksi.kernel.plugins._loaded["event"].plugin
+        assert isinstance(plugin, Event)
+        following = [aiter(ksi.stream("event:subscribe", {"pattern": "state:"})) for _ in range(subscribers)]
+        waiting = [asyncio.ensure_future(_next(each, events)) for each in following]
+        await turns()
+        for number in range(events):
+            await ksi.request("state:set", {"key": "k", "value": number})
+        seen = await asyncio.gather(*waiting)
+        assert [event["data"]["value"] for event in seen[0]] == list(range(events))
+        assert all(each == seen[0] for each in seen)
+        assert plugin._recent.encodings == events
+
+
+async def _next(following: AsyncIterator[Any], count: int) -> list[Any]:
+    return [await anext(following) for _ in range(count)]

@@ -36,6 +36,12 @@ class End(msgspec.Struct, Generic[T], frozen=True):
     answer: T
 
 
+class Encoded(msgspec.Struct, frozen=True):
+    """The data of an :class:`Addressed` chunk as JSON already, made once for many readers; nobody looks at it again."""
+
+    raw: bytes
+
+
 class Addressed(msgspec.Struct, frozen=True):
     """Yielded by a stream with ``record=False`` whose chunks have an address of their own (``at``)."""
 

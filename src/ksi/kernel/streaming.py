@@ -20,7 +20,7 @@ from ksi.core.errors import (
     StreamStalledError,
 )
 from ksi.core.ports import Committed, Entry, Unit
-from ksi.kernel.declare import Addressed, End, Gap, Opened
+from ksi.kernel.declare import Addressed, Encoded, End, Gap, Opened
 from ksi.kernel.door import Session, Sink, StreamCall
 from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS
@@ -234,6 +234,8 @@ class Streaming(Execution):
         match chunk:
             case End(answer):
                 return self.row.encode_answer(answer) if self.row.spec.answer.hint is not None else b"{}"
+            case Addressed(at, Encoded(raw)) if not self.is_recorded:
+                self._put(raw, at)
             case Addressed(at, data) if not self.is_recorded:
                 self._put(self.row.encode_chunk(data), at)
             case Opened(at) if not self.is_recorded:

@@ -12,12 +12,14 @@ from ksi.core.errors import ValidationError
 from ksi.core.events import Filter, Kind, Position, RecordedEvent
 from ksi.core.ports import EventLog, Overflow, Start
 from ksi.kernel.context import EventContext
-from ksi.kernel.declare import Addressed, Gap, Opened, stream
+from ksi.kernel.declare import Addressed, Encoded, Gap, Opened, stream
 from ksi.kernel.plugin import AsyncPlugin
+from ksi.kernel.schema import answer_codec
 from ksi.plugins.references import find_run
 from ksi.plugins.shapes import ShownEvent, position, shown
 
 RECENT_MAX, RECENT_BYTES_MAX = 512, 4 << 10
+_encode = answer_codec(ShownEvent, where="event").encode
 
 
 class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,25 +34,27 @@ class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Recent:
-    """The form of the last few events, made once for all who follow the log at its end."""
+    """The last few events in their JSON, made once for all who follow the log at its end."""
 
     def __init__(self) -> None:
-        self._shown: dict[Position, ShownEvent] = {}
+        self._made: dict[Position, Encoded] = {}
+        self.encodings = 0
 
-    def shown(self, event: RecordedEvent) -> ShownEvent:
+    def shown(self, event: RecordedEvent) -> Encoded:
         """``event`` for clients."""
-        found = self._shown.get(event.position)
+        found = self._made.get(event.position)
         if found is None:
-            found = shown(event)
+            self.encodings += 1
+            found = Encoded(_encode(shown(event)))
             self._keep(event, found)
         return found
 
-    def _keep(self, event: RecordedEvent, made: ShownEvent) -> None:
+    def _keep(self, event: RecordedEvent, made: Encoded) -> None:
         if event.subject is not None or len(event.raw) > RECENT_BYTES_MAX:
             return  # of a person's data nothing is kept that an erasure does not reach
-        if len(self._shown) >= RECENT_MAX:
-            self._shown.clear()
-        self._shown[event.position] = made
+        if len(self._made) >= RECENT_MAX:
+            self._made.clear()
+        self._made[event.position] = made
 
 
 class Event(AsyncPlugin):
