@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ksi.core.errors import UnsupportedError
+from ksi.core.threads import InlineThreads
 from ksi.plugins.branch import Branch
 from ksi.plugins.permission import Permission
 from ksi.plugins.route import RoutePlugin
 from ksi.plugins.schedule import Scheduler
 from ksi.plugins.state import State
+from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
 
 EVERY_SECOND = {"name": "tick", "event": "state:set", "data": {"key": "a", "value": 2}, "every": 1}
@@ -36,3 +39,20 @@ async def test_what_is_of_main_is_not_changed_on_a_branch(event: str, data: Mapp
         await ksi.request("store:fork", {"name": "aside"})
         with pytest.raises(UnsupportedError, match="not on the branch 'aside'"):
             await ksi.request(event, data, branch="aside")
+
+
+async def test_a_branch_that_was_materialized_answers_from_its_tables(tmp_path: Path) -> None:
+    opened = SqliteEventStore.open(tmp_path / "events.db", threads=InlineThreads())
+    async with opened as log, EventTestHarness(State, Branch, log=log) as ksi:
+        await ksi.request("state:set", {"key": "a", "value": 1})
+        await ksi.request("store:fork", {"name": "aside"})
+        await ksi.request("state:set", {"key": "a", "value": 2}, branch="aside")
+        made = await ksi.request("store:materialize", {"name": "aside"})
+        assert (made["name"], "state" in made["views"]) == ("aside", True)
+        await ksi.request("state:set", {"key": "b", "value": 3}, branch="aside")
+        assert [await value(ksi, key, "aside") for key in "ab"] == [2, 3]
+        assert [await value(ksi, key, "main") for key in "ab"] == [1, None]
+
+
+async def value(ksi: EventTestHarness, key: str, branch: str) -> Any:
+    return (await ksi.request("state:get", {"key": key}, branch=branch))["value"]

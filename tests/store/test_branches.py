@@ -1,9 +1,11 @@
 """Branches: what is seen from one, and that nobody else sees what happens on it."""
 
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import apsw
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -13,12 +15,15 @@ from ksi.core.errors import (
     ConflictError,
     EventIdConflictError,
     NotFoundError,
+    UnavailableError,
+    UnsupportedError,
     ValidationError,
     WrongExpectedVersionError,
 )
 from ksi.core.events import Filter, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Journal
 from ksi.core.views import View, ViewWriter
+from ksi.store import branch_tables
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
@@ -195,3 +200,110 @@ async def test_branches_are_what_copies_would_be(steps: list[tuple[str, int, str
             for stream in ("counter/a", "counter/b"):
                 count = sum(each == stream for _, each in expected)
                 assert await versions(store, stream, branch) == list(range(1, count + 1))
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Watched(Totals):
+    """Says which events it has taken."""
+
+    name = "watched"
+    taken: ClassVar[list[int]] = []
+
+    def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
+        self.taken.append(event.position)
+        super().apply(writer, event)
+
+
+async def forked(store: Journal) -> None:
+    store.register(Watched)
+    await store.append("counter/a", [added(), added()])
+    await store.fork(Position(2), "exp")
+    await store.append("counter/a", [added()], branch="exp")
+    await store.append("counter/b", [added()])
+
+
+async def test_a_materialized_branch_is_not_folded_again_by_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        await forked(store)
+        assert await store.materialize("exp") == ["watched"]
+        await store.append("counter/a", [added()], branch="exp")
+    Watched.taken.clear()
+    async with SqliteEventStore.open(path) as store:
+        store.register(Watched)
+        on_main, on_branch = store.view(Watched), store.view(Watched, branch="exp")
+        assert await on_branch.get("counter/a") == Total("counter/a", 4)
+        assert Watched.taken == [7]
+        assert await on_main.get("counter/a") == Total("counter/a", 2)
+        assert await on_branch.get("counter/b") is None
+        assert (await on_branch.scan()).records == [Total("counter/a", 4)]
+        assert await store.verify() == []
+
+
+async def test_a_table_of_a_branch_follows_it_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branch_tables, "BEHIND_MAX", 3)
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        await forked(store)
+        await store.materialize("exp")
+        for _ in range(10):
+            await store.append("counter/a", [added()], branch="exp")
+            await store.view(Watched, branch="exp").get("counter/a")
+    Watched.taken.clear()
+    async with SqliteEventStore.open(path) as store:
+        store.register(Watched)
+        assert await store.view(Watched, branch="exp").get("counter/a") == Total("counter/a", 13)
+        assert len(Watched.taken) < 3
+
+
+async def test_the_tables_of_a_branch_go_with_it(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+        await forked(store)
+        await store.materialize("exp")
+        assert [name for name in tables(tmp_path / "events.db") if "exp" in name]
+        await store.discard("exp")
+        assert [name for name in tables(tmp_path / "events.db") if "exp" in name] == []
+        with pytest.raises(NotFoundError):
+            await store.materialize("exp")
+        with pytest.raises(NotFoundError):
+            await store.materialize("main")
+
+
+def tables(path: Path) -> list[str]:
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        return [str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+
+
+async def test_a_damaged_table_of_a_branch_is_not_served(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        await forked(store)
+        await store.materialize("exp")
+    table = next(name for name in tables(path) if "exp" in name)
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute(f"UPDATE \"{table}\" SET data = replace(data, CAST('3' AS BLOB), CAST('9' AS BLOB))")
+    async with SqliteEventStore.open(path) as store:
+        store.register(Watched)
+        with pytest.raises(UnavailableError):
+            await store.view(Watched, branch="exp").get("counter/a")
+        assert await store.view(Watched, branch="exp").get("counter/a") == Total("counter/a", 3)
+        assert await store.verify() == []
+
+
+async def test_what_is_erased_is_in_no_table_of_a_branch(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+        store.register(Totals)
+        await store.append("counter/a", [added(subject="person/1"), added()])
+        await store.fork(Position(2), "exp")
+        await store.materialize("exp")
+        await store.erase_subject("person/1")
+        assert [name for name in tables(tmp_path / "events.db") if "exp" in name] == []
+        assert await store.view(Totals, branch="exp").get("counter/a") == Total("counter/a", 1)
+
+
+async def test_in_memory_a_branch_has_no_tables() -> None:
+    async with InMemoryEventStore() as store:
+        await forked(store)
+        with pytest.raises(UnsupportedError):
+            await store.materialize("exp")
+        assert await store.view(Watched, branch="exp").get("counter/a") == Total("counter/a", 3)

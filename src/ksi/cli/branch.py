@@ -5,11 +5,14 @@ from __future__ import annotations
 import click
 
 from ksi.cli.arguments import POSITION
-from ksi.cli.invocation import Invocation, command
+from ksi.cli.invocation import Invocation, command, family
 from ksi.cli.output import Record, json_line, show_table
 from ksi.cli.past import show_differences
 from ksi.cli.reach import ask
+from ksi.client.options import Options
 from ksi.core.events import MAIN
+
+TIMEOUT = 3600.0
 
 
 @command()
@@ -59,6 +62,24 @@ def discard(invocation: Invocation, name: str) -> None:
     """Read and write a branch no more."""
     gone = ask(invocation, "store:discard", name=name)
     click.echo(json_line(gone) if invocation.json else f"{name} is discarded.")
+
+
+@family()
+def branch() -> None:
+    """Look after a branch."""
+
+
+@branch.command()
+@click.argument("name")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
+@click.pass_obj
+def materialize(invocation: Invocation, name: str, timeout: float) -> None:
+    """Keep the read models of a branch in tables, as those of main.
+
+    Without that they are folded in memory when they are first read after a start, which takes as long as the log is.
+    """
+    made = ask(invocation, "store:materialize", name=name, options=Options(timeout=timeout))
+    click.echo(json_line(made) if invocation.json else f"{name}: {', '.join(made['views'])}")
 
 
 def _cells(branch: Record) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "whatif": ("whatif", "Change a request and run again what depended on it."),
         "fork": ("branch", "Cut a branch off the log."),
         "branches": ("branch", "List the branches."),
+        "branch": ("branch", "Keep a branch's read models in tables."),
         "diff": ("branch", "Show how two branches differ."),
         "discard": ("branch", "Read and write a branch no more."),
         "verify": ("verify", "Check that the log is what was written."),
@@ -70,7 +71,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Set up": {
         "plugin": ("plugin", "List, load, unload and reload plugins."),
-        "store": ("store", "Restore a backup; go on with a damaged log; try upcasters."),
+        "store": ("store", "Archive what is old; restore a backup; go on with a damaged log."),
         "projection": ("projections", "Rebuild a read model; see what it could not take."),
         "providers": ("providers", "List who can be asked for answers, and how busy they are."),
         "model": ("model", "Install, list and stop models."),

@@ -284,7 +284,7 @@ class LogSizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BranchInfo(msgspec.Struct, frozen=True):
-    """A branch; ``parent`` is None for main only."""
+    """A branch; ``parent`` is None for main only. ``head`` is its last event, chunks of its own not counted."""
 
     name: str
     parent: str | None

@@ -298,6 +298,15 @@ class EventLog(Protocol):
     async def discard(self, branch: str) -> None:
         """Read and write it no more. Raises NotFoundError."""
 
+    async def materialize(self, branch: str) -> Sequence[str]:
+        """Keep read models of ``branch`` in tables from now on, so that no start folds them again; their names.
+
+        Raises:
+            NotFoundError: There is no such branch, or it is ``main``.
+            UnsupportedError: This backend keeps tables of main only.
+            UnavailableError: They can not be written; what is missing is folded when it is read.
+        """
+
     async def verify(self) -> Sequence[str]:
         """What is wrong with what is stored, one sentence each; empty when all is whole."""
 

@@ -38,6 +38,13 @@ class ShownBranches(msgspec.Struct, frozen=True):
     branches: list[ShownBranch]
 
 
+class Materialized(msgspec.Struct, frozen=True):
+    """The read models of a branch that have tables now."""
+
+    name: str
+    views: list[str]
+
+
 class Branch(AsyncPlugin):
     """Forks the log, and says how branches differ."""
 
@@ -87,6 +94,21 @@ class Branch(AsyncPlugin):
         )
         return discarded
 
+    @event(
+        "store:materialize",
+        durability="before",
+        on_crash="rerun",
+        timeout=None,
+        errors=["not_found", "unavailable", "unsupported"],
+        examples=[{"name": "experiment"}],
+    )
+    async def materialize(self, name: BranchName, context: EventContext) -> Materialized:
+        """Keep a branch's read models in tables, as those of main: what is read there is not folded at each start."""
+        made: Materialized = await context.effect(
+            "store:materialize", {"name": name}, partial(self._materialize, name), result=Materialized, idempotent=True
+        )
+        return made
+
     @query("store:diff", errors=["not_found"], examples=[{"one": "main", "other": "experiment"}])
     async def diff(self, one: BranchName, other: BranchName) -> BranchDiff:
         """Say how the entities of two branches differ, of those that were written since they parted."""
@@ -99,6 +121,9 @@ class Branch(AsyncPlugin):
             found = (await self._branches()).get(name)
             if found is None or (found.parent, found.forked_at) != (parent, cut):
                 raise
+
+    async def _materialize(self, name: str) -> Materialized:
+        return Materialized(name, list(await self._log.materialize(name)))
 
     async def _discard(self, name: str) -> ShownBranch:
         found = (await self._branches()).get(name)

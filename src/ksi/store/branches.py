@@ -41,12 +41,20 @@ class BranchWasDiscarded(msgspec.Struct, frozen=True):
     branch: str
 
 
+@fact("branch:was_materialized")
+class BranchWasMaterialized(msgspec.Struct, frozen=True):
+    """Read models of ``branch`` have tables from now on."""
+
+    branch: str
+
+
 class Branches:
     """All branches of a log, as ``$branches`` tells."""
 
     def __init__(self) -> None:
         self._forks: dict[str, BranchWasForked] = {}
         self._discarded: set[str] = set()
+        self._materialized: set[str] = set()
 
     def see(self, events: Iterable[RecordedEvent]) -> None:
         """Take in what was recorded."""
@@ -56,6 +64,8 @@ class Branches:
                 self._forks[fork.branch] = fork
             elif event.name == "branch:was_discarded":
                 self._discarded.add(event.into(BranchWasDiscarded).branch)
+            elif event.name == "branch:was_materialized":
+                self._materialized.add(event.into(BranchWasMaterialized).branch)
 
     def forks(self) -> list[BranchWasForked]:
         """Those that are not discarded, in the order in which they were made."""
@@ -67,6 +77,9 @@ class Branches:
         if fork is None or branch in self._discarded:
             raise NotFoundError("branch", branch)
         return fork
+
+    def is_materialized(self, branch: str) -> bool:
+        return branch in self._materialized
 
     def sight(self, branch: str) -> Sight:
         """What is seen from ``branch``."""
@@ -108,20 +121,44 @@ class Source(Protocol):
     ) -> AsyncIterator[RecordedEvent]: ...
 
 
+class KeptRecords(Protocol):
+    """Where records of a view on a branch are kept on disk."""
+
+    kept: KeptView
+
+    @property
+    def position(self) -> int:
+        """Where they stand."""
+
+    async def note(self, position: int) -> None:
+        """They stand at ``position`` now."""
+
+    async def write(self, position: int) -> None:
+        """The same, on disk when this returns. Raises UnavailableError."""
+
+
 class BranchView(Generic[R]):
-    """A view on a branch, folded when it is read: tables of read models are kept of main only.
+    """A view on a branch, folded when it is read: in memory, or where the branch was materialized into ``table``.
 
     Implements :class:`~ksi.core.views.ViewReader`.
     """
 
-    def __init__(self, source: Source, view: type[View[R]], branch: str) -> None:
+    def __init__(self, source: Source, view: type[View[R]], branch: str, table: KeptRecords | None = None) -> None:
         self._source = source
         self._view = view
         self._branch = branch
-        self._position = Position(0)
+        self._table = table
+        self._position = Position(0 if table is None else table.position)
         self._turn = asyncio.Lock()
         place_of = Place(view)
-        self._kept = KeptView(view(), MemoryShelf(place_of), place_of)
+        self._kept = KeptView(view(), MemoryShelf(place_of), place_of) if table is None else table.kept
+
+    async def write(self) -> None:
+        """Have the table stand at the head. Raises UnavailableError."""
+        await self._current()
+        async with self._turn:
+            if self._table is not None:
+                await self._table.write(self._position)
 
     async def get(self, *key: Any) -> R | None:
         return await (await self._current()).get(*key)
@@ -141,4 +178,7 @@ class BranchView(Generic[R]):
         async for event in events:
             for change in self._kept.apply([event]):
                 self._kept.show(change)
+            self._position = event.position
+            if self._table is not None:
+                await self._table.note(self._position)
         self._position = head

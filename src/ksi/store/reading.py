@@ -137,9 +137,9 @@ class LogReads(ABC):
             if event is not None:
                 yield StreamInfo(name, event.version, event.position)
 
-    async def last_envelope(self, wanted: Wanted) -> RecordedEvent | None:
+    async def last_envelope(self, wanted: Wanted, *, until: int | None = None) -> RecordedEvent | None:
         """The last that is wanted; its payload may be elsewhere."""
-        async for page in self._pages(wanted, 0, None, True, 1, envelopes=True):
+        async for page in self._pages(wanted, 0, until, True, 1, envelopes=True):
             for event in page:
                 return event
         return None

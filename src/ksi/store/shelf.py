@@ -19,7 +19,7 @@ from ksi.core import canonical
 from ksi.core.errors import UnavailableError
 from ksi.core.views import View
 from ksi.store.order import sort_key
-from ksi.store.schema import DAMAGE
+from ksi.store.schema import MISREAD
 from ksi.store.views import Key, Place, Span
 
 RECENT_MAX = 8_192
@@ -161,7 +161,7 @@ class SqliteShelf(BufferedShelf):
     def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[bytes, ...]]:
         try:
             return list(self._connection.execute(query, values))
-        except DAMAGE:
+        except MISREAD:  # a flipped type of a value too
             raise self._damage() from None
 
     def _opened(self, row: tuple[bytes, ...]) -> Any:

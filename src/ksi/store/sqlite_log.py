@@ -19,6 +19,7 @@ from ksi.core.views import View
 from ksi.store import aside
 from ksi.store.archiving import Archiving
 from ksi.store.backup import back_up
+from ksi.store.branch_tables import BranchTable, branch_table, forget_table, tables_of
 from ksi.store.chain import seen_in, witness_of
 from ksi.store.disk_log import DiskLog, nothing, opened
 from ksi.store.idindex import SqliteIds
@@ -242,6 +243,10 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         for name in self._views.kept:
             if view_damaged(name) in problems:
                 self.projections.mend(name)
+        for name in tables_of(self._point):
+            if view_damaged(name) in problems:
+                forget_table(self._writer, name)
+                self._branch_views.clear()
         return problems
 
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
@@ -284,6 +289,14 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
             await self._threads.run("writer", partial(self.vault.destroy, subject))
         except apsw.Error as error:
             raise UnavailableError("the file of keys", str(error)) from error
+
+    def _branch_table(self, view: type[View[Any]], branch: str) -> BranchTable:
+        return branch_table(self, self._point, self._threads, self._writer, view, branch)
+
+    async def discard(self, branch: str) -> None:
+        await super().discard(branch)
+        for name in tables_of(self._point, branch):
+            await self._threads.run("writer", partial(forget_table, self._writer, name))
 
     async def overwrite(self) -> None:
         await self._views_idle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ksi.core.clock import Clock
@@ -97,6 +98,11 @@ class ViewedLog(SubscribedLog):
             decided.changes = [change for change in decided.changes if change.kept is not old]
         new.view, old.shelf = old.view, new.shelf  # somebody may hold a reader of the old one
         self._views.add(new)
+
+    async def materialize(self, branch: str) -> Sequence[str]:
+        kept = self._views.shown()
+        await self._materialize(branch, [type(one.view) for one in kept])
+        return sorted(one.view.name for one in kept)
 
     def view(self, view: type[View[R]], *, branch: str = MAIN) -> ViewReader[R]:
         kept = self._views.kept.get(view.name)
