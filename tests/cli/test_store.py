@@ -23,17 +23,22 @@ def own(tmp_path: Path) -> Iterator[Cli]:
 
 
 def test_a_backup_says_its_position_and_becomes_a_home_again(own: Cli, tmp_path: Path) -> None:
-    copy = tmp_path / "copy.db"
-    (made,) = own.records("backup", str(copy))
+    copy, blobs = tmp_path / "copy.db", tmp_path / "blobs"
+    (tmp_path / "report").write_bytes(b"large")
+    (put,) = own.records("blob", "put", str(tmp_path / "report"))
+    (made,) = own.records("backup", str(copy), "--blobs", str(blobs))
+    assert (made["blobs"]["blobs"], made["blobs"]["copied"]) == (1, 1)
     assert made["sha256"] == hashlib.sha256(copy.read_bytes()).hexdigest()
     (fact,) = own.records("log", "store:was_backed_up")
     assert fact["data"]["position"] == made["position"]
     own.records("send", "state:set", "key=colour", "value=green")
     other = Cli(tmp_path / "other")
-    assert f"up to @{made['position']}" in other.text("store", "restore", str(copy))
+    assert f"up to @{made['position']}" in other.text("store", "restore", str(copy), "--blobs", str(blobs))
     try:
         (found,) = other.records("send", "--start", "state:get", "key=colour")
         assert found["value"] == "red"
+        other.text("blob", "get", put["blob"], str(tmp_path / "again"))
+        assert (tmp_path / "again").read_bytes() == b"large"
         assert other.text("verify").startswith("the log is whole")
     finally:
         other("stop", "-q")

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from ksi.core.blobs import PIECE_BYTES_MAX, Blobs
-from ksi.core.errors import NotFoundError, PayloadTooLargeError, UnavailableError, ValidationError
+from ksi.core.errors import ConflictError, NotFoundError, PayloadTooLargeError, UnavailableError, ValidationError
 from ksi.core.threads import InlineThreads
 from ksi.plugins.blob import BlobPlugin
 from ksi.plugins.care import Care
@@ -132,6 +132,41 @@ async def test_those_of_a_subject_go_with_it_and_others_stay(daemon: Daemon, tmp
     assert files_of(tmp_path / "blobs") == [f"{left[:2]}/{left}"]
     with pytest.raises(NotFoundError):
         await store.find(hashlib.sha256(mine).hexdigest())
+
+
+async def put(store: Blobs, daemon: Daemon, content: bytes, subject: str | None = None) -> str:
+    blob = hashlib.sha256(content).hexdigest()
+    return (await store.put(await written(daemon, content), blob, subject=subject)).blob
+
+
+async def test_a_mirror_takes_what_it_lacks_and_loses_what_was_erased(daemon: Daemon, tmp_path: Path) -> None:
+    store, mirror = daemon.kernel.services.get(Blobs), tmp_path / "mirror"
+    await put(store, daemon, b"one")
+    await put(store, daemon, b"mine", "person/1")
+    await written(daemon, b"an upload that is not whole yet")
+    made = await store.mirror(mirror)
+    assert (made.blobs, made.copied, made.removed) == (2, 2, 0)
+    await put(store, daemon, b"another")
+    await store.drop("person/1")
+    made = await store.mirror(mirror)
+    assert (made.blobs, made.copied, made.removed) == (2, 1, 1)
+    held = [name for name in files_of(tmp_path / "blobs") if not name.startswith("part/")]
+    assert files_of(mirror) == held
+
+
+async def test_a_blob_that_is_not_what_its_name_says_is_named_and_not_copied(daemon: Daemon, tmp_path: Path) -> None:
+    store = daemon.kernel.services.get(Blobs)
+    blob = await put(store, daemon, b"one")
+    (tmp_path / "blobs" / blob[:2] / blob).write_bytes(b"two")
+    made = await store.mirror(tmp_path / "mirror")
+    assert (made.blobs, made.damaged, files_of(tmp_path / "mirror")) == (0, [f"{blob[:2]}/{blob}"], [])
+
+
+async def test_a_folder_with_something_else_is_left_alone(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary").touch()
+    with pytest.raises(ConflictError):
+        await daemon.kernel.services.get(Blobs).mirror(tmp_path / "mine")
 
 
 async def test_a_disk_that_takes_nothing_is_unavailable(tmp_path: Path) -> None:

@@ -20,26 +20,36 @@ TIMEOUT = 3600.0
 LOST_UNASKED = 100
 """So many events are given up at a word; more only where somebody says so twice."""
 FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @command()
 @click.argument("file", type=FILE)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, help="Seconds it may take.")
 @click.option("--keys", type=FILE, help="Another new file, for the keys of what can be erased.")
+@click.option("--blobs", type=FOLDER, help="A folder for large payloads, new or from the last time.")
 @click.pass_obj
-def backup(invocation: Invocation, file: Path, timeout: float, keys: Path | None) -> None:
+def backup(invocation: Invocation, file: Path, timeout: float, keys: Path | None, blobs: Path | None) -> None:
     """Copy the log into FILE, a new one, while all goes on; the copy is checked.
 
     `ksi store restore FILE` makes a log of it again. What was recorded for a subject is in it as ciphertext: keep the
-    keys elsewhere, and not for longer than an erasure may take.
+    keys elsewhere, and not for longer than an erasure may take. Large payloads are files beside the log, in clear:
+    --blobs copies those that its folder lacks, and takes erased ones out of it.
     """
-    said = {"path": str(file.absolute()), "keys": None if keys is None else str(keys.absolute())}
+    others = {"keys": keys, "blobs": blobs}
+    said = {"path": str(file.absolute())} | {name: str(path.absolute()) for name, path in others.items() if path}
     made: Record = ask(invocation, "store:backup", said, options=Options(timeout=timeout))
     if invocation.json:
         click.echo(json_line(made))
         return
     click.echo(f"{made['path']}: the log up to @{made['position']}, {size(made['bytes'])}")
     click.echo(f"sha256 {made['sha256']}")
+    if (copied := made["blobs"]) is not None:
+        click.echo(f"{copied['path']}: {copied['blobs']} blobs, {copied['copied']} of them new")
+        for damaged in copied["damaged"]:
+            click.echo(f"{damaged} is not what its name says, and not copied")
+    elif any(invocation.home.blobs.glob("*")):
+        click.echo("without blobs: --blobs DIR copies those too")
 
 
 @command()
@@ -119,13 +129,18 @@ def attach(invocation: Invocation, file: Path, timeout: float) -> None:
 @store.command()
 @click.argument("file", type=FILE)
 @click.option("--keys", type=FILE, help="The backup of the keys; without it what has a subject can not be read.")
+@click.option("--blobs", type=FOLDER, help="The folder with the backup of large payloads.")
 @click.pass_obj
-def restore(invocation: Invocation, file: Path, keys: Path | None) -> None:
+def restore(invocation: Invocation, file: Path, keys: Path | None, blobs: Path | None) -> None:
     """Make the log of this home, which has none yet, out of the backup FILE. The backup is checked first."""
     from ksi.store.backup import restore as restored_from  # SQLite: `ksi backup` asks the daemon without it
 
     invocation.home.make()
     restored = restored_from(file, invocation.home.log, keys)
+    if blobs is not None:
+        from ksi.store.mirror import mirrored  # the same
+
+        mirrored(blobs, invocation.home.blobs)
     click.echo(
         json_line(restored) if invocation.json else f"{restored.path} is there again, up to @{restored.position}"
     )

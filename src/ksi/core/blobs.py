@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -16,6 +18,19 @@ class Blob(msgspec.Struct, frozen=True):
 
     blob: str
     bytes: int
+
+
+class Mirrored(msgspec.Struct, frozen=True):
+    """``path`` is a folder with so many ``blobs``: of them ``copied`` just now, while ``removed`` were erased ones.
+
+    ``damaged`` are those that are not what their names say; they are not in it.
+    """
+
+    path: str
+    blobs: int
+    copied: int
+    removed: int
+    damaged: Sequence[str] = ()
 
 
 class Blobs(Protocol):
@@ -44,6 +59,14 @@ class Blobs(Protocol):
 
     async def read(self, blob: str, offset: int, size: int) -> bytes:
         """At most ``size`` bytes. Raises NotFoundError."""
+
+    async def mirror(self, folder: Path) -> Mirrored:
+        """Have the same blobs in ``folder``, which is theirs alone: those that it lacks are copied, erased ones go.
+
+        Raises:
+            ConflictError: There is something else in it.
+            UnavailableError: The disk does not take it.
+        """
 
     async def drop(self, subject: str) -> int:
         """Remove the blobs of a subject; how many they were."""

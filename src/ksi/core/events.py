@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 
 from ksi.core import canonical, ids
+from ksi.core.blobs import Mirrored
 from ksi.core.clock import utc
 
 Position = NewType("Position", int)
@@ -218,13 +219,17 @@ class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backup(msgspec.Struct, frozen=True):
-    """A copy of the log in one file: all events up to ``position``. ``keys``: that of the keys of subjects."""
+    """A copy of the log in one file: all events up to ``position``. ``keys``: that of the keys of subjects.
+
+    ``blobs``: what is in the folder of large payloads; null where none was given, and the copy goes without them.
+    """
 
     path: str
     position: Position
     bytes: int
     sha256: str
     keys: str | None = None
+    blobs: Mirrored | None = None
 
 
 class Erased(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -16,7 +17,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
-from ksi.plugins.shapes import File, file_of
+from ksi.plugins.shapes import File, Folder, file_of
 from ksi.store.archives import STREAM
 
 
@@ -55,16 +56,19 @@ class Care(AsyncPlugin):
         errors=["conflict", "log_damaged", "unavailable", "unsupported"],
         examples=[{"path": "/backups/ksi-monday.db"}],
     )
-    async def backup(self, path: File, context: EventContext, keys: File | None = None) -> Backup:
+    async def backup(
+        self, path: File, context: EventContext, keys: File | None = None, blobs: Folder | None = None
+    ) -> Backup:
         """Copy the log into a file while all goes on. The answer says up to which position, and the file's checksum.
 
-        What was recorded for a subject is in the copy as ciphertext; ``keys`` is another file, for the keys.
+        What was recorded for a subject is in the copy as ciphertext; ``keys`` is another file, for the keys. ``blobs``
+        is a folder for the large payloads, new or from the last time: only what it lacks is copied.
         """
-        targets = file_of(path), None if keys is None else file_of(keys)
+        targets = file_of(path), None if keys is None else file_of(keys), None if blobs is None else file_of(blobs)
         made: Backup = await context.effect(
             "store:backup",
-            {"path": path, "keys": keys},
-            lambda: self._log.backup(targets[0], keys=targets[1]),
+            {"path": path, "keys": keys, "blobs": blobs},
+            lambda: self._backed_up(*targets),
             result=Backup,
         )
         context.append(STREAM, WasBackedUp(made.path, made.position, made.bytes, made.sha256))
@@ -97,6 +101,11 @@ class Care(AsyncPlugin):
         )
         context.append(STREAM, SubjectWasErased(subject, erased.events))
         return erased
+
+    async def _backed_up(self, path: Path, keys: Path | None, blobs: Path | None) -> Backup:
+        """The blobs after the log: what it names is there before it is named."""
+        made = await self._log.backup(path, keys=keys)
+        return made if blobs is None else replace(made, blobs=await self._blobs.mirror(blobs))
 
     async def _erased(self, subject: str, with_damaged: bool) -> Erased:
         blobs = await self._blobs.drop(subject)

@@ -21,6 +21,7 @@ Place = Annotated[
 ]
 """The pattern is only said: :func:`position` refuses with better words."""
 File = Annotated[str, Meta(description="a file on the daemon's machine, absolute")]
+Folder = Annotated[str, Meta(description="a folder on the daemon's machine, absolute")]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="at most so many")]
 
 

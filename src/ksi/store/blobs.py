@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ksi.core.blobs import BLOB_BYTES_MAX, Blob
+from ksi.core.blobs import BLOB_BYTES_MAX, Blob, Mirrored
 from ksi.core.errors import NotFoundError, PayloadTooLargeError, UnavailableError, ValidationError
 from ksi.core.threads import Threads
 from ksi.store.backup import sha256_of, sync_file
+from ksi.store.mirror import mirrored
 
 T = TypeVar("T")
 PART_AGE_MAX = 86_400.0
@@ -55,6 +56,9 @@ class BlobStore:
 
     async def drop(self, subject: str) -> int:
         return await self._run(partial(self._drop, subject))
+
+    async def mirror(self, folder: Path) -> Mirrored:
+        return await self._run(partial(self._mirror, folder))
 
     async def _run(self, job: Callable[[], T]) -> T:
         try:
@@ -108,6 +112,10 @@ class BlobStore:
             shutil.rmtree(folder)
             sync_file(folder.parent)
         return dropped
+
+    def _mirror(self, folder: Path) -> Mirrored:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return mirrored(self._directory, folder)
 
     # ── where ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _part(self, upload: str) -> Path:
