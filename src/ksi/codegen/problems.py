@@ -55,10 +55,11 @@ class Problems:
         self._common = self._by_status(COMMON)
         self._common[MEDIA_STATUS] = ["unsupported"]
         self._common[HEADERS_STATUS] = ["payload_too_large"]
+        self._shared = {f"Problem{status}": _response(codes) for status, codes in self._common.items()}
 
     def shared(self) -> Json:
-        """Responses of all events, by the names that :meth:`responses` refers to."""
-        return {f"Problem{status}": _response(codes) for status, codes in sorted(self._common.items())}
+        """Responses by the names by which :meth:`responses` has referred to them by now."""
+        return dict(sorted(self._shared.items()))
 
     def responses(self, errors: Iterable[str]) -> Json:
         """Those of an event that declares ``errors``, by status."""
@@ -70,9 +71,11 @@ class Problems:
 
     def _response(self, status: int, declared: Iterable[str]) -> Json:
         common = self._common.get(status, [])
-        if set(declared) <= set(common):
-            return {"$ref": f"#/components/responses/Problem{status}"}
-        return _response(sorted({*common, *declared}))
+        own = sorted(set(declared) - set(common))
+        name = "-".join([f"Problem{status}", *own])
+        if name not in self._shared:
+            self._shared[name] = _response(sorted({*common, *own}))
+        return {"$ref": f"#/components/responses/{name}"}
 
     def _by_status(self, codes: Iterable[str]) -> dict[int, list[str]]:
         found: dict[int, list[str]] = defaultdict(list)
