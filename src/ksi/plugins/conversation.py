@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,7 +18,15 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, event, query, stream
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.providers.base import AnyPart, FilePart, TextPart, ToolCallPart, ToolResultPart
-from ksi.providers.conversation import CATEGORY, ConversationFold, MessageAdded, SpokenMessage, stream_of
+from ksi.providers.conversation import (
+    CATEGORY,
+    ConversationFold,
+    ConversationWasSummarised,
+    ConversationWasTrimmed,
+    MessageAdded,
+    SpokenMessage,
+    stream_of,
+)
 from ksi.store.debugger import check_reached
 
 SEARCHED_MAX = 20_000
@@ -81,10 +89,15 @@ class ConversationsView(View[ConversationRecord]):
 
 
 class ShownConversation(msgspec.Struct, frozen=True, kw_only=True):
-    """``version`` and ``position`` are those of the last message that counts here."""
+    """``version`` and ``position`` are those of the last fact that counts here.
+
+    Models are told no more of the first ``left_out`` messages, and ``summary`` in their place, if there is one.
+    """
 
     conversation: str
     messages: tuple[SpokenMessage, ...]
+    left_out: int
+    summary: str | None
     version: int
     position: int
 
@@ -181,8 +194,11 @@ class Conversation(AsyncPlugin):
     ) -> AsyncIterator[Line | End[Exported]]:
         """A conversation message by message: as lines of JSON, or in Markdown."""
         shown = await _shown(conversation, context, at)
-        for message in shown.messages:
-            yield Line(_as_json(message) if format == "json" else _as_markdown(message))
+        for number, message in enumerate(shown.messages):
+            if number == shown.left_out > 0 and format == "markdown":
+                yield Line(_left_out(shown))
+            is_told = number >= shown.left_out
+            yield Line(_as_json(message, is_told=is_told) if format == "json" else _as_markdown(message))
         yield End(Exported(conversation, len(shown.messages)))
 
     @event(
@@ -203,7 +219,16 @@ class Conversation(AsyncPlugin):
         for message in shown.messages:
             said = MessageAdded(role=message.role, parts=message.parts, partial=message.partial)
             context.append(stream_of(into), said)
+        if shown.left_out:
+            context.append(stream_of(into), _cut_like(shown))
         return Forked(into, conversation, len(shown.messages), shown.position)
+
+
+def _cut_like(shown: ShownConversation) -> ConversationWasTrimmed | ConversationWasSummarised:
+    facts: dict[str, Any] = {"left_out": shown.left_out, "tokens": 0, "window": 0}
+    if shown.summary is None:
+        return ConversationWasTrimmed(**facts)
+    return ConversationWasSummarised(**facts, summary=shown.summary)
 
 
 async def _shown(conversation: str, context: EventContext, at: int | None) -> ShownConversation:
@@ -218,7 +243,12 @@ async def _shown(conversation: str, context: EventContext, at: int | None) -> Sh
         raise NotFoundError("conversation", conversation)
     context.adopt_subject(last.subject)
     return ShownConversation(
-        conversation=conversation, messages=state.messages, version=last.version, position=last.position
+        conversation=conversation,
+        messages=state.messages,
+        left_out=state.left_out,
+        summary=state.summary,
+        version=last.version,
+        position=last.position,
     )
 
 
@@ -257,8 +287,14 @@ def _found(event: RecordedEvent, excerpt: str) -> FoundMessage:
     )
 
 
-def _as_json(message: SpokenMessage) -> str:
-    return canonical.encode({"role": message.role, "parts": message.parts}).decode()
+def _as_json(message: SpokenMessage, *, is_told: bool) -> str:
+    said = {"role": message.role, "parts": message.parts}
+    return canonical.encode(said if is_told else said | {"told": False}).decode()
+
+
+def _left_out(shown: ShownConversation) -> str:
+    instead = "" if shown.summary is None else f" In its place: {shown.summary}"
+    return f"---\n\n*It has outgrown the model's window: what stands above is told no more.{instead}*\n\n---\n"
 
 
 def _as_markdown(message: SpokenMessage) -> str:

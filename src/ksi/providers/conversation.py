@@ -29,6 +29,38 @@ class MessageAdded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     partial: bool = False
 
 
+@fact("conversation:was_trimmed")
+class ConversationWasTrimmed(msgspec.Struct, frozen=True, kw_only=True):
+    """It has outgrown a model's window: the oldest messages, ``left_out``, are told no more. They stay where they are.
+
+    With what was to be said it had about ``tokens``, and there was room for ``window``.
+    """
+
+    left_out: int
+    tokens: int
+    window: int
+    completion: str | None = None
+
+
+@fact("conversation:was_summarised")
+class ConversationWasSummarised(msgspec.Struct, frozen=True, kw_only=True):
+    """The same, and ``summary`` is told in place of what is left out."""
+
+    left_out: int
+    tokens: int
+    window: int
+    summary: str
+    completion: str | None = None
+
+
+@fact("conversation:has_outgrown")
+class ConversationHasOutgrown(msgspec.Struct, frozen=True, kw_only=True):
+    """It did not fit the model's window, and nothing was, or could be, left out: ``completion`` has failed."""
+
+    completion: str
+    reason: str
+
+
 class SpokenMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message where it stands; ``position`` is that of its (last) fact in the log."""
 
@@ -45,33 +77,46 @@ class SpokenMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConversationState(msgspec.Struct, frozen=True):
-    """All messages, the oldest first."""
+    """All messages, the oldest first; the first ``left_out`` are told no more, ``summary`` is in their place."""
 
     messages: tuple[SpokenMessage, ...] = ()
+    left_out: int = 0
+    summary: str | None = None
 
 
 class ConversationFold(JsonState[ConversationState]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
+    version = 2
     state = ConversationState
 
     def initial(self) -> ConversationState:
         return ConversationState()
 
     def apply(self, state: ConversationState, event: RecordedEvent) -> ConversationState:
-        if event.name != "conversation:message_added":
-            return state
-        added = event.into(MessageAdded)
-        message = SpokenMessage(
-            role=added.role,
-            parts=added.parts,
-            completion=added.completion,
-            partial=added.partial,
-            position=event.position,
-        )
-        place = _replaced(state.messages, message)
-        return ConversationState((*state.messages[:place], message, *state.messages[place + 1 :]))
+        match event.name:
+            case "conversation:message_added":
+                return _with(state, event.into(MessageAdded), event.position)
+            case "conversation:was_trimmed":
+                return msgspec.structs.replace(state, left_out=event.into(ConversationWasTrimmed).left_out)
+            case "conversation:was_summarised":
+                said = event.into(ConversationWasSummarised)
+                return msgspec.structs.replace(state, left_out=said.left_out, summary=said.summary)
+        return state
+
+
+def _with(state: ConversationState, added: MessageAdded, position: int) -> ConversationState:
+    message = SpokenMessage(
+        role=added.role,
+        parts=added.parts,
+        completion=added.completion,
+        partial=added.partial,
+        position=position,
+    )
+    place = _replaced(state.messages, message)
+    messages = (*state.messages[:place], message, *state.messages[place + 1 :])
+    return msgspec.structs.replace(state, messages=messages)
 
 
 def stream_of(conversation: str) -> str:

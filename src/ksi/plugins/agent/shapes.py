@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ksi.plugins.agent.view import AgentName, AgentRecord
+from ksi.plugins.agent.view import AgentName, AgentRecord, WhenFull
 from ksi.providers.base import Tool, ToolCallPart, ToolResultPart, Usage
 
 TOLD_MAX = 1_000
@@ -53,6 +53,10 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     restarts: (
         Annotated[int, Meta(ge=0, description="turns that may fail one after another; null: any number")] | None
     ) = None
+    when_full: Annotated[WhenFull, Meta(description="when the conversation has outgrown the model's window")] | None = (
+        None
+    )
+    window: Annotated[int, Meta(ge=1, description="tokens, where the provider does not say")] | None = None
     permission: Annotated[str, Meta(description="as permission:list_profiles shows it")] | None = None
     budget: Cap | None = None
 

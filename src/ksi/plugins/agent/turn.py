@@ -117,6 +117,8 @@ class Answering:
             "max_tokens": self._request.max_tokens or self._agent.max_tokens,
             "temperature": self._agent.temperature,
             "agent": self._agent.agent,
+            "when_full": self._agent.when_full,
+            "window": self._agent.window,
         }
         if self._agent.failover is not None:
             asked["failover"] = self._agent.failover

@@ -16,6 +16,7 @@ CATEGORY = "agent"
 MAX_STEPS = 8
 MAX_TOKENS = 256
 AgentName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^/@*?\s]+$")]
+WhenFull = Literal["fail", "trim", "summarise"]
 Status = Literal["idle", "paused", "failed", "terminated"]
 
 
@@ -26,7 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``max_tokens`` and ``temperature`` bound each of its answers. ``tools`` are the events that its model may ask for,
     ``max_steps`` how often the model is asked in one turn, ``ask_timeout`` the seconds that a tool call waits for
     somebody's word (null: until it comes). ``restarts`` is how many turns may fail one after another before it is
-    ``failed`` and takes none any more (null: any number).
+    ``failed`` and takes none any more (null: any number). ``when_full`` says what becomes
+    of its conversation when that has outgrown the model's window, ``window`` tokens where the provider does not say.
     """
 
     system: str | None = None
@@ -39,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_steps: int = MAX_STEPS
     ask_timeout: float | None = None
     restarts: int | None = None
+    when_full: WhenFull = "fail"
+    window: int | None = None
 
 
 @fact("agent:spawned")
@@ -131,7 +135,7 @@ class AgentsView(View[AgentRecord]):
     name = "agents"
     query = (Filter(names=("agent:*",)),)
     record = AgentRecord
-    version = 4
+    version = 5
     key = ("agent",)
     indexes: ClassVar = {"by_status": ("status",)}
 
@@ -198,7 +202,7 @@ class AgentFold(JsonState[AgentRecord | None]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
-    version = 4
+    version = 5
     state = AgentRecord | None
 
     def initial(self) -> AgentRecord | None:

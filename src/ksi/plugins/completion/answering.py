@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ksi.core.errors import (
+    ContextLengthError,
     KSIError,
-    NotFoundError,
     ProviderBugError,
     ProviderError,
     ProviderTimeoutError,
@@ -32,6 +32,7 @@ from ksi.plugins.completion.view import (
     CompletionStarted,
 )
 from ksi.plugins.completion.view import stream_of as stream_of_completion
+from ksi.plugins.completion.window import SUMMARY, Telling, Told, note_outgrown
 from ksi.providers import tools_as_text
 from ksi.providers.base import (
     AnyChunk,
@@ -78,6 +79,7 @@ class Answering:
         """What the provider said in place of the rest of its answer."""
         self._refused_by: tuple[str, str] | None = None
         self._has_begun = False
+        self._told: Told | None = None
 
     # ── the flow ─────────────────────────────────────────────────────────────────────────────────────────────────────
     @asynccontextmanager
@@ -95,6 +97,8 @@ class Answering:
         self._choice = await choosing.next()
         self._ticket.conversation = plan.payload.conversation
         await self._desk.turn(self._ticket)
+        if plan.payload.when_full == "summarise" and plan.asked is None:
+            await self._look_up(plan, self._choice)  # while it has no place yet: a summary takes one itself
         try:
             async with AsyncExitStack() as attempt:
                 yield await self._begun(attempt, choosing, plan)
@@ -103,6 +107,8 @@ class Answering:
             raise
         except KSIError as error:
             self._record_end(CompletionInterrupted, error.code)
+            if isinstance(error, ContextLengthError):
+                note_outgrown(self._context, plan.payload.conversation, self._ticket.completion, error.message)
             if isinstance(error, ProviderError):
                 error.partial = msgspec.to_builtins(self.answered())
             raise
@@ -199,16 +205,24 @@ class Answering:
         return len(self._texts) + sum(bool(delta.arguments) for delta in self._calls.deltas)
 
     # ── before it ────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _look_up(self, plan: Plan, choice: Chosen) -> Told:
+        """What was said in the conversation, now that it is this one's turn."""
+        if self._told is None:
+            self._told = await Telling(self._context, plan, choice, self._ticket.completion).told()
+        return self._told
+
     async def _resolve(self, plan: Plan, choice: Chosen) -> CompletionRequest:
-        """What is sent: what was said in the conversation is looked up now, when it is this one's turn."""
+        """What is sent."""
         if plan.asked is not None:
             return msgspec.structs.replace(
                 plan.asked.request, continue_text=plan.so_far or None, max_tokens=plan.max_tokens
             )
-        payload = plan.payload
-        system = () if payload.system is None else (Message(role="system", parts=(TextPart(text=payload.system),)),)
+        payload, told = plan.payload, await self._look_up(plan, choice)
+        first = [payload.system, None if told.summary is None else f"{SUMMARY}{told.summary}"]
+        words = "\n\n".join(filter(None, first))
+        system = (Message(role="system", parts=(TextPart(text=words),)),) if words else ()
         return CompletionRequest(
-            messages=mended((*system, *await self._history(payload.conversation), *payload.new_messages())),
+            messages=mended((*system, *told.messages, *payload.new_messages())),
             model=choice.model,
             max_tokens=plan.max_tokens,
             temperature=payload.temperature,
@@ -217,15 +231,6 @@ class Answering:
             tools=payload.tools,
             response_schema=payload.response_schema,
         )
-
-    async def _history(self, conversation: str | None) -> list[Message]:
-        if conversation is None:
-            return []
-        try:
-            found = await self._context.request("conversation:get", conversation=conversation)
-        except NotFoundError:
-            return []
-        return [msgspec.convert({"role": said["role"], "parts": said["parts"]}, Message) for said in found["messages"]]
 
     async def _begin(self, plan: Plan, choice: Chosen) -> None:
         self._context.append(stream_of_completion(self._ticket.completion), self._beginning(plan, choice))

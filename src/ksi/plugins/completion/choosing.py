@@ -55,6 +55,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     sha256: str | None
     price: Price | None = None
+    context_window: int | None = None
 
 
 class Choosing:
@@ -96,7 +97,13 @@ class Choosing:
             )
         name = choice.provider.name
         price = self._desk.price(name, choice.model)
-        return Chosen(provider=name, model=choice.model, sha256=await choice.sha256(), price=price)
+        return Chosen(
+            provider=name,
+            model=choice.model,
+            sha256=await choice.sha256(),
+            price=price,
+            context_window=choice.provider.capabilities.context_window,
+        )
 
     async def _candidates(self) -> dict[str, Choice]:
         """By provider, the first is that which was asked for."""

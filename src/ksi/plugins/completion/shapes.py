@@ -14,6 +14,7 @@ MAX_TOKENS = 256
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^/@*?\s]+$")]
 RunName = Annotated[str, Meta(min_length=1, description="run or completion: its id, the beginning of it, or last")]
+WhenFull = Literal["fail", "trim", "summarise"]
 Status = Literal["queued", "running", "done", "cancelled", "interrupted", "failed"]
 
 
@@ -39,7 +40,8 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     provider; a conversation keeps its order. ``agent`` is whose budget it counts for, too. ``tools`` are those that the
     model may ask for; ``response_schema`` is the JSON schema of its answer. ``failover`` names who is asked in turn
     where the provider can not answer, as ``provider`` or ``provider/model``: without it those of the configuration,
-    where no ``provider`` is named.
+    where no ``provider`` is named. ``when_full`` says what becomes of a conversation that has outgrown the model's
+    window: it fails, its oldest turns are left out, or summed up; ``window``: tokens, where the provider does not say.
     """
 
     prompt: str | None = None
@@ -57,6 +59,8 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     tools: tuple[Tool, ...] = ()
     response_schema: dict[str, Any] | None = None
     failover: tuple[str, ...] | None = None
+    when_full: WhenFull = "fail"
+    window: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):

@@ -51,6 +51,8 @@ class Profile(Prompt, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_steps: Annotated[int, Meta(ge=1, le=100)] | None = None
     ask_timeout: Annotated[float, Meta(gt=0)] | None = None
     restarts: Annotated[int, Meta(ge=0)] | None = None
+    when_full: Literal["fail", "trim", "summarise"] | None = None
+    window: Annotated[int, Meta(ge=1)] | None = None
     permission: str | None = None
     budget: Budget | None = None
 
@@ -73,6 +75,8 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     max_steps: int | None = None
     ask_timeout: float | None = None
     restarts: int | None = None
+    when_full: Literal["fail", "trim", "summarise"] | None = None
+    window: Annotated[int, Meta(ge=1)] | None = None
     permission: str | None = None
     budget: Budget | None = None
 
