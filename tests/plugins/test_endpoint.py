@@ -13,13 +13,13 @@ import pytest
 
 from ksi.codegen.tools import tool_name
 from ksi.core import canonical
-from ksi.core.errors import StreamInterruptedError
+from ksi.core.errors import StreamInterruptedError, ValidationError
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.agent import Agent
 from ksi.plugins.budget import Budget
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
-from ksi.plugins.endpoint import Endpoint
+from ksi.plugins.endpoint import Endpoint, parts
 from ksi.plugins.permission import Permission
 from ksi.providers.base import CompletionRequest, TextPart, ToolCallDelta, ToolResultPart
 from ksi.providers.desk import Desk, Offer
@@ -336,3 +336,14 @@ async def test_bodies_count_among_what_the_daemon_holds(tmp_path: Path, script: 
         script.hold.release()
         await holding
         await ai.chat.completions.create(model="m", messages=HELLO)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("", {}), ("{}", {}), ('{"a":2}', {"a": 2})])
+def test_a_call_of_a_tool_that_takes_nothing_may_be_said_with_nothing(said: str, meant: dict[str, int]) -> None:
+    assert parts.arguments(said) == meant
+
+
+@pytest.mark.parametrize("said", ["{", "[1]", "null"])
+def test_arguments_that_are_no_object_are_refused(said: str) -> None:
+    with pytest.raises(ValidationError):
+        parts.arguments(said)

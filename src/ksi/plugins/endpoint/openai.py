@@ -110,10 +110,7 @@ def _part(part: Json) -> Part:
 
 
 def _call(call: ToolCall) -> Part:
-    arguments = canonical.decode(call.function.arguments.encode())
-    if not isinstance(arguments, dict):
-        raise ValidationError("the arguments of a tool are an object")
-    return parts.tool_call(call.id, call.function.name, arguments)
+    return parts.tool_call(call.id, call.function.name, parts.arguments(call.function.arguments))
 
 
 def _schema(form: Json | None) -> Json | None:

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from ksi.core import canonical
+from ksi.core.errors import ValidationError
+
 Part = dict[str, Any]
 """A part of a message, tagged as :data:`ksi.providers.base.AnyPart` is."""
 Role = Literal["system", "user", "assistant", "tool"]
@@ -28,6 +31,14 @@ def text(said: str) -> Part:
 
 def file(uri: str, media_type: str) -> Part:
     return {"type": "file", "uri": uri, "media_type": media_type}
+
+
+def arguments(text: str) -> dict[str, Any]:
+    """Those of a tool call. Models write nothing where a tool takes none. Raises ValidationError."""
+    found = canonical.decode(text.encode() or b"{}")
+    if not isinstance(found, dict):
+        raise ValidationError("the arguments of a tool are an object")
+    return found
 
 
 def tool_call(call_id: str, name: str, arguments: dict[str, Any]) -> Part:

@@ -80,7 +80,7 @@ def _messages(given: str | list[Json]) -> list[Message]:
 def _message(item: Json) -> Message | None:
     match item:
         case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
-            return Message("assistant", [parts.tool_call(call_id, name, _arguments(arguments))])
+            return Message("assistant", [parts.tool_call(call_id, name, parts.arguments(arguments))])
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
             return Message("tool", [parts.tool_result(call_id, _text(output))])
         case {"type": "reasoning"}:
@@ -105,13 +105,6 @@ def _part(part: Json) -> Part:
 
 def _text(output: Any) -> str:
     return output if isinstance(output, str) else "".join(part.get("text", "") for part in _parts(output))
-
-
-def _arguments(text: str) -> Json:
-    arguments = canonical.decode(text.encode())
-    if not isinstance(arguments, dict):
-        raise ValidationError("the arguments of a tool are an object")
-    return arguments
 
 
 def _tool(tool: Json) -> parts.Tool:
