@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import apsw
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksi.core.events import Filter, NewEvent, Position, Query, RecordedEvent
+from ksi.core.ports import Journal
 from ksi.core.views import FoldKey, JsonState, Snapshot
 from ksi.store import folding
 from ksi.store.backup import restore
 from ksi.store.debugger import TimeTravelDebugger
 from ksi.store.folding import EVERY
 from ksi.store.offline import verify_file
+from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.counters import COUNTER, added, listed
 
@@ -57,7 +61,7 @@ class Texts(JsonState[dict[str, str]]):
         return {**state, **event.data}
 
 
-async def counted(store: SqliteEventStore, events: int = EVENTS) -> None:
+async def counted(store: Journal, events: int = EVENTS) -> None:
     for start in range(0, events, 100):
         await store.append("counter/a", [added(start + number) for number in range(min(100, events - start))])
 
@@ -66,7 +70,7 @@ def total_at(position: int) -> list[int]:
     return [sum(range(position)), position]
 
 
-async def written(store: SqliteEventStore) -> None:
+async def written(store: Any) -> None:
     """Until what was handed over is on disk."""
     await store._threads.run("writer", lambda: None)
 
@@ -83,6 +87,27 @@ async def test_states_at_random_positions_cost_no_more_than_the_way_from_a_snaps
             assert await debugger.state_at(fold, Position(at)) == total_at(at)
             assert fold.applied <= EVERY
         assert await store.verify() == []
+
+
+async def test_in_postgresql_too(url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        await counted(store)
+        assert await TimeTravelDebugger(store).state_at(Total()) == total_at(EVENTS)
+        await written(store)
+    async with PostgresEventStore.open(url) as store:
+        fold, debugger = Total(), TimeTravelDebugger(store)
+        for at in (EVENTS, 700, 129, 5):
+            fold.applied = 0
+            assert await debugger.state_at(fold, Position(at)) == total_at(at)
+            assert fold.applied <= EVERY
+        assert await store.verify() == []
+        with psycopg.connect(url) as connection:
+            connection.execute("UPDATE ksi.snapshots SET state = '[0,7]' WHERE pos = 640")
+        (problem,) = await store.verify()
+        assert "@640" in problem
+        fold.applied = 0
+        assert await debugger.state_at(fold, Position(700)) == total_at(700)
+        assert fold.applied == 700
 
 
 async def test_an_entity_has_snapshots_of_its_own_on_each_branch(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Ses
 from ksi.store.postgres_schema import Access
 from ksi.store.postgres_shared import SharedLog
 from ksi.store.postgres_shelf import PostgresShelf, drop, put_in_place
+from ksi.store.postgres_snapshots import Job, PostgresSnapshots
 from ksi.store.postgres_verify import verify_database
 from ksi.store.postgres_writer import PostgresWriter
 from ksi.store.row import Row
@@ -56,6 +57,8 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         self._doorbell = Doorbell(url, self._rung)
         self._point = Session(url)  # for what is asked on the loop
         self._upkeep = ViewUpkeep(self, threads, self._writer.flush_views)
+        if access != "read":
+            self.snapshots = PostgresSnapshots(self._point, self._write_snapshots)
         self.durable: Durable = "disk" if durability == "full" and self._writer.syncs else "process"
         try:
             self._start(self._writer.recent())
@@ -161,6 +164,11 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         await self._drained()
         verdict = await self._threads.run("reader", partial(verify_database, self._url))
         return verdict.problems
+
+    def _write_snapshots(self, job: Job) -> None:
+        """Nobody waits for them, and none is missed."""
+        if not self.closed and self._refused is None:
+            self._threads.submit("writer", partial(self._writer.within, job), lambda result, error: None)
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:

@@ -15,6 +15,7 @@ from ksi.store.postgres_arrays import Byteas
 from ksi.store.postgres_keys import key_number
 from ksi.store.postgres_reading import read_news, stored_checkpoints, stored_link
 from ksi.store.postgres_schema import Connection, connect, exists, place_of
+from ksi.store.postgres_snapshots import wrong_snapshots
 from ksi.store.query import keys_of
 from ksi.store.row import Row
 from ksi.store.verify import Indexes
@@ -56,7 +57,9 @@ def _problems(connection: Connection) -> Iterator[str]:
     yield from indexes.end(dict(connection.execute("SELECT id, pos FROM ksi.open", binary=True).fetchall()))
     if keys.counts != connection.execute(_COUNTS).fetchone():
         yield KEYS_DAMAGED
-    yield from _beyond(connection, stored_link(connection).last)
+    head = stored_link(connection).last
+    yield from wrong_snapshots(connection, head)
+    yield from _beyond(connection, head)
 
 
 def _pages(connection: Connection) -> Iterator[list[Row]]:
