@@ -74,6 +74,16 @@ async def test_a_branch_sees_what_there_was_and_goes_on_by_itself(store: Journal
     assert {event.branch for event in await listed(store.read_all())} == {"main"}
 
 
+async def test_a_stream_may_have_any_name(store: Journal) -> None:
+    odd = "counter/a\x1fb"
+    await store.append(odd, [added()])
+    await store.fork(Position(1), "exp")
+    await store.append(odd, [added(2)], branch="exp")
+    for branch, version in (("main", 1), ("exp", 2)):
+        (found,) = await listed(store.streams("counter/*", branch=branch))
+        assert (found.name, found.version) == (odd, version)
+
+
 async def test_versions_are_expected_of_the_branch(store: Journal) -> None:
     await store.append("counter/a", [added()])
     await store.fork(Position(1), "exp")

@@ -1,1 +1,1 @@
-"""Retry, breaker, pool and limiter."""
+"""How much, and how often: limits that rooms above share."""

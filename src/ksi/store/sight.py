@@ -55,6 +55,6 @@ def marked_key(key: str, branch: str) -> str:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Branch and name of what :func:`marked` gave."""
-    branch, mark, bare = name.rpartition(MARK)
-    return (branch, bare) if mark else (MAIN, name)
+    """Branch and name of what :func:`marked` gave. A stream's own name may hold a mark too, but behind its category."""
+    branch, mark, bare = name.partition(MARK)
+    return (branch, bare) if mark and "/" not in branch else (MAIN, name)
