@@ -41,6 +41,7 @@ async def upstream() -> AsyncIterator[FaultyServer]:
 async def daemon(upstream: FaultyServer, tmp_path: Path) -> AsyncIterator[DaemonProcess]:
     settings = {
         "http.port": 0,
+        "limits.disconnect_grace": 0.2,
         "providers.default": "openai",
         "providers.openai.base_url": upstream.address,
         "providers.openai.api_key": "k",
@@ -88,14 +89,14 @@ async def test_who_hangs_up_on_a_silent_upstream_leaves_nothing_behind(
     async with await client_of(daemon, way) as client:
         await client.request("completion:create", prompt="Count.")
     before = await settled(daemon)
-    for _ in range(5):
+    for is_cut in (False, True, False, True, True):
         upstream.bodies.clear()
         upstream.reader_gone.clear()
-        async with (
-            await client_of(daemon, way) as client,
-            client.stream("completion:create", prompt="Count.") as stream,
-        ):
+        async with await client_of(daemon, way) as client:
+            stream = client.stream("completion:create", prompt="Count.")
             await reached(upstream, stream, "before the first token")
+            if not is_cut:  # it cancels; else only its connection is gone, and somebody could come back
+                stream.close()
         async with asyncio.timeout(5):
             await upstream.reader_gone.wait()
     assert await settled(daemon) <= before

@@ -11,10 +11,9 @@ from ksi.client.client import Options
 from ksi.testing.daemon_process import DaemonProcess
 from tests.cli.processes import Cli
 from tests.daemon.collector import Collector
-from tests.providers.faulty_server import STREAM_END, STREAM_HEAD, FaultyServer, answer, send, token, usage
+from tests.providers.faulty_server import STREAM_END, STREAM_HEAD, FaultyServer, send, token, usage
 
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-MODELS = answer(200, {"data": [{"id": "m"}]})
 ANSWER = send(STREAM_HEAD, token("Hello."), token("", finish="stop"), usage(3, 2), STREAM_END)
 
 
@@ -25,7 +24,7 @@ def below(nodes: list[dict[str, Any]], *above: str) -> Iterator[tuple[str, ...]]
 
 
 async def test_one_tree_shows_client_daemon_agent_provider_and_commit(tmp_path: Path) -> None:
-    upstream = FaultyServer([MODELS, ANSWER])
+    upstream = FaultyServer([ANSWER])
     async with Collector().running() as collector, upstream.running():
         settings = {
             "trace.enabled": "true",
