@@ -15,6 +15,8 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.agent import Agent
+from ksi.plugins.state import State
+from ksi.plugins.timetravel import TimeTravel
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
@@ -139,6 +141,19 @@ async def test_what_is_pushed_is_its_subjects_too(log: Journal) -> None:
         await anext(aiter(pushed))
         await ksi.restart()
         assert await clear(log) == []
+
+
+async def test_what_if_is_asked_for_the_subject_of_what_is_changed(log: Journal) -> None:
+    async with harness(script(), more=(State, TimeTravel), log=log) as ksi:
+        await ksi.request("state:set", {"key": "who", "value": "first"}, subject=ALICE)
+        first = next(each for each in await spoken_for(log, ALICE) if each.kind == "request")
+        asked = {"at": first.position, "change": {"value": SECRET}, "live": True, "name": "exp"}
+        answer = await ksi.request("timetravel:whatif", asked)
+        assert SECRET in str(answer["entities"])
+    every = (Filter(kinds=("fact", "request", "outcome", "chunk")),)
+    told = [each async for each in log.read_all(every, branch="exp") if SECRET in str(each.data)]
+    assert {each.subject for each in told} == {ALICE}
+    assert [each.kind for each in await clear(log) if SECRET in str(each.data)] == ["request"]  # who asks has said it
 
 
 async def test_an_answer_is_gone_on_with_for_whom_it_began(log: Journal) -> None:

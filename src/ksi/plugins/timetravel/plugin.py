@@ -240,6 +240,7 @@ class TimeTravel(AsyncPlugin):
         services = self.host.services
         question = WhatIf(services.get(Router), services.get(Plugins).views(), context.branch)
         plan = await question.plan(position(at))
+        context.adopt_subject(plan.root.subject)
         changed = question.changed(plan.root, change)
         if not live:
             for step in question.steps(plan):

@@ -141,6 +141,7 @@ class WhatIf:
             source="timetravel:whatif",
             branch=branch,
             id=ids.derived(event.id, "branch", branch),
+            subject=event.subject,
         )
         ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         session = Session(principal=principal, source=envelope.source)
