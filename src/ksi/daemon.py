@@ -71,6 +71,7 @@ BUILT_IN = (
     "ksi.plugins.model:Model",
     "ksi.plugins.composition:Composition",
     "ksi.plugins.agent:Agent",
+    "ksi.plugins.sandbox.plugin:Sandbox",
     "ksi.plugins.door:Doors",
     "ksi.plugins.endpoint:Endpoint",
     "ksi.plugins.mcp:Mcp",

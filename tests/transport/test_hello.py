@@ -1,6 +1,8 @@
 """Whoever says hello with a token is its principal; a child of the daemon is nobody until it does."""
 
 import asyncio
+import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +25,18 @@ peer.connect(sys.argv[1])
 peer.sendall(sys.stdin.buffer.read())
 peer.shutdown(socket.SHUT_WR)
 sys.stdout.buffer.write(peer.makefile("rb").read())
+"""
+
+
+LEAVING = """
+import os, socket, sys
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(sys.argv[1])
+if os.fork():
+    os._exit(0)
+peer.sendall(b'{"id": 1, "event": "test:echo"}\\n')
+with open(int(sys.argv[2]), "wb") as answer:
+    answer.write(peer.makefile("rb").readline())
 """
 
 
@@ -155,3 +169,17 @@ async def test_without_tokens_a_child_is_its_uid(door: EchoDoor, tmp_path: Path)
     async with UnixServer(door, tmp_path / "other.sock") as server:
         (answer,) = await said_to_a_child(server, {"id": 1, "event": "test:echo"})
     assert answer["ok"] is True
+
+
+async def test_who_connects_ends_and_leaves_the_connection_to_a_child_is_nobody(
+    server: UnixServer, door: EchoDoor
+) -> None:
+    reading, writing = os.pipe()
+    # It has ended, and was laid to rest, before the loop goes on and sees that somebody connected.
+    command = [sys.executable, "-c", LEAVING, str(server.path), str(writing)]
+    subprocess.run(command, pass_fds=[writing], stdin=subprocess.DEVNULL, check=True)  # noqa: ASYNC221  # as said
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        said = msgspec.json.decode(await asyncio.to_thread(answer.read))
+    assert said["error"]["code"] == "unauthorized"
+    assert door.seen == []

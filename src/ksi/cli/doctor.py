@@ -28,6 +28,7 @@ from ksi.core import config
 from ksi.core.errors import ConfigError, KSIConnectionError, KSIError, ModelUnavailableError, UnavailableError
 from ksi.core.events import LogSizes
 from ksi.core.home import Home
+from ksi.plugins.sandbox.confine import confinement, landlock_version
 from ksi.providers.model import SMOLLM2, ModelStore
 from ksi.store.aside import damaged_logs
 from ksi.store.offline import sizes_of_file
@@ -167,6 +168,20 @@ def model(_: Invocation) -> Check:
     return Check("model", "ok", f"{SMOLLM2.name}, sha256 {SMOLLM2.sha256[:16]}…, {path}")
 
 
+def sandbox(invocation: Invocation) -> Check:
+    found = confinement()
+    try:
+        wanted = config.load(invocation.home, os.environ).sandbox.confinement
+    except ConfigError:
+        return Check("sandbox", "warn", "not known: the configuration can not be read")
+    if wanted == "none":
+        return Check("sandbox", "warn", "commands of agents can do all that you can", "sandbox.confinement says so")
+    if found == "none" or (found, wanted) == ("partial", "full"):
+        todo = "a kernel from 6.12 on with Landlock, or less in sandbox.confinement"
+        return Check("sandbox", "warn", f"agents run no commands: this kernel's confinement is {found!r}", todo)
+    return Check("sandbox", "ok", f"commands of agents are confined by Landlock, version {landlock_version()}")
+
+
 def disk(invocation: Invocation) -> Check:
     free = shutil.disk_usage(_standing(invocation.home)).free
     if free < DISK_FREE_MIN:
@@ -230,6 +245,7 @@ CHECKS: tuple[Callable[[Invocation], Check], ...] = (
     socket_path,
     daemon,
     model,
+    sandbox,
     disk,
     fsync,
     log_size,

@@ -227,6 +227,22 @@ class PermissionSection(Section, frozen=True):
     principals: dict[str, str] = {}
 
 
+class SandboxSection(Section, frozen=True):
+    """Commands in the sandboxes of agents. ``confinement`` is the least that the system must give, else none runs.
+
+    ``full`` is Landlock of Linux 6.12; with ``partial`` (Linux 6.2) a command can send signals to what else the user
+    runs, with ``none`` it can do all that the user can. ``readable`` is beside what programs need to run.
+    """
+
+    confinement: Literal["full", "partial", "none"] = "full"
+    readable: tuple[str, ...] = ()
+    network: bool = False
+    memory_bytes_max: Count = 2 << 30  #: of each process
+    file_bytes_max: Count = 256 << 20
+    files_max: Count = 256  #: open ones
+    processes_max: Count = 64
+
+
 class CompletionSection(Section, frozen=True):
     """``per_provider`` completions run at the same time, ``queue_size_max`` more wait; limits are in seconds.
 
@@ -254,6 +270,7 @@ class Settings(Section, frozen=True):
     providers: ProvidersSection = ProvidersSection()
     permission: PermissionSection = PermissionSection()
     completion: CompletionSection = CompletionSection()
+    sandbox: SandboxSection = SandboxSection()
     prices: dict[str, PriceSection] = {}
     plugin: dict[str, dict[str, Any]] = {}
 

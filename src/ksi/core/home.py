@@ -45,6 +45,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.path / "logs"
 
     @property
+    def sandboxes(self) -> Path:
+        """A directory for each agent."""
+        return self.path / "sandboxes"
+
+    @property
     def plugins(self) -> Path:
         return self.path / "plugins"
 

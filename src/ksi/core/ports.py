@@ -458,6 +458,9 @@ class Tokens(Protocol):
     def create(self, principal: str, profile: str | None = None, ttl: float | None = None) -> str:
         """A new token, for ``KSI_TOKEN`` of a child; it counts for ``ttl`` seconds. Blocking: call it in a thread."""
 
+    def withdraw(self, token: str) -> None:
+        """Let ``token`` count no more; one that does not count already changes nothing. Blocking."""
+
     def profile_of(self, principal: str) -> str | None:
         """The profile that the principal got with its tokens."""
 

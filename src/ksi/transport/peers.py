@@ -11,6 +11,7 @@ import msgspec
 from ksi.transport.tokens import USER
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_LOOKS = 3
 _PARENT = 1
 """Place of the parent's pid in ``/proc/<pid>/stat``, behind the name in brackets, which may hold anything."""
 
@@ -26,11 +27,18 @@ class Peer(msgspec.Struct, frozen=True):
         return f"{USER}{self.uid}"
 
     def descends_from(self, ancestor: int) -> bool:
-        """Whether ``ancestor`` started it, or who started it. A process that left its family is no longer known."""
-        parent = _parent_of(self.pid)
-        while parent > 1 and parent != ancestor:
-            parent = _parent_of(parent)
-        return parent == ancestor
+        """Whether ``ancestor`` started it, or who started it; also where nobody can tell.
+
+        Nobody can tell of one that has ended since it connected, and left the connection to a child. A process that
+        left its family is no longer known.
+        """
+        if self.pid == 0:
+            return False
+        for _ in range(_LOOKS):
+            family = _family_of(self.pid)
+            if family is not None:
+                return ancestor in family
+        return True
 
 
 def peer_of(connected: socket.socket) -> Peer:
@@ -40,9 +48,13 @@ def peer_of(connected: socket.socket) -> Peer:
     return Peer(pid, uid)
 
 
-def _parent_of(pid: int) -> int:
-    """0 where there is none, or no such process any more."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_PARENT])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+def _family_of(pid: int) -> set[int] | None:
+    """Pids of its parent and of all above; None where one of them ended while we looked."""
+    family: set[int] = set()
+    while pid:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_PARENT])
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        family.add(pid)
+    return family

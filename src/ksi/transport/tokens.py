@@ -13,7 +13,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -117,6 +117,11 @@ class TokenStore:
                 raise NotFoundError("token", token_id)
             kept.tokens.remove(found)
         return found
+
+    def withdraw(self, token: str) -> None:
+        """Let it count no more; one that does not count already changes nothing."""
+        with suppress(UnauthorizedError, NotFoundError):
+            self.revoke(self.verify(token).token_id)
 
     def list(self) -> Sequence[Token]:
         """Those that count, oldest first."""
