@@ -243,11 +243,15 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         for name in self._views.kept:
             if view_damaged(name) in problems:
                 self.projections.mend(name)
-        for name in tables_of(self._point):
-            if view_damaged(name) in problems:
-                forget_table(self._writer, name)
-                self._branch_views.clear()
+        with suppress(*MISREAD):  # where the list of tables is damaged, that is said already
+            self._mend_on_branches([name for name in tables_of(self._point) if view_damaged(name) in problems])
         return problems
+
+    def _mend_on_branches(self, names: Sequence[str]) -> None:
+        """Have these views of branches be folded again by whoever reads them next."""
+        for name in names:
+            forget_table(self._writer, name)
+            self._branch_views.clear()
 
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
         try:

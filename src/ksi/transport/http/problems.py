@@ -72,6 +72,7 @@ STATUS: dict[type[KSIError], int] = {
     errors.EventIdConflictError: 409,
     errors.ReplayDivergenceError: 409,
     errors.CheckpointConflictError: 409,
+    errors.ArchivedError: 409,
     errors.PayloadTooLargeError: 413,
     UnsupportedMediaError: 415,
     errors.MisdirectedError: 421,
