@@ -22,6 +22,7 @@ from ksi.plugins.timetravel import TimeTravel
 from ksi.providers.base import CompletionRequest
 from ksi.providers.prices import Price, dollars
 from ksi.providers.script import PROVIDER, ScriptProvider
+from ksi.testing.harness import EventTestHarness
 from tests.kernel.replaying import replayed
 from tests.plugins.scripted import Gate, asked_text, harness, script
 from tests.plugins.test_replay import GoneDesk
@@ -128,6 +129,16 @@ async def test_answers_whose_price_nobody_knows_are_counted(counting: Counting) 
         at = await request_named(ksi, "teller:first")
         _, answer = await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=True)
     assert answer["cost"] == {"spent": 0.0, "saved": 0.0, "before": 0.0, "unpriced": 2}
+
+
+async def test_what_runs_again_is_for_the_subject_that_it_was_for() -> None:
+    async with EventTestHarness(State, TimeTravel, Branch) as ksi:
+        await ksi.request("state:set", {"key": "name", "value": "Ada"}, subject="person/1")
+        await asked(ksi, at=1, change={"value": "Eve"}, live=True, name="eve")
+        everything = (Filter(kinds=("request", "fact", "outcome")),)
+        told = [each async for each in ksi.log.read_all(everything, branch="eve") if each.branch == "eve"]
+    assert len(told) == 3
+    assert {each.subject for each in told} == {"person/1"}
 
 
 async def test_main_is_as_it_was(ksi: Any) -> None:
