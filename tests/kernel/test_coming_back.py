@@ -15,6 +15,7 @@ from ksi.kernel.declare import End, stream
 from ksi.kernel.door import Session
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.running import plugin, recorded, turns
+from tests.kernel.test_execution import Answers
 from tests.kernel.test_streams import Reader
 
 pytestmark = [pytest.mark.virtual, pytest.mark.leakcheck]
@@ -83,6 +84,27 @@ async def test_the_work_waits_where_its_reader_was_lost_and_goes_on_with_the_one
         await back.ended.wait()
         assert (lost.chunks, back.chunks) == ([b"0", b"1"], [b"2", b"3", b"4", b"5"])
         assert (lost.ends, back.ends) == ([], [(b'"done"', None)])
+
+
+async def test_who_streams_it_again_under_the_same_id_is_one_who_comes_back() -> None:
+    async with EventTestHarness(plugin(say)) as ksi:
+        event_id = ids.new_id()
+        await cut_off(ksi, 2, id=event_id)
+        again = Reader(ksi, 3, "p:say", id=event_id)
+        await asyncio.sleep(GRACE * 2)
+        assert (len(again.chunks), made) == (3, 3)
+        again.call.grant(9)
+        await again.ended.wait()
+        assert (again.code, len(again.chunks)) == ("ok", 6)
+
+
+async def test_who_requests_it_under_the_same_id_wants_all_of_it() -> None:
+    async with EventTestHarness(plugin(say)) as ksi:
+        event_id, answers = ids.new_id(), Answers(ksi)
+        await cut_off(ksi, 2, id=event_id)
+        answers.ask("p:say", id=event_id)
+        await asyncio.sleep(GRACE * 2)
+        assert answers.codes == ["ok"]
 
 
 async def test_nobody_comes_back() -> None:

@@ -131,8 +131,12 @@ class Streaming(Execution):
             reader.done(None, *self.given)
         else:
             self.take_in(reader, deadline_us)
-            self.keep_pace()
         return reader
+
+    def take_in(self, joined: Joined, deadline_us: int | None) -> None:
+        super().take_in(joined, deadline_us)
+        self._stop_grace()
+        self.keep_pace()
 
     def go_on_reading(self, session: Session, sink: Sink, credit: int, version: int) -> StreamCall:
         """Its own principal reads on after ``version``: it runs as long as one of those reads, and no longer."""
