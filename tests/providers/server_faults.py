@@ -62,6 +62,10 @@ class ServerFaults(ABC):
         """All events of an answer without usage."""
 
     @abstractmethod
+    def thought(self) -> bytes:
+        """An event of a model that thinks before it speaks."""
+
+    @abstractmethod
     def overload(self) -> bytes:
         """The event of a server that has lost a worker."""
 
@@ -147,6 +151,13 @@ class ServerFaults(ABC):
             with pytest.raises(ProviderTimeoutError) as caught:
                 await anext(stream)
         assert caught.value.seconds == 0.05
+
+    async def test_thoughts_are_not_said_and_count_among_what_was_written(self) -> None:
+        server = FaultyServer([send(STREAM_HEAD, self.thought(), self.thought(), *self.whole("a"), STREAM_END)])
+        async with server.running(), closing(self.make(server)) as provider:
+            *said, last = await collect(provider.stream(ask()))
+        assert isinstance(last, Finished)
+        assert (text_of(said), len(said), last.usage.output_tokens) == ("a", 1, 3)
 
     async def test_closing_a_stream_closes_its_socket(self) -> None:
         server = FaultyServer([])

@@ -80,6 +80,9 @@ class TestAnthropic(ServerFaults):
     def whole(self, *texts: str) -> list[bytes]:
         return [*map(token, texts), *ended("end_turn")[:2]]
 
+    def thought(self) -> bytes:
+        return delta(type="thinking_delta", thinking="Hm")
+
     def overload(self) -> bytes:
         return said("error", error={"type": "overloaded_error", "message": "lost a worker"})
 

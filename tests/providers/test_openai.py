@@ -45,6 +45,9 @@ class TestOpenAI(ServerFaults):
     def whole(self, *texts: str) -> list[bytes]:
         return [*map(token, texts), token("", finish="stop"), event(b"[DONE]")]
 
+    def thought(self) -> bytes:
+        return event({"choices": [{"index": 0, "delta": {"content": "", "reasoning": "Hm"}, "finish_reason": None}]})
+
     def overload(self) -> bytes:
         return event({"error": {"code": 503, "message": "lost a worker"}})
 

@@ -10,7 +10,7 @@ import msgspec
 from ksi.providers.anthropic_format import MessageReader, body_of
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo, require
 from ksi.providers.server import Server
-from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts, patiently
+from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Thinking, Timeouts, patiently
 
 PROVIDER = "anthropic"
 DEFAULT_BASE_URL = "https://api.anthropic.com"
@@ -50,7 +50,7 @@ class AnthropicProvider:
     ) -> AsyncGenerator[AnyChunk, None]:
         return patiently(self._chunks(request), timeouts, provider=self.name)
 
-    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk, None]:
+    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk | Thinking, None]:
         require(request, self.capabilities, provider=self.name)
         reader = MessageReader(request, provider=self.name)
         body = msgspec.json.encode(body_of(request, provider=self.name))

@@ -27,6 +27,7 @@ from ksi.providers.base import (
 )
 from ksi.providers.refusals import from_stream
 from ksi.providers.sse import EventDecoder
+from ksi.providers.timeouts import THINKING, Thinking
 
 Json = dict[str, Any]
 MAX_TOKENS = 4096
@@ -187,7 +188,7 @@ class MessageReader:
         self._written_tokens: int | None = None
         self._decoder = EventDecoder()
 
-    def feed(self, piece: bytes) -> Iterator[AnyChunk]:
+    def feed(self, piece: bytes) -> Iterator[AnyChunk | Thinking]:
         """The chunks that ``piece`` completes; those in front of a broken event still come.
 
         Raises:
@@ -201,7 +202,7 @@ class MessageReader:
             if self.is_done:
                 return
 
-    def read(self, data: bytes) -> AnyChunk | None:
+    def read(self, data: bytes) -> AnyChunk | Thinking | None:
         """The chunk that one event is, where it is one; see :meth:`feed`."""
         chunk = self._chunk(self._decode(data))
         self.deltas += chunk is not None
@@ -230,7 +231,7 @@ class MessageReader:
                 f"an event that is none of the protocol's: {error}", provider=self._provider
             ) from None
 
-    def _chunk(self, event: _Event) -> AnyChunk | None:
+    def _chunk(self, event: _Event) -> AnyChunk | Thinking | None:
         """Kinds that nobody knew when this was written are passed over, as the protocol asks."""
         match event:
             case _Event(type="message_start", message=_Message() as message):
@@ -242,6 +243,8 @@ class MessageReader:
                 return TextDelta(text=text)
             case _Event(type="content_block_delta", delta=_Delta(type="input_json_delta", partial_json=part)) if part:
                 return ToolCallDelta(index=event.index, arguments=part)
+            case _Event(type="content_block_delta", delta=_Delta(type="thinking_delta")):
+                return THINKING
             case _Event(type="message_delta"):
                 self._end(event)
             case _Event(type="message_stop"):

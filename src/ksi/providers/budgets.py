@@ -59,8 +59,13 @@ def input_tokens_max(request: CompletionRequest) -> int:
     around = (
         canonical.encode([request.tools, request.response_schema]) if request.tools or request.response_schema else b""
     )
-    return text_bytes + len(around) + MESSAGE_TOKENS * (len(request.messages) + 1) + OTHER_TOKENS * others
+    around_tokens = TOOLS_TOKENS if around else 0
+    return (
+        text_bytes + len(around) + around_tokens + MESSAGE_TOKENS * (len(request.messages) + 1) + OTHER_TOKENS * others
+    )
 
 
+TOOLS_TOKENS = 640
+"""At most so many tokens do providers write around tools, or the schema of an answer."""
 OTHER_TOKENS = 4_096
 """At most so many tokens stand for an image or file."""

@@ -13,7 +13,7 @@ from ksi.core.errors import ModelUnavailableError
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo, require
 from ksi.providers.claude_format import LineReader, prompt_of, system_of
 from ksi.providers.process_group import ProcessGroup, running
-from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts, patiently
+from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Thinking, Timeouts, patiently
 
 PROVIDER = "claude"
 NO_INSTRUCTIONS = "Answer."
@@ -64,7 +64,7 @@ class ClaudeProvider:
     ) -> AsyncGenerator[AnyChunk, None]:
         return patiently(self._chunks(request), timeouts, provider=self.name)
 
-    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk, None]:
+    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk | Thinking, None]:
         require(request, self.capabilities, provider=self.name)
         prompt, reader = prompt_of(request, provider=self.name), LineReader(request, provider=self.name)
         async with self._child(request) as child, aclosing(child.lines(prompt)) as lines:

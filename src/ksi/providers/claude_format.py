@@ -20,6 +20,7 @@ from ksi.core.errors import (
 from ksi.providers.anthropic_format import REASONS, MessageReader, SaidUsage
 from ksi.providers.base import AnyChunk, CompletionRequest, Finished, Message, TextDelta, TextPart, Usage
 from ksi.providers.refusals import STATUS_OF, Refusal, from_status
+from ksi.providers.timeouts import Thinking
 
 INTRODUCTION = "This is what was said so far. Give the assistant's next message, and nothing else.\n\n"
 STATUS_OF_CLI = STATUS_OF | {
@@ -97,7 +98,7 @@ class LineReader:
     def _is_cut(self) -> bool:
         return self._message.is_done and self._message.reason == "length"
 
-    def feed(self, line: bytes) -> Iterator[AnyChunk]:
+    def feed(self, line: bytes) -> Iterator[AnyChunk | Thinking]:
         """The chunks of one line.
 
         Raises:

@@ -11,7 +11,7 @@ import msgspec
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo, require
 from ksi.providers.openai_format import AnswerReader, body_of
 from ksi.providers.server import Server
-from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Timeouts, patiently
+from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Thinking, Timeouts, patiently
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 CAPABILITIES = Capabilities(structured=True, tools=True)
@@ -59,7 +59,7 @@ class OpenAIProvider:
     ) -> AsyncGenerator[AnyChunk, None]:
         return patiently(self._chunks(request), timeouts, provider=self.name)
 
-    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk, None]:
+    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk | Thinking, None]:
         require(request, self.capabilities, provider=self.name)
         reader = AnswerReader(request, provider=self.name)
         body = msgspec.json.encode(body_of(request, provider=self.name) | self._extra_body)

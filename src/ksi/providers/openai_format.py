@@ -28,6 +28,7 @@ from ksi.providers.base import (
 )
 from ksi.providers.refusals import from_stream
 from ksi.providers.sse import EventDecoder
+from ksi.providers.timeouts import THINKING, Thinking
 
 Json = dict[str, Any]
 
@@ -118,7 +119,11 @@ class _ToolCall(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
+    """``reasoning`` and ``reasoning_content`` are thoughts, by the names that servers have for them."""
+
     content: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
     tool_calls: list[_ToolCall] | None = None
 
 
@@ -161,7 +166,7 @@ class AnswerReader:
         self._deltas = 0
         self._decoder = EventDecoder()
 
-    def feed(self, piece: bytes) -> Iterator[AnyChunk]:
+    def feed(self, piece: bytes) -> Iterator[AnyChunk | Thinking]:
         """The chunks that ``piece`` completes; those in front of a broken event still come.
 
         Raises:
@@ -191,7 +196,7 @@ class AnswerReader:
             model=self._model,
         )
 
-    def _read(self, data: bytes) -> Iterator[AnyChunk]:
+    def _read(self, data: bytes) -> Iterator[AnyChunk | Thinking]:
         event = self._decode(data)
         if event.error is not None:
             raise from_stream(event.error, provider=self._provider, model=self._model)
@@ -209,7 +214,9 @@ class AnswerReader:
                 f"an event that is none of the protocol's: {error}", provider=self._provider
             ) from None
 
-    def _choice(self, choice: _Choice) -> Iterator[AnyChunk]:
+    def _choice(self, choice: _Choice) -> Iterator[AnyChunk | Thinking]:
+        if choice.delta.reasoning or choice.delta.reasoning_content:
+            yield THINKING
         if choice.delta.content:
             yield TextDelta(text=choice.delta.content)
         for call in choice.delta.tool_calls or ():

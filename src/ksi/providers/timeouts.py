@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds. ``first_token`` covers connecting, the provider's queue and reading the prompt."""
+    """Seconds. ``first_token`` covers connecting, the provider's queue and reading the prompt; thoughts are tokens."""
 
     first_token: float = 120.0
     between_tokens: float = 30.0
@@ -24,8 +24,17 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 DEFAULT_TIMEOUTS = Timeouts()
 
 
-async def patiently(chunks: AsyncGenerator[T, None], timeouts: Timeouts, *, provider: str) -> AsyncGenerator[T, None]:
-    """``chunks``, which this owns and closes.
+class Thinking:
+    """A sign of life of a model that thinks before it says something."""
+
+
+THINKING = Thinking()
+
+
+async def patiently(
+    chunks: AsyncGenerator[T | Thinking, None], timeouts: Timeouts, *, provider: str
+) -> AsyncGenerator[T, None]:
+    """``chunks``, which this owns and closes, without signs of life: who thinks is waited for as who speaks is.
 
     Raises:
         ProviderTimeoutError: No chunk came in time.
@@ -41,5 +50,6 @@ async def patiently(chunks: AsyncGenerator[T, None], timeouts: Timeouts, *, prov
                 return
             except TimeoutError:
                 raise ProviderTimeoutError(f"no token for {seconds:g} s", provider=provider, seconds=seconds) from None
-            yield chunk
+            if not isinstance(chunk, Thinking):
+                yield chunk
             seconds = timeouts.between_tokens

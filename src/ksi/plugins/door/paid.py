@@ -10,7 +10,7 @@ from ksi.core import canonical
 from ksi.core.errors import BudgetExceededError, KSIError
 from ksi.plugins.door.shapes import Asked, Head, Part
 from ksi.providers.base import CHARACTERS_PER_TOKEN, Usage
-from ksi.providers.budgets import MESSAGE_TOKENS, OTHER_TOKENS, PaidCall
+from ksi.providers.budgets import MESSAGE_TOKENS, OTHER_TOKENS, TOOLS_TOKENS, PaidCall
 from ksi.providers.sse import EventDecoder, EventTooLongError
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample")
@@ -38,7 +38,8 @@ def paid_call(call: str, asked: Asked, principal: str) -> PaidCall | None:
 def _input_tokens_max(asked: Asked) -> int:
     """No tokenizer of bytes makes more tokens than there are bytes; an image or file is bounded by itself."""
     text, files = _FILE.subn("", asked.body.text)
-    return len(text.encode()) + MESSAGE_TOKENS + OTHER_TOKENS * files
+    tools = TOOLS_TOKENS if '"tools"' in text or "schema" in text else 0
+    return len(text.encode()) + MESSAGE_TOKENS + tools + OTHER_TOKENS * files
 
 
 def _output_tokens_max(body: Mapping[str, Any]) -> int | None:
