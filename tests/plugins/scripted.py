@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,19 @@ def harness(
     failover: tuple[str, ...] = (),
     home: Path | None = None,
     prices: Mapping[str, Price] | None = None,
+    overhead_tokens: int = 0,
 ) -> EventTestHarness:
     """A KSI that asks ``providers``, the first by default; they outlive its crashes, as a remote one would."""
-    offers = [_offer(provider, models, concurrent) for provider in providers]
+    offers = [
+        Offer(
+            name=provider.name,
+            make=partial(_itself, provider),
+            models=models,
+            concurrent=concurrent,
+            overhead_tokens=overhead_tokens,
+        )
+        for provider in providers
+    ]
 
     class OwnDesk(AsyncPlugin):
         name = "own-desk"
@@ -93,8 +104,8 @@ def harness(
     return EventTestHarness(OwnDesk, Conversation, Completion, *more, log=log, home=home)
 
 
-def _offer(provider: Provider, models: tuple[str, ...], concurrent: int) -> Offer:
-    return Offer(name=provider.name, make=lambda: provider, models=models, concurrent=concurrent)
+def _itself(provider: Provider) -> Provider:
+    return provider
 
 
 async def take(stream: HarnessStream, count: int) -> str:

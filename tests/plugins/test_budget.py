@@ -175,6 +175,14 @@ async def test_a_provider_that_writes_on_behind_its_bound_is_stopped_there() -> 
     assert used["tokens_spent"] <= input_tokens_max(_asked("Hello")) + 3
 
 
+async def test_what_a_provider_reads_beside_what_it_is_sent_must_fit_too(answering: Answering) -> None:
+    async with harness(script(answering), more=(Agent, Budget), overhead_tokens=1_000) as ksi:
+        await ksi.request("budget:set", {"scope": "all", "tokens": 1_000})
+        with pytest.raises(BudgetExceededError) as caught:
+            await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 3})
+    assert caught.value.needed == input_tokens_max(_asked("Hello")) + 1_003
+
+
 async def test_usage_beyond_what_was_reserved_is_paid_by_the_next_call() -> None:
     provider = Overflowing([["one"]])
     provider.usage = Usage(input_tokens=4, output_tokens=500)

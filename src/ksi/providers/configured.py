@@ -19,6 +19,9 @@ from ksi.providers.timeouts import Timeouts
 LOCAL, OPENAI, ANTHROPIC, CLAUDE = "local", "openai", "anthropic", "claude"
 SCRIPT, REPLAY = "script", "replay"
 
+CLI_TOKENS = 2_048
+"""The Claude CLI tells its model of the machine, the day and itself: some 1,400 bytes of 2026-11."""
+
 
 def desk_of(config: Config) -> Desk:
     """All providers of ``config``. None of them is imported before its first use: httpx alone is a third of a start.
@@ -116,6 +119,7 @@ def _claude(config: Config) -> Offer:
         concurrent=config.completion.per_provider,
         is_open=True,
         is_configured=section != ClaudeSection(),
+        overhead_tokens=CLI_TOKENS,
     )
 
 

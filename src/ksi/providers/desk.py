@@ -42,7 +42,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     ``models`` are known without asking it; the first of them is used where a request names none. ``is_open``: it may
     have models that nobody listed, and says itself which it has not. ``is_configured``: somebody set it up; one that is
-    open and was not is never asked for a model that might be anybody's.
+    open and was not is never asked for a model that might be anybody's. ``overhead_tokens``: so many at most it reads
+    beside what it was sent.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     concurrent: int = CONCURRENT
     is_open: bool = False
     is_configured: bool = False
+    overhead_tokens: int = 0
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -56,6 +56,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None
     price: Price | None = None
     context_window: int | None = None
+    overhead_tokens: int = 0
 
 
 class Choosing:
@@ -103,6 +104,7 @@ class Choosing:
             sha256=await choice.sha256(),
             price=price,
             context_window=choice.provider.capabilities.context_window,
+            overhead_tokens=self._desk.offers[name].overhead_tokens,
         )
 
     async def _candidates(self) -> dict[str, Choice]:

@@ -26,7 +26,7 @@ class Paying:
             scopes=self._scopes(plan, choice),
             provider=choice.provider,
             model=choice.model,
-            input_tokens=input_tokens_max(request),
+            input_tokens=input_tokens_max(request) + choice.overhead_tokens,
             output_tokens=plan.max_tokens,
         )
         self.is_reserved = await services.get(Budgets).reserve(self._context, call) is not None
