@@ -93,6 +93,15 @@ async def test_once_is_once(ksi: EventTestHarness) -> None:
 
 
 @pytest.mark.virtual
+async def test_what_is_fired_is_for_the_subject_that_it_was_added_for(ksi: EventTestHarness) -> None:
+    due = {"name": "tick", "event": "tick:tick", "data": {"note": "1 Harbour Road"}, "every": 5}
+    await ksi.request("schedule:add", due, subject="person/1")
+    await asyncio.sleep(6)
+    (noted,) = await ksi.facts("state:value_was_set")
+    assert (noted.data["value"], noted.subject) == ("1 Harbour Road", "person/1")
+
+
+@pytest.mark.virtual
 async def test_a_cron_line_is_read_in_utc(ksi: EventTestHarness) -> None:
     await ksi.request("schedule:add", {"name": "hourly", "event": "tick:tick", "cron": "0 * * * *"})
     await asyncio.sleep(3 * 3600 + 60)

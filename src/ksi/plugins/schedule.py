@@ -81,6 +81,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     cron: str | None
     missed: Missed
     last: int | None = None
+    subject: str | None = None
+    """Whose personal data the payload is."""
 
     def due_after(self, moment: int) -> int | None:
         """The first due time behind ``moment``; None: there is none."""
@@ -95,6 +97,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
 class SchedulesView(View[Schedule]):
     name = "schedules"
+    version = 2
     query = (Filter(names=("schedule:*",)),)
     record = Schedule
     key = ("name",)
@@ -103,7 +106,7 @@ class SchedulesView(View[Schedule]):
         match event.name:
             case "schedule:was_added":
                 added = msgspec.structs.asdict(event.into(ScheduleWasAdded))
-                writer.put(Schedule(**added, id=str(event.event_id)))
+                writer.put(Schedule(**added, id=str(event.event_id), subject=event.subject))
             case "schedule:was_removed":
                 writer.delete(event.into(ScheduleWasRemoved).name)
             case "schedule:was_fired":
@@ -259,6 +262,7 @@ class Scheduler(AsyncPlugin):
             principal=session.principal,
             source=session.source,
             id=ids.derived(ids.parse(schedule.id), "due", due),
+            subject=schedule.subject,
         )
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
