@@ -33,7 +33,8 @@
     ├─ ProviderError               a language model's provider failed
     │  ├─ RateLimitedError         ├─ ProviderAuthError        ├─ ProviderInvalidRequestError
     │  ├─ ContextLengthError       ├─ ProviderOverloadedError  ├─ ProviderTimeoutError
-    │  ├─ StreamInterruptedError   ├─ ProviderBugError         └─ ModelUnavailableError
+    │  ├─ StreamInterruptedError   ├─ ProviderBugError         ├─ ModelUnavailableError
+    │  └─ InvalidAnswerError
     ├─ ConfigError                 the configuration is wrong
     ├─ ClientError                 the client's own
     │  ├─ KSIConnectionError       └─ KSITimeoutError
@@ -799,6 +800,19 @@ class ProviderBugError(ProviderError):
     """The provider sent something that its protocol does not allow."""
 
     code = "provider_bug"
+
+
+class InvalidAnswerError(ProviderError):
+    """The model's answer did not fit the schema that was asked for, also when it was told what is wrong: ``problem``.
+
+    ``partial`` is the answer. Make the schema simpler, give more ``max_tokens``, or take another model.
+    """
+
+    code = "invalid_answer"
+
+    def __init__(self, problem: str, *, provider: str) -> None:
+        super().__init__(f"the answer does not fit its schema: {problem}", provider=provider)
+        self.problem = problem
 
 
 class ModelUnavailableError(ProviderError):

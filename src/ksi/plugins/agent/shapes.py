@@ -57,6 +57,7 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         None
     )
     window: Annotated[int, Meta(ge=1, description="tokens, where the provider does not say")] | None = None
+    response_schema: Annotated[dict[str, Any], Meta(description="JSON schema of its answers")] | None = None
     permission: Annotated[str, Meta(description="as permission:list_profiles shows it")] | None = None
     budget: Cap | None = None
 
@@ -100,7 +101,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     ``cost`` is theirs too, in dollars; null where nobody knows the price of one, or one was cut off.
     ``finish_reason`` is the model's own, or ``max_steps`` where it would have gone on to call tools. ``tool_calls`` are
-    for who spoke, whose tools they are.
+    for who spoke, whose tools they are. ``structured`` is the value of an answer that had to fit a schema.
     """
 
     agent: str
@@ -114,6 +115,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None
     cost: float | None = None
     tool_calls: tuple[ToolCallPart, ...] = ()
+    structured: Any = None
 
 
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

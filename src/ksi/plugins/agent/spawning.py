@@ -8,6 +8,7 @@ import msgspec
 
 from ksi.core.errors import ValidationError
 from ksi.kernel.context import EventContext
+from ksi.plugins.agent.form import Form
 from ksi.plugins.agent.shapes import Cap, Spawn
 from ksi.plugins.agent.tools import check_tools
 from ksi.plugins.agent.view import AgentRecord, AgentSpawned, Settings, principal_of
@@ -25,13 +26,15 @@ async def spawned_by(
     Raises:
         NotFoundError: There is no such composition, or profile of rights.
         CompositionError: Its file is wrong.
-        ValidationError: A variable is missing, or it is no profile of an agent.
+        ValidationError: A variable is missing, or it is no profile of an agent, or its schema is none.
         PermissionDeniedError: It could do what who asks for it may not.
     """
     given = {name: value for name, value in _said(request).items() if name not in _BESIDE}
     wanted = await _composed(request, context) | given
     permission, cap = wanted.pop("permission", None), wanted.pop("budget", None)
     settings = msgspec.convert(wanted, Settings)
+    if settings.response_schema is not None:
+        Form(settings.response_schema)
     if permission is not None or (before is not None and before.permission is not None):
         await _assign(request.agent, permission, context)
     check_tools(request.agent, settings.tools, context)

@@ -11,13 +11,14 @@ from uuid import UUID
 import msgspec
 
 from ksi.core.envelope import path_of
-from ksi.core.errors import ConflictError, InterruptedRunError, NotFoundError, ValidationError
+from ksi.core.errors import ConflictError, InterruptedRunError, InvalidAnswerError, NotFoundError, ValidationError
 from ksi.core.events import Filter
 from ksi.core.ports import EventLog
 from ksi.core.threads import settle
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End
 from ksi.kernel.router import Router
+from ksi.plugins.agent.form import RETRIES, Form, correction
 from ksi.plugins.agent.shapes import SendMessage, Turn
 from ksi.plugins.agent.tools import called, offered_tools
 from ksi.plugins.agent.view import CATEGORY, AgentAnswered, AgentCalledTool, AgentRecord
@@ -48,28 +49,56 @@ class Answering:
         """How many completions it has asked for in this life."""
         self._finish_reason = "cancelled"
         self._handed_over: tuple[ToolCallPart, ...] = ()
+        self._schema = request.response_schema or agent.response_schema
+        self._form = None if self._schema is None else Form(self._schema)
+        self._corrected = 0
+        self._structured: Any = None
 
     async def texts(self) -> AsyncGenerator[str, None]:
-        """The pieces of the answer, of all steps."""
-        if self._agent.tools or self._request.tools or self._request.results:
+        """The pieces of the answer, of all steps; of one that has a form it is one piece, when it fits."""
+        if self._form or self._agent.tools or self._request.tools or self._request.results:
             await _wait_for_turn(self._context, self._agent)
         tools = [*await offered_tools(self._context, self._agent.tools), *self._request.tools]
         await self._check(tools)
-        said = self._request.said()
-        own: list[ToolCallPart] = []
-        others: list[ToolCallPart] = []
-        for step in range(1, self._agent.max_steps + 1):
+        said: Mapping[str, Any] | None = self._request.said()
+        step = 0
+        while said is not None:
+            step += 1
             async with aclosing(self._step({**said, "tools": tools} if tools else said)) as texts:
                 async for text in texts:
-                    yield text
-            own, others = self._calls()
-            if others or not own or step == self._agent.max_steps:
-                break
-            said = {"messages": [{"role": "tool", "parts": await self._results(step, own)}]}
+                    if self._form is None:
+                        yield text
+            said = await self._next(step)
+        own, others = self._calls()
         if others:
             await self._hand_over(step, own, others)
-        else:
-            self._end("max_steps" if own else self._answer["finish_reason"])
+            return
+        if self._form is not None and not own:
+            self._structured = self._fitting(self._form)
+            yield self._text
+        self._end("max_steps" if own else self._answer["finish_reason"])
+
+    async def _next(self, step: int) -> dict[str, Any] | None:
+        """What the model is told next; None where the turn is over."""
+        own, others = self._calls()
+        if others or step == self._agent.max_steps:
+            return None
+        if own:
+            return {"messages": [{"role": "tool", "parts": await self._results(step, own)}]}
+        problem = None if self._form is None else self._form.read(self._text)[1]
+        if problem is None or self._corrected == RETRIES:
+            return None
+        self._corrected += 1
+        return {"prompt": correction(problem)}
+
+    def _fitting(self, form: Form) -> Any:
+        """The value of the answer. Raises InvalidAnswerError."""
+        value, problem = form.read(self._text)
+        if problem is None:
+            return value
+        error = InvalidAnswerError(problem, provider=self._answer["provider"])
+        error.partial = msgspec.to_builtins(self.ended())
+        raise error
 
     async def _check(self, tools: Sequence[Tool]) -> None:
         """Refuse what can not be said.
@@ -107,6 +136,8 @@ class Answering:
     async def _step(self, said: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """One answer of the model."""
         self._answer = {}
+        if self._form is not None:
+            self._said.clear()  # what did not fit was given to nobody
         root = self._asked
         asked = {
             **said,
@@ -122,8 +153,8 @@ class Answering:
         }
         if self._agent.failover is not None:
             asked["failover"] = self._agent.failover
-        if self._request.response_schema is not None:
-            asked["response_schema"] = self._request.response_schema
+        if self._schema is not None:
+            asked["response_schema"] = self._schema
         completion = self._ask("completion:create", asked)
         while not self._answer:
             try:
@@ -208,6 +239,10 @@ class Answering:
         requests = self._context.services.get(EventLog).read_all(query, branch=envelope.branch)
         return [each.event_id async for each in requests if each.metadata.get("path", "").startswith(own)]
 
+    @property
+    def _text(self) -> str:
+        return "".join(self._said)
+
     def ended(self) -> Turn:
         """The end value, also of a turn that was cancelled."""
         return Turn(
@@ -215,7 +250,8 @@ class Answering:
             run=self._context.correlation_id,
             completion=self._answer.get("completion"),
             conversation=self._agent.conversation,
-            text="".join(self._said),
+            text=self._text,
+            structured=self._structured,
             finish_reason=self._finish_reason,
             usage=self._usage,
             model=self._answer.get("model"),

@@ -27,8 +27,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``max_tokens`` and ``temperature`` bound each of its answers. ``tools`` are the events that its model may ask for,
     ``max_steps`` how often the model is asked in one turn, ``ask_timeout`` the seconds that a tool call waits for
     somebody's word (null: until it comes). ``restarts`` is how many turns may fail one after another before it is
-    ``failed`` and takes none any more (null: any number). ``when_full`` says what becomes
-    of its conversation when that has outgrown the model's window, ``window`` tokens where the provider does not say.
+    ``failed`` and takes none any more (null: any number). ``when_full`` says what becomes of its conversation
+    when that has outgrown the model's window, ``window`` tokens where the provider does not say. ``response_schema`` is
+    the JSON schema that its answers fit, where a message brings none of its own.
     """
 
     system: str | None = None
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int | None = None
     when_full: WhenFull = "fail"
     window: int | None = None
+    response_schema: dict[str, Any] | None = None
 
 
 @fact("agent:spawned")
@@ -135,7 +137,7 @@ class AgentsView(View[AgentRecord]):
     name = "agents"
     query = (Filter(names=("agent:*",)),)
     record = AgentRecord
-    version = 5
+    version = 6
     key = ("agent",)
     indexes: ClassVar = {"by_status": ("status",)}
 
@@ -202,7 +204,7 @@ class AgentFold(JsonState[AgentRecord | None]):
     """Implements :class:`ksi.core.views.EntityFold`."""
 
     category = CATEGORY
-    version = 5
+    version = 6
     state = AgentRecord | None
 
     def initial(self) -> AgentRecord | None:

@@ -33,7 +33,7 @@ from ksi.plugins.completion.view import (
 )
 from ksi.plugins.completion.view import stream_of as stream_of_completion
 from ksi.plugins.completion.window import SUMMARY, Telling, Told, note_outgrown
-from ksi.providers import tools_as_text
+from ksi.providers import schema_as_text, tools_as_text
 from ksi.providers.base import (
     AnyChunk,
     AnyPart,
@@ -148,7 +148,9 @@ class Answering:
         """The effect itself: the request is on disk before the provider is called."""
 
         def ask() -> AsyncGenerator[AnyChunk, None]:
-            chunks = tools_as_text.stream(self._desk.provider(choice.provider), request, self._desk.timeouts)
+            provider = self._desk.provider(choice.provider)
+            told = schema_as_text.in_words(request, provider.capabilities)
+            chunks = tools_as_text.stream(provider, told, self._desk.timeouts)
             return self._desk.heeding(choice.provider, chunks)
 
         async with self._context.streamed_effect(EFFECT, Asked(provider=choice.provider, request=request)) as effect:

@@ -53,6 +53,7 @@ class Profile(Prompt, frozen=True, kw_only=True, forbid_unknown_fields=True):
     restarts: Annotated[int, Meta(ge=0)] | None = None
     when_full: Literal["fail", "trim", "summarise"] | None = None
     window: Annotated[int, Meta(ge=1)] | None = None
+    response_schema: dict[str, Any] | None = None
     permission: str | None = None
     budget: Budget | None = None
 
@@ -77,6 +78,7 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int | None = None
     when_full: Literal["fail", "trim", "summarise"] | None = None
     window: Annotated[int, Meta(ge=1)] | None = None
+    response_schema: dict[str, Any] | None = None
     permission: str | None = None
     budget: Budget | None = None
 
