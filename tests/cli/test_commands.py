@@ -250,6 +250,12 @@ def test_a_chat_takes_a_turn_from_each_line_and_ends_where_an_answer_fails(ksi: 
     assert "no-such-model" in done.stderr
 
 
+def test_providers_are_listed_and_one_that_is_named_is_asked(ksi: Cli) -> None:
+    assert {"local", "openai", "anthropic", "claude"} <= {shown["name"] for shown in ksi.records("providers")}
+    done = ksi("complete", "Hello", "--provider", "nobody")
+    assert (done.returncode, "nobody" in done.stderr) == (1, True)
+
+
 def test_nothing_to_complete_is_a_usage_error(ksi: Cli) -> None:
     assert ksi("complete", "-").returncode == 2
 

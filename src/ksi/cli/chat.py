@@ -71,7 +71,7 @@ def _answer(invocation: Invocation, event: str, data: dict[str, Any]) -> Ending 
 
 
 def _spawn(invocation: Invocation, agent: str, profile: str | None, options: dict[str, Any]) -> None:
-    known = {name: options[name] for name in ("system", "model") if name in options}
+    known = {name: options[name] for name in ("system", "model", "provider") if name in options}
     try:
         made_of = profile or _profile_named(invocation, agent)
         ask(invocation, "agent:spawn", {"agent": agent} | given({"profile": made_of}) | known)

@@ -22,6 +22,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--max-tokens", type=click.IntRange(1), help="Stop after so many."),
         click.option("--system", metavar="TEXT", help="What the model is told first."),
         click.option("--model", metavar="NAME", help="As `ksi model list` names it."),
+        click.option("--provider", metavar="NAME", help="As `ksi providers` names it; then nobody stands in for it."),
     ):
         function = option(function)
     return function
