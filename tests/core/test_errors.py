@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "AppendConditionError": ((17,), {}),
     "EventIdConflictError": (("0190",), {}),
     "CheckpointConflictError": (("s",), {"wanted": 3, "actual": 4}),
+    "LogVersionError": (("the log",), {"found": 2, "known": 1}),
     "LogDamagedError": (("a hash is wrong",), {"position": 9}),
     "LogLockedError": (("/x/events.db", "pid 7"), {}),
     "StoreClosedError": ((), {}),

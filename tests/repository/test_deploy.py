@@ -28,7 +28,7 @@ def service() -> configparser.SectionProxy:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here that could read the unit")
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     copy = tmp_path / UNIT.name
-    text = UNIT.read_text().replace("/opt/ksi/bin/ksi", sys.executable)  # what it starts must be there
+    text = UNIT.read_text().replace("/usr/local/lib/ksi/bin/ksi", sys.executable)  # what it starts must be there
     copy.write_text(re.sub(r"(User|Group)=ksi", r"\1=root", text))
     said = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, timeout=60, check=False

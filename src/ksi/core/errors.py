@@ -29,7 +29,8 @@
     ├─ StoreError
     │  ├─ WrongExpectedVersionError  ├─ AppendConditionError     ├─ EventIdConflictError
     │  ├─ CheckpointConflictError    ├─ LogDamagedError          ├─ LogLockedError
-    │  ├─ StoreClosedError           ├─ SubscriptionDroppedError └─ ArchivedError
+    │  ├─ StoreClosedError           ├─ SubscriptionDroppedError ├─ ArchivedError
+    │  └─ LogVersionError
     ├─ ProviderError               a language model's provider failed
     │  ├─ RateLimitedError         ├─ ProviderAuthError        ├─ ProviderInvalidRequestError
     │  ├─ ContextLengthError       ├─ ProviderOverloadedError  ├─ ProviderTimeoutError
@@ -679,6 +680,21 @@ class LogDamagedError(StoreError):
         super().__init__(f"the log is damaged after @{position}: {reason}")
         self.reason = reason
         self.position = position
+
+
+class LogVersionError(StoreError):
+    """The log was written by a newer KSI: install that one, or restore a backup. Nothing is changed.
+
+    ``found`` is the version of what is there, ``known`` the newest that this KSI reads.
+    """
+
+    code = "log_version"
+
+    def __init__(self, place: str, *, found: int, known: int) -> None:
+        super().__init__(f"{place} has format {found}, and this KSI knows formats up to {known}: it is too old for it")
+        self.place = place
+        self.found = found
+        self.known = known
 
 
 class LogLockedError(StoreError):

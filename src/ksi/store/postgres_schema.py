@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from ksi.core.errors import LogDamagedError, LogLockedError, UnavailableError
+from ksi.core.errors import LogDamagedError, LogLockedError, LogVersionError, UnavailableError
 from ksi.store.postgres_arrays import register
 from ksi.store.postgres_keys import KIND, write_anew
 from ksi.store.schema import Durability
@@ -184,7 +184,8 @@ def prepare(connection: Connection) -> None:
     """Make the tables where there are none.
 
     Raises:
-        LogDamagedError: They are those of another version.
+        LogDamagedError: They are those of something else.
+        LogVersionError: They are those of a newer version.
         UnavailableError: The database can not hold a log.
     """
     if _setting(connection, "server_encoding") != "UTF8":
@@ -210,6 +211,8 @@ def exists(connection: Connection) -> bool:
 
 def _check_version(connection: Connection) -> None:
     found = meta(connection, "version")
+    if found is not None and found.isdigit() and int(found) > int(VERSION):
+        raise LogVersionError("the schema ksi", found=int(found), known=int(VERSION))
     if found != VERSION:
         raise LogDamagedError(f"the tables of the schema ksi are of version {found!r}, not {VERSION!r}", position=0)
 

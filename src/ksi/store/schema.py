@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
 
-from ksi.core.errors import LogDamagedError
+from ksi.core.errors import LogDamagedError, LogVersionError
 
 Durability = Literal["full", "normal"]
+_log = logging.getLogger(__name__)
 DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 """What SQLite raises where a page, the header, or a table's definition is not what was written."""
 MISREAD = (*DAMAGE, TypeError, ValueError, AttributeError, struct.error)
 """The same, and what follows where a record says another type of its value: no layer below us notices that."""
 APPLICATION = 0x4B_53_49_31  # "KSI1"
-VERSION = 1
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 -- Ids of streams, given when a stream's keys are first written.
@@ -37,13 +39,17 @@ CREATE TABLE views(name TEXT PRIMARY KEY, version INTEGER NOT NULL, shape TEXT N
 CREATE TABLE checkpoints(subscriber TEXT, branch INTEGER, pos INTEGER NOT NULL, PRIMARY KEY (subscriber, branch))
   WITHOUT ROWID;
 """
+STEPS: Sequence[str] = (TABLES,)
+"""How a file comes from one version to the next: a new one takes all of them, an older one those that it lacks. What was
+released is never changed; who needs another table adds a step."""
 
 
 def connect_writer(path: Path, durability: Durability, vfs: str | None) -> apsw.Connection:
     """The one connection that writes and checkpoints; the file and its tables are made where there are none.
 
     Raises:
-        LogDamagedError: The file is not a log of this version.
+        LogDamagedError: The file is no log.
+        LogVersionError: It is one of a newer version.
     """
     connection = apsw.Connection(str(path), vfs=vfs)
     try:
@@ -56,22 +62,40 @@ def connect_writer(path: Path, durability: Durability, vfs: str | None) -> apsw.
 
 def _prepare(connection: apsw.Connection, durability: Durability) -> None:
     try:
-        application, version = pragma(connection, "application_id"), pragma(connection, "user_version")
-        new = not application and not version and not pragma(connection, "schema_version")
-        if not new and (application, version) != (APPLICATION, VERSION):
-            raise LogDamagedError(f"application {application:#x}, schema {version}: not this log's", position=0)
+        version = version_of(connection)
+        if version > len(STEPS):
+            raise LogVersionError(connection.filename, found=version, known=len(STEPS))
         set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-4_096)
         set_pragmas(connection, secure_delete=1)  # records of views hold in the clear what the log has sealed
-        if new:
-            _create(connection)
+        bring_up(connection, version, STEPS)
     except apsw.NotADBError as error:
         raise LogDamagedError(str(error), position=0) from None
 
 
-def _create(connection: apsw.Connection) -> None:
+def version_of(connection: apsw.Connection) -> int:
+    """The version of a log; 0 of a file with nothing in it. Raises LogDamagedError where it is something else."""
+    application, version = pragma(connection, "application_id"), pragma(connection, "user_version")
+    if (application, bool(version)) == (APPLICATION, True):
+        return int(version)
+    if application or version or pragma(connection, "schema_version"):
+        raise LogDamagedError(f"application {application:#x}, schema {version}: not this log's", position=0)
+    return 0
+
+
+def bring_up(connection: apsw.Connection, version: int, steps: Sequence[str]) -> None:
+    """Take the steps that a file of ``version`` lacks, all of them or none."""
+    if version == len(steps):
+        return
+    if version:
+        _log.info("%s: from format %d to %d", connection.filename, version, len(steps))
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(TABLES)
-    connection.execute(f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}")
+    try:
+        for step in steps[version:]:
+            connection.execute(step)
+        connection.execute(f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={len(steps)}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
     connection.execute("COMMIT")
 
 
