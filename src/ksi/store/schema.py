@@ -40,8 +40,8 @@ CREATE TABLE checkpoints(subscriber TEXT, branch INTEGER, pos INTEGER NOT NULL, 
   WITHOUT ROWID;
 """
 STEPS: Sequence[str] = (TABLES,)
-"""How a file comes from one version to the next: a new one takes all of them, an older one those that it lacks. What was
-released is never changed; who needs another table adds a step."""
+"""How a file comes from one version to the next: a new one takes all of them, an older one those that it lacks. What
+was released is never changed; who needs another table adds a step."""
 
 
 def connect_writer(path: Path, durability: Durability, vfs: str | None) -> apsw.Connection:
