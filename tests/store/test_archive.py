@@ -5,6 +5,9 @@ The power goes at each step of it in the crash matrix below.
 
 from __future__ import annotations
 
+import asyncio
+import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -362,3 +365,34 @@ async def test_a_disk_that_fills_up_on_the_way_loses_nothing(tmp_path: Path, fil
             assert contents(file) is not None
             assert (await store.archive(file, before=before)).rows == 3 * (WORDS + 2)
             assert await store.verify() == []
+
+
+@pytest.mark.soak
+async def test_kills_on_the_way_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path) as store:
+        for _ in range(10):
+            await answered(store)
+        events, before = await everything(store), await end_of(store)
+    for _ in range(20):
+        await killed_on_the_way(path, before)
+        async with SqliteEventStore.open(path) as store:
+            assert await store.verify() == []
+            for file in archives_in(tmp_path):
+                await store.attach(file)
+            assert (await everything(store))[: len(events)] == events
+            assert await store.verify() == []
+
+
+async def killed_on_the_way(path: Path, before: int) -> None:
+    arguments = (sys.executable, "-m", "tests.store.archiver", str(path), str(before))
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"open\n"
+    await asyncio.sleep(random.uniform(0, 0.3))  # the moment is what the test tries
+    process.kill()
+    await process.wait()
+
+
+def archives_in(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.archive"))
