@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +63,10 @@ async def test_a_text_of_digits_stays_a_text(old: Stranger) -> None:
     [
         ("system:nothing", "unknown_event"),
         ("monitor:subscribe", "unknown_event"),
+        ("completion:session_status", "unknown_event"),
+        ("conversation:active", "unknown_event"),
         ("injection:list", "unknown_event"),
+        ("message:subscribe", "validation_error"),
         ("mixed:raises", "internal_error"),
         ("mixed:none", "no_answer"),
     ],
@@ -118,3 +122,18 @@ async def test_a_slow_flat_request_does_not_hold_back_another_connection(old: St
 async def test_shutdown_answers_before_it_stops(old: Stranger, daemon: DaemonProcess) -> None:
     assert (await ask(old, "system:shutdown"))["status"] == "shutting_down"
     assert await daemon.ended() == 0
+
+
+async def test_requests_leave_no_lines_in_the_daemons_own_log(old: Stranger, daemon: DaemonProcess) -> None:
+    for number in range(50):
+        await ask(old, "state:set", key="a", value=number)
+        await ask(old, "system:nothing")
+    await daemon.stop()
+    lines = lines_of(daemon.home.logs / "daemon.log")
+    assert {line.split()[1] for line in lines} <= {"info", "warning"}
+    assert [line for line in lines if "state:" in line or "system:" in line] == []
+    assert len(lines) < 10
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines()
