@@ -23,6 +23,14 @@ async def counted(client: EventClient, to: int) -> list[int]:
     return chunks
 
 
+async def talked(client: EventClient, to: int) -> list[int]:
+    """One that does not go on without its reader: it waits for it to come back."""
+    stream = client.stream("work:talk", to=to, options=Options(buffer_size=4))
+    chunks = [int(chunk.data["text"].removeprefix("word ")) + 1 async for chunk in stream]
+    assert stream.end == {"used": to}
+    return chunks
+
+
 async def followed(client: EventClient, count: int) -> list[int]:
     seen: list[int] = []
     async with client.subscribe("work:", after="start") as facts:
@@ -43,7 +51,7 @@ async def through(ways: Ways, way: Way, *, seed: int, size: int, faults: Faults)
     async with ways.proxy(way, seed=seed, faults=faults) as proxy:
         client = ways.client(way, proxy, reconnect_timeout=PATIENCE)  # it connects when it is asked: then it is patient
         async with asyncio.TaskGroup() as tasks:
-            streams = [tasks.create_task(counted(client, size)) for _ in range(3)]
+            streams = [tasks.create_task(each(client, size)) for each in (counted, counted, talked)]
             following = tasks.create_task(followed(client, size))
             tasks.create_task(worked(client, size))
         cuts = proxy.cuts
@@ -102,5 +110,5 @@ async def test_what_only_takes_connections_is_given_up_in_time(way: Way, tmp_pat
 @pytest.mark.virtual
 async def test_however_bad_it_is(way: Way, seed: int, tmp_path: Path) -> None:
     faults = Faults(cut=0.05, delay=0.3, delay_max=2.0, portion_bytes=64)
-    async with opened(tmp_path) as ways:
+    async with opened(tmp_path, disconnect_grace=PATIENCE) as ways:  # so bad that one may be away for a minute
         await through(ways, way, seed=seed, size=200, faults=faults)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ksi.client.client import EventClient
 from ksi.core.config import HttpSection
 from ksi.core.home import Home
+from ksi.kernel.router import Limits
 from ksi.testing.daemon_process import DaemonProcess
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.proxy import Faults, FaultyProxy
@@ -60,12 +61,17 @@ class Ways:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Ways]:
+async def opened(path: Path, *, disconnect_grace: float = 10.0) -> AsyncIterator[Ways]:
     """The doors, until the end of the block."""
     tokens = TokenStore(path / "tokens.json")
     async with AsyncExitStack() as stack:
         ksi = await stack.enter_async_context(
-            EventTestHarness("ksi.plugins.system:System", "ksi.plugins.event:Event", Work)
+            EventTestHarness(
+                "ksi.plugins.system:System",
+                "ksi.plugins.event:Event",
+                Work,
+                limits=Limits(disconnect_grace=disconnect_grace),
+            )
         )
         unix = UnixServer(ksi.kernel.router, path / "daemon.sock", tokens=tokens)
         await unix.start()

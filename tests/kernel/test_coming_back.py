@@ -13,6 +13,7 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import CancelledError
 from ksi.kernel.declare import End, stream
 from ksi.kernel.door import Session
+from ksi.kernel.router import Limits
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.running import plugin, recorded, turns
 from tests.kernel.test_execution import Answers
@@ -133,6 +134,15 @@ async def test_who_comes_back_and_is_lost_again_can_come_back_again() -> None:
             back.call.disconnected()
         await asyncio.sleep(GRACE + 1)
         assert (await outcome_of(ksi))["error"]["details"]["partial"] == "cut after 5"
+
+
+async def test_a_reader_that_is_away_is_none_that_stalls() -> None:
+    async with EventTestHarness(plugin(say), limits=Limits(disconnect_grace=100, stall_timeout=60)) as ksi:
+        _, address = await cut_off(ksi, 1)
+        await asyncio.sleep(90)
+        back = Reader(ksi, 9, "resume", address.encode())
+        await back.ended.wait()
+        assert (back.code, len(back.chunks)) == ("ok", 5)
 
 
 async def test_who_comes_back_to_an_earlier_place_reads_all_and_asks_for_no_more_than_he_says() -> None:

@@ -285,8 +285,8 @@ class Streaming(Execution):
 
     def _stalled(self) -> None:
         self._watch_stall()  # for those who go on reading
-        if self._credit > 0:
-            return  # the disk is slow, not the reader
+        if self._credit > 0 or self._grace is not None:
+            return  # the disk is slow, not the reader; or there is none, and how long it may be away is set
         error = StreamStalledError(seconds=self.router.limits.stall_timeout)
         sink, self._sink = self._sink, None
         if sink is not None:
