@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import apsw
 import click
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from ksi.core.events import NewEvent
 from ksi.core.home import Home
 from ksi.store.offline import verify_file
 from ksi.store.postgres_log import PostgresEventStore
+from ksi.store.schema import APPLICATION, STEPS
 from ksi.store.sqlite_log import SqliteEventStore
 from tests.cli.processes import Cli, on_a_terminal
 
@@ -162,6 +165,49 @@ def test_doctor_finds_a_bad_configuration_and_a_path_that_is_too_long(
     assert code == 1
     assert (levels["config"], levels["socket"], levels["home"]) == ("fail", "fail", "warn")
     assert (levels["python"], levels["sqlite"]) == ("ok", "ok")
+
+
+def findings(home: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
+    """What the doctor says of a home, by name."""
+    _, out, _ = ends(["--home", str(home), "doctor", "--json"], capsys)
+    return {line["name"]: line for line in map(msgspec.json.decode, out.splitlines())}
+
+
+def test_doctor_finds_what_a_killed_daemon_left_and_files_that_others_may_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path)
+    home.data.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(home.socket))
+    home.tokens.touch(0o644)
+    home.token_file.touch(0o600)
+    found = findings(tmp_path, capsys)
+    assert (found["leftovers"]["level"], found["leftovers"]["todo"]) == ("warn", "ksi start  # takes over")
+    assert home.socket.name in found["leftovers"]["found"]
+    assert (found["secrets"]["level"], found["secrets"]["todo"]) == ("warn", f"chmod 600 {home.tokens}")
+    assert found["format"]["found"] == "no log yet"
+
+
+@pytest.mark.parametrize(
+    ("pragma", "level"),
+    [
+        (f"user_version={len(STEPS)}; PRAGMA application_id={APPLICATION}", "ok"),
+        (f"user_version={len(STEPS) + 1}; PRAGMA application_id={APPLICATION}", "fail"),
+        ("user_version=1; PRAGMA application_id=7", "fail"),
+    ],
+)
+def test_doctor_knows_the_log_of_a_newer_version_and_what_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pragma: str, level: str
+) -> None:
+    home = Home(tmp_path)
+    home.data.mkdir()
+    connection = apsw.Connection(str(home.log))
+    connection.execute(f"PRAGMA {pragma}")
+    connection.close()
+    assert findings(tmp_path, capsys)["format"]["level"] == level
+    home.log.write_bytes(b"something else")
+    assert findings(tmp_path, capsys)["format"]["level"] == "fail"
 
 
 def test_doctor_finds_damaged_logs_that_were_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,13 +31,16 @@ from ksi.core.home import Home
 from ksi.plugins.sandbox.confine import confinement, landlock_version
 from ksi.providers.model import SMOLLM2, ModelStore
 from ksi.store.aside import damaged_logs
+from ksi.store.lock import holder_of, lock_of
 from ksi.store.offline import sizes_of_file
+from ksi.store.schema import APPLICATION, STEPS
 from ksi.transport.unix import PATH_BYTES_MAX
 
 PYTHON_MIN = (3, 11)
 SQLITE_MIN = (3, 51, 3)  # older ones can corrupt a WAL under a concurrent checkpoint
 DISK_FREE_MIN = 100 << 20
 DISK_FREE_GOOD = 1 << 30
+SQLITE_HEAD_BYTES, SQLITE_VERSION_AT, SQLITE_APPLICATION_AT = 100, 60, 68
 FSYNCS = 20
 FSYNC_SLOW_MS = 20.0
 FSYNC_DOUBTFUL_MS = 0.05
@@ -139,6 +142,49 @@ def socket_path(invocation: Invocation) -> Check:
     if bytes_used > PATH_BYTES_MAX:
         return Check("socket", "fail", found, "too long for the system: choose a shorter --home")
     return Check("socket", "ok", found)
+
+
+def leftovers(invocation: Invocation) -> Check:
+    """What a daemon that was killed leaves behind; the next start clears it away."""
+    there = invocation.home
+    if holder_of(lock_of(there.log)) is not None:
+        return Check("leftovers", "ok", "none: a daemon runs")
+    left = [path.name for path in (there.socket, there.pid_file, there.http_file) if path.exists()]
+    if left:
+        return Check("leftovers", "warn", f"{', '.join(left)} of a daemon that was killed", "ksi start  # takes over")
+    return Check("leftovers", "ok", "none")
+
+
+def secrets(invocation: Invocation) -> Check:
+    """Files that say who somebody is, and configuration, which may hold keys of providers."""
+    there = invocation.home
+    files = (there.token_file, there.tokens, there.config_file, there.log.with_name(f"{there.log.name}-keys"))
+    exposed = [path for path in files if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)]
+    if not exposed:
+        return Check("secrets", "ok", "for the owner's eyes only")
+    names = " ".join(map(str, exposed))
+    return Check("secrets", "warn", f"others may read {names}, if they come into the home", f"chmod 600 {names}")
+
+
+def log_format(invocation: Invocation) -> Check:
+    """From the head of the file, which nothing has to open for that."""
+    try:
+        with invocation.home.log.open("rb") as file:
+            head = file.read(SQLITE_HEAD_BYTES)
+    except FileNotFoundError:
+        return Check("format", "ok", "no log yet")
+    except OSError as error:
+        return Check("format", "fail", f"{invocation.home.log}: {error.strerror}", "check its owner and permissions")
+    application, version = (
+        int.from_bytes(head[at : at + 4], "big") for at in (SQLITE_APPLICATION_AT, SQLITE_VERSION_AT)
+    )
+    if not head.startswith(b"SQLite format 3\0") or (application and application != APPLICATION):
+        return Check("format", "fail", f"{invocation.home.log} is no log of KSI", "ksi store restore BACKUP --home NEW")
+    if version > len(STEPS):
+        found = f"format {version}, this KSI knows up to {len(STEPS)}"
+        return Check("format", "fail", found, "install the newer KSI that wrote it; nothing was changed")
+    found = f"format {version} of {len(STEPS)}"
+    return Check("format", "ok", found if version == len(STEPS) else f"{found}: the next start brings it up")
 
 
 def daemon(invocation: Invocation) -> Check:
@@ -243,6 +289,9 @@ CHECKS: tuple[Callable[[Invocation], Check], ...] = (
     configuration,
     store,
     socket_path,
+    leftovers,
+    secrets,
+    log_format,
     daemon,
     model,
     sandbox,
