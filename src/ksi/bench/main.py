@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ksi.bench import chart, curve, dispatch, fanout, features, http, latency, peers, store, wire
+from ksi.bench import chart, curve, dispatch, fanout, features, http, latency, peers, store, sweeps, wire
 from ksi.bench.measure import CPU, Result, Row, Verdict, measure
 
 Rows = Callable[..., AbstractContextManager[list[Row]]]
@@ -25,9 +25,10 @@ SUITES: dict[str, tuple[Rows, int]] = {
     "fanout": (fanout.rows, 100_000),
     "store": (store.rows, 60_000),
     "peers": (peers.rows, 100_000),
+    "sweeps": (sweeps.rows, 60_000),
 }
 """Rows by name, with the operations of one repetition."""
-CURVE, FEATURES, LATENCY = "curve", "features", "latency"
+CURVE, FEATURES, LATENCY, SWEEPS = "curve", "features", "latency", "sweeps"
 COMMANDS = 300_000
 """How far the curve goes; it is measured only where it is named: minutes for each million, and the disk for them."""
 REQUESTS = 30_000
@@ -39,14 +40,14 @@ REPETITIONS, QUICK_REPETITIONS, QUICK_SHARE = 5, 3, 5
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="ksi bench", description="Measure the speed, beside floors and peers.")
-    names = ", ".join([*SUITES, FEATURES, LATENCY, CURVE])
-    parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {names}; all but the last")
+    names = ", ".join([*(name for name in SUITES if name != SWEEPS), FEATURES, LATENCY, SWEEPS, CURVE])
+    parser.add_argument("suites", nargs="*", default=[], metavar="SUITE", help=f"of {names}; all but the last two")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions: a look, not a figure")
     parser.add_argument("--commands", type=int, default=COMMANDS, help=f"how far {CURVE} goes; {COMMANDS:,}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it into FILE too")
     given = parser.parse_args(arguments)
-    wanted = given.suites or [*SUITES, FEATURES, LATENCY]
+    wanted = given.suites or [*(name for name in SUITES if name != SWEEPS), FEATURES, LATENCY]
     unknown = [name for name in wanted if name not in (*SUITES, FEATURES, LATENCY, CURVE)]
     if unknown:
         parser.error(f"no suite {unknown[0]!r}: choose of {names}")

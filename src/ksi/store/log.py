@@ -165,7 +165,7 @@ class LoopLog(ViewedLog):
         self._in_flight = None
         self.commits += 1
         self._send_when_gathered()
-        self.bell.ring()
+        self.bell.ring_for(self._decider.named.take_came())
 
     def _lost(self, error: KSIError) -> None:
         """Nothing that is under way is on disk, nor will be. Said first: what is on disk may be unreadable too."""

@@ -18,6 +18,7 @@ class NewestNames:
         """Know nothing of what is there up to ``position``."""
         self._known_from = position
         self._last: dict[str, int] = {}
+        self._came: set[str] | None = None
 
     def note(self, row: Row) -> None:
         """``row`` is acknowledged."""
@@ -26,6 +27,13 @@ class NewestNames:
             self.start(last)
         for line in row.lines:
             self._last[line.name] = last
+            if self._came is not None:
+                self._came.add(line.name)
+
+    def take_came(self) -> set[str] | None:
+        """Names that were noted since this was asked before; None where there may have been others."""
+        came, self._came = self._came, set()
+        return came
 
     def has_nothing(self, wanted: Wanted, after: int) -> bool:
         """Whether it is certain that no event behind ``after`` is wanted."""

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from ksi.core.errors import EventTimeoutError, KSIError, StoreClosedError, SubscriptionDroppedError
 from ksi.core.events import Lag, Position, RecordedEvent
 from ksi.core.ports import Overflow, Refusal
-from ksi.store.bell import Bell
+from ksi.store.bell import Bell, Listener
 from ksi.store.cursor import Cursor
 from ksi.store.delivery import Delivering, Delivery
 from ksi.store.query import Wanted
@@ -46,6 +46,9 @@ class LogSubscription:
         self._buffer = max(1, buffer)
         self._overflow = overflow
         self._moved = Bell()
+        self._listener = Listener(wanted)
+        self._waits = False
+        """All that was wanted has been given, and it waits for more."""
         self._left = False
         self._reached_end = False
         self._delivery = None if subscriber is None else Delivery(log, subscriber)
@@ -60,6 +63,7 @@ class LogSubscription:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._left = True
+        self._log.bell.leave(self._listener)
         self._moved.ring()
         if self._delivery is not None:
             try:
@@ -70,21 +74,22 @@ class LogSubscription:
 
     @property
     def position(self) -> Position:
+        self._pass_over()
         return Position(self._given)
 
     @property
     def acknowledged(self) -> Position:
-        return self.position if self._delivery is None else Position(self._delivery.low_water(self._given))
+        return self.position if self._delivery is None else Position(self._delivery.low_water(self.position))
 
     @property
     def is_live(self) -> bool:
-        return self._given >= self._log.visible_head()
+        return self.position >= self._log.visible_head()
 
     async def lag(self) -> Lag:
         return await self._log.lag(self._wanted, self.acknowledged)
 
     async def __aiter__(self) -> AsyncIterator[RecordedEvent]:
-        async for found, _ in self.pages():
+        async for found, _ in self._pages(self._listener if self._wanted.is_named else None):
             page = deque(found)
             while (event := self._next_of(page)) is not None:
                 yield event
@@ -92,15 +97,20 @@ class LogSubscription:
     async def pages(self) -> AsyncIterator[tuple[list[RecordedEvent], int]]:
         """Events, and the position up to which there are no others; ``position`` is there when the next are asked for.
 
-        A page may be empty. Without a name only: nothing is acknowledged, or given again.
+        A page may be empty: there is one at least for each commit. Without a name only: nothing is acknowledged, or
+        given again.
         """
+        async for found in self._pages(None):
+            yield found
+
+    async def _pages(self, listener: Listener | None) -> AsyncIterator[tuple[list[RecordedEvent], int]]:
         while not self._left:
             page = await self._next_events()
             yield page, self._read
             self._move(self._read)
             if self._read >= self._log.visible_head():
                 self._reached_end = True
-                await self._wait_for_more()
+                await self._wait_for_more(listener)
 
     def _next_of(self, page: deque[RecordedEvent]) -> RecordedEvent | None:
         """The next event for the consumer: one that is given again, or the first of ``page`` that is not parked."""
@@ -114,11 +124,27 @@ class LogSubscription:
                 return event
         return None
 
-    async def _wait_for_more(self) -> None:
+    async def _wait_for_more(self, listener: Listener | None) -> None:
+        """Until there may be more; for a ``listener`` until there is something by a name that it waits for."""
         if self._log.closed:
             raise StoreClosedError
-        if self._delivery is None or not self._delivery.again:
+        if self._delivery is not None and self._delivery.again:
+            return
+        if listener is None:
             await self._log.bell.wait()
+            return
+        self._log.bell.enter(listener)
+        self._waits = True
+        try:
+            await listener.wait()
+        finally:
+            self._pass_over()
+            self._waits = False
+
+    def _pass_over(self) -> None:
+        """While it waits, what comes and is not wanted wakes nobody: it is done with that all the same."""
+        if self._waits and self._log.has_nothing(self._wanted, self._given):
+            self._given = self._read = self._log.visible_head()
 
     def _move(self, position: int) -> None:
         self._given = position
@@ -155,17 +181,17 @@ class LogSubscription:
         head = self._log.visible_head()
         try:
             async with asyncio.timeout(timeout):
-                while self._given < head and not self._left:
+                while self.position < head and not self._left:
                     await self._moved.wait()
         except TimeoutError:
             raise EventTimeoutError("wait_caught_up", seconds=timeout or 0) from None
         return self.position
 
     async def ack(self, event: RecordedEvent) -> None:
-        await self._named().ack(event, self._given)
+        await self._named().ack(event, self.position)
 
     async def nack(self, event: RecordedEvent, action: Refusal, reason: str) -> None:
-        await self._named().nack(event, action, reason, self._given)
+        await self._named().nack(event, action, reason, self.position)
 
     def _named(self) -> Delivery:
         if self._delivery is None:
