@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ksi.core.errors import BudgetExceededError, NotFoundError
+from ksi.core.errors import BudgetExceededError, NotFoundError, ValidationError
 from ksi.plugins.agent import Agent
 from ksi.plugins.budget import Budget
 from ksi.plugins.completion import Completion
@@ -115,6 +115,12 @@ async def test_many_at_once_do_not_take_more_than_there_is(ksi: EventTestHarness
     used = await account(ksi, "all")
     assert used["tokens_spent"] + used["tokens_held"] <= used["tokens"]
     assert answering.calls == sum(isinstance(end, dict) for end in ends) >= 3
+
+
+async def test_more_money_than_there_is_can_not_be_said(ksi: EventTestHarness) -> None:
+    await ksi.request("budget:set", {"scope": "all", "cost": 1e12})
+    with pytest.raises(ValidationError):
+        await ksi.request("budget:set", {"scope": "all", "cost": 1e308})
 
 
 async def test_money_is_counted_by_the_price_of_the_model(ksi: EventTestHarness) -> None:

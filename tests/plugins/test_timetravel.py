@@ -15,6 +15,7 @@ from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.entity import Entity
 from ksi.plugins.state import State
 from ksi.plugins.timetravel import TimeTravel
+from ksi.plugins.timetravel.plugin import END_OF_TIME_US
 from ksi.store.debugger import Method, TimeTravelDebugger
 from tests.plugins.running import Daemon, running
 
@@ -160,3 +161,10 @@ async def test_a_fold_and_a_stream_are_seen_as_they_were_at_a_position_or_a_mome
         assert [event.data["value"] async for event in debugger.time_travel("state/default", at)] == [1, 2]
     assert await debugger.state_at(Total()) == 6
     assert [event async for event in debugger.time_travel("state/default", Position(0))] == []
+
+
+async def test_a_moment_after_the_last_date_is_refused(daemon: Daemon) -> None:
+    head = await daemon.ask("timetravel:position", when_us=END_OF_TIME_US - 1)
+    assert head >= 0
+    with pytest.raises(ValidationError):
+        await daemon.ask("timetravel:position", when_us=END_OF_TIME_US)

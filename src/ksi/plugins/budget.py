@@ -30,7 +30,7 @@ OUTPUT_TOKENS_MAX = 32_768
 SCOPE = r"^(all|(principal|agent|conversation|provider):.+)$"
 Scope = Annotated[str, Meta(pattern=SCOPE, max_length=300, description="all, or agent:ada, provider:openai, …")]
 Tokens = Annotated[int, Meta(ge=0, description="tokens read and written, at most")]
-Dollars = Annotated[float, Meta(ge=0, description="dollars, at most")]
+Dollars = Annotated[float, Meta(ge=0, le=1e12, description="dollars, at most")]
 Period = Literal["total", "day"]
 
 

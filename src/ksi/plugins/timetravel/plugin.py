@@ -31,6 +31,8 @@ from ksi.store.piped import LogServer
 from ksi.store.structure import MISSING, Difference, differences, parse_path
 from ksi.store.where import compile_where
 
+END_OF_TIME_US = 253_402_300_800_000_000
+"""The year 10000, for which there is no date."""
 REPLAY_TIMEOUT = 600.0
 WHATIF_TIMEOUT = 3600.0
 EntityName = Annotated[str, Meta(description="name of its stream, as in conversation/c1")]
@@ -154,7 +156,9 @@ class TimeTravel(AsyncPlugin):
 
     @query("timetravel:position", examples=[{"when_us": 1_790_000_000_000_000}])
     async def position_at(
-        self, when_us: Annotated[int, Meta(ge=0, description="microseconds since 1970")], context: EventContext
+        self,
+        when_us: Annotated[int, Meta(ge=0, lt=END_OF_TIME_US, description="microseconds since 1970")],
+        context: EventContext,
     ) -> int:
         """Give the last position that was recorded by a moment; 0 where there was none."""
         return await self._log.position_at(utc(when_us), branch=context.branch) or 0
