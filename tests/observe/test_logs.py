@@ -49,6 +49,7 @@ def test_who_logs_does_not_wait_for_a_disk_that_takes_nothing_and_what_is_droppe
     stuck = tmp_path / "stuck"
     os.mkfifo(stuck)
     reader = os.open(stuck, os.O_RDONLY | os.O_NONBLOCK)
+    held = os.open(stuck, os.O_WRONLY)  # so that it does not end before the writer has opened it
     behind = Behind(RotatedFile(stuck, file_bytes_max=1 << 30, files_max=2), lines_max=8)
     for number in range(200):
         behind.handle(record(f"{number} {'x' * 4000}"))  # a pipe takes 64 KiB
@@ -59,6 +60,7 @@ def test_who_logs_does_not_wait_for_a_disk_that_takes_nothing_and_what_is_droppe
         reading = Thread(target=lambda: read.append(pipe.read()))
         reading.start()
         behind.close()
+        os.close(held)
         reading.join()
     assert accounted(read[0]) == 200
     assert read[0].count("are missing here") >= 1

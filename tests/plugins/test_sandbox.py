@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksi.core.config import Config, PermissionSection, ProfileSection
-from ksi.core.errors import KSIError, NotFoundError, PermissionDeniedError, ValidationError
+from ksi.core.errors import KSIError, NotFoundError, PermissionDeniedError, UnavailableError, ValidationError
 from ksi.core.home import Home
 from ksi.core.ports import Tokens
 from ksi.plugins.permission import Permission
@@ -218,7 +218,7 @@ def test_who_swaps_a_directory_for_a_link_meanwhile_wins_nothing(home: Home, ins
                 if number % 10 == 0:
                     beneath.write("now/new", b"x")
                     beneath.delete("now/new")
-            except (NotFoundError, ValidationError):
+            except (NotFoundError, UnavailableError, ValidationError):
                 continue
     finally:
         stop.set()
