@@ -28,6 +28,7 @@ from ksi.core.views import View, ViewWriter
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, observer, query
 from ksi.kernel.rerun import RERUNS_MAX
+from ksi.store.cursor import Cursor
 from ksi.store.memory import InMemoryEventStore
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.running import new_id, plugin, recorded, story, turns
@@ -653,6 +654,33 @@ async def test_one_that_kills_the_daemon_each_time_is_given_up_after_two_reruns(
         assert (ksi.recovered.rerun, ksi.recovered.closed) == (0, 1)
         with pytest.raises(OutcomeUnknownError):
             await ksi.request("p:deadly", event_id=event_id)
+
+
+class CountingLog(InMemoryEventStore):
+    """Counts the pages that are read of it."""
+
+    pages_read = 0
+
+    async def page(self, cursor: Cursor, count: int) -> list[RecordedEvent]:
+        self.pages_read += 1
+        return await super().page(cursor, count)
+
+
+async def test_a_recovery_looks_at_what_the_open_requests_caused_and_not_at_the_whole_log() -> None:
+    gate = Gate()
+
+    @event("p:open", durability="before", timeout=None)
+    async def stay_open(self: Any) -> None:
+        await gate.pass_through()
+
+    async with CountingLog() as log, EventTestHarness(plugin(stay_open), log=log) as ksi:
+        request = asyncio.ensure_future(ksi.request("p:open"))
+        await gate.reached.wait()
+        for _ in range(2_000):
+            await log.append("other/a", [happened()])
+        log.pages_read = 0
+        await gate.crash(ksi, request)
+        assert (ksi.recovered.rerun, log.pages_read) == (1, 1)
 
 
 async def test_a_deadline_that_passed_while_the_daemon_was_down_is_exceeded() -> None:

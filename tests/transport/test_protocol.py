@@ -31,6 +31,18 @@ async def test_an_error_has_code_message_and_facts(client: LineClient) -> None:
     assert answer["error"]["details"]["suggestions"] == ["test:echo"]
 
 
+async def test_an_event_without_a_name_is_unknown_and_costs_nobody_the_connection(
+    client: LineClient, door: EchoDoor
+) -> None:
+    await client.ask({"id": 1, "event": "test:echo", "data": {}})  # learned: from now on lines are read in one pass
+    client.send({"id": 2, "event": "test:hold"})
+    for frame in ({"id": 3, "event": ""}, {"id": 3, "event": "", "data": {}}, {"id": 3, "event": "", "priority": 1}):
+        assert (await client.ask(frame))["error"]["code"] == "unknown_event"
+    assert (await client.ask({"event": ""}))["code"] == "unknown_event"
+    door.held[0].answer({})
+    assert (await client.receive()) == {"id": 2, "ok": True, "data": {}}
+
+
 async def test_a_slow_request_does_not_hold_a_fast_one(client: LineClient, door: EchoDoor) -> None:
     client.send({"id": 1, "event": "test:hold"}, {"id": 2, "event": "test:echo"})
     assert (await client.receive())["id"] == 2

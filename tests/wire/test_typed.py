@@ -74,12 +74,23 @@ def test_whatever_is_not_quite_right_is_left_to_the_plain_reader(frames: TypedFr
         frames.read(line)
 
 
-@pytest.mark.parametrize("line", [b'{"id":7,"cancel":true}', b'{"id":7,"credit":1}', b'{"hello":1}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":7,"cancel":true}',
+        b'{"id":7,"credit":1}',
+        b'{"hello":1}',
+        b'{"id":7,"event":""}',
+        b'{"id":7,"event":"","none_is_so":1}',
+        b'{"event":"","data":{},"none_is_so":0}',
+    ],
+)
 def test_a_frame_without_an_event_is_none_of_the_only_learned_one(line: bytes) -> None:
     frames = TypedFrames()
     frames.learn("any:put", msgspec.Raw, "the row of anything")
-    with pytest.raises(msgspec.MsgspecError):
-        frames.read(line)
+    for read_line in (frames.read, frames.read_bare):
+        with pytest.raises(msgspec.MsgspecError):
+            read_line(line)
 
 
 def test_what_was_learned_can_be_forgotten_and_learned_anew(frames: TypedFrames) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from ksi.core.errors import KSIConnectionError, KSIError, from_wire
 from ksi.core.home import Home
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
+"""Seconds: a start after a crash has requests to run again, and one that is broken off counts as an attempt at them."""
 _POLL_INTERVAL = 0.02
 _LOG_LINES = 10
 _NAMED = re.compile(r"ksi: (?P<code>[a-z_]+): (?P<message>.+)")

@@ -149,7 +149,7 @@ class Parking:
         known = await self._router.journal.find(event_id)
         if known is None or known.outcome is not None:
             raise _nothing_parked(event_id)
-        history = await history_of(self._router.journal, known.request)
+        history = await history_of(self._router, known.request)
         if not history.is_parked:
             raise _nothing_parked(event_id)
         known.request.deadline_us = None  # whoever set it has gone with that life

@@ -49,7 +49,7 @@ async def recover(router: Router) -> Recovered:
     for known in open_requests:
         if (known.request.cause in waiting and not is_emit(known)) or known.request.event_id in router.running:
             continue
-        history = await history_of(router.journal, known.request)
+        history = await history_of(router, known.request)
         if history.is_parked:
             recovered.parked += 1
         elif await _run_again(router, known, history, stood_still=await _awaits_a_word(router, known, open_requests)):
@@ -64,7 +64,7 @@ async def _awaits_a_word(router: Router, known: Known, open_requests: list[Known
     """Whether it waits, itself or through others, for a request that is parked."""
     for nested in open_requests:
         if nested.request.cause == known.request.event_id and not is_emit(nested):
-            history = await history_of(router.journal, nested.request)
+            history = await history_of(router, nested.request)
             if history.is_parked or await _awaits_a_word(router, nested, open_requests):
                 return True
     return False
@@ -119,7 +119,7 @@ async def _close_orphans(router: Router, parent: Known, open_requests: list[Know
     for known in open_requests:
         if known.request.cause == parent.request.event_id and not is_emit(known):
             row = router.table.get(known.request.name)
-            history = await history_of(router.journal, known.request)
+            history = await history_of(router, known.request)
             end = None if row is None else end_without_run(row, known.request, history)
             router.close_request(known.request, end or OutcomeUnknownError(known.request.name))
             await _close_orphans(router, known, open_requests)

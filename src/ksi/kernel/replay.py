@@ -129,7 +129,8 @@ class Replay:
                     yield attempt
 
     async def _attempt_of(self, known: Known, branch: str) -> Attempt:
-        caused = caused_by(known.request.event_id)
+        assert self._router is not None
+        caused = caused_by(self._router, known.request)
         return Attempt(known, [each async for each in self._past.read_all(caused, branch=branch)])
 
     async def _original(self, event_id: bytes) -> AsyncIterator[Attempt]:

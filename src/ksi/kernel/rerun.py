@@ -8,14 +8,14 @@ from uuid import UUID
 
 import msgspec
 
-from ksi.core import canonical
+from ksi.core import canonical, ids
 from ksi.core.errors import InterruptedRunError, KSIError, OutcomeUnknownError
 from ksi.core.events import Filter, Position, Query, RecordedEvent
 from ksi.kernel.effects import EFFECTS, REQUESTED, Recorded
 
 if TYPE_CHECKING:
     from ksi.core.envelope import EventEnvelope
-    from ksi.core.ports import Journal
+    from ksi.kernel.router import Router
     from ksi.kernel.table import Row
 
 RERUNS_MAX = 2
@@ -71,9 +71,9 @@ class History(msgspec.Struct):
                 self.has_acted = True
 
 
-async def history_of(journal: Journal, request: EventEnvelope) -> History:
+async def history_of(router: Router, request: EventEnvelope) -> History:
     history = History()
-    async for event in journal.read_all(caused_by(request.event_id), branch=request.branch):
+    async for event in router.journal.read_all(caused_by(router, request), branch=request.branch):
         history.note(event)
     return history
 
@@ -89,6 +89,15 @@ def end_without_run(row: Row, request: EventEnvelope, history: History) -> KSIEr
     return None
 
 
-def caused_by(event_id: bytes) -> Query:
-    """Query for all that was recorded in the name of a request."""
-    return (Filter(causation_id=UUID(bytes=event_id), kinds=("fact", "request", "outcome", "chunk")),)
+def caused_by(router: Router, request: EventEnvelope) -> Query:
+    """Query for all that was recorded in the name of ``request``, by keys: a log of years costs it nothing.
+
+    Chunks have no key of their cause. Theirs is their stream.
+    """
+    row = router.table.get(request.name)
+    category = request.name.partition(":")[0] if row is None else row.category
+    cause, stream = UUID(bytes=request.event_id), f"{category}/{ids.text(request.event_id)}"
+    return (
+        Filter(causation_id=cause, kinds=("fact", "request", "outcome")),
+        Filter(causation_id=cause, kinds=("chunk",), streams=(stream,)),
+    )

@@ -328,7 +328,7 @@ class Router:
 
     async def _run_again(self, execution: Execution, known: Known) -> None:
         """It is open in the log, and nobody is at it."""
-        history = await history_of(self.journal, known.request)
+        history = await history_of(self, known.request)
         if (history.is_parked or history.was_resumed) and await self._was_resumed_meanwhile(execution):
             return
         execution.recover(history)

@@ -7,7 +7,7 @@ of a learned event, or that has any fault, is read again as a plain :class:`~ksi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union
 
 import msgspec
 
@@ -34,7 +34,9 @@ class BareFrame(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=Fal
 
 
 class _NoEvent(msgspec.Struct, tag_field="event", tag=""):
-    """With it every union has two types: of a single one msgspec would not ask for its tag."""
+    """With it every union has two types: of a single one msgspec would not ask for its tag. No line is one."""
+
+    none_is_so: Annotated[int, msgspec.Meta(gt=0, lt=1)]
 
 
 class TypedFrames:
@@ -56,7 +58,7 @@ class TypedFrames:
 
     def learn(self, event: str, payload: Any, target: Any) -> None:
         """Read the data of ``event`` as ``payload`` from now on; ``msgspec.Raw`` leaves it as it is."""
-        if event in self._types or len(self._types) >= LEARNED_MAX:
+        if not event or event in self._types or len(self._types) >= LEARNED_MAX:
             return
         data = ("data", payload, NO_DATA) if payload is msgspec.Raw else ("data", payload)
         self._types[event] = _tagged(TypedFrame, event, data, target)
