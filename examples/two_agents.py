@@ -19,7 +19,7 @@ async def turn(ksi: EventClient, agent: str, text: str) -> str:
 async def main() -> None:
     async with EventClient() as ksi:
         for agent in ("ada", "bob"):
-            await ksi.request("agent:spawn", agent=agent, system="You write one sentence of a story at a time.")
+            await ksi.request("agent:spawn", agent=agent, system="You write one sentence of a story.", max_tokens=60)
         text = "A fox finds a key in the snow. Go on."
         for _ in range(ROUNDS):
             for agent in ("ada", "bob"):

@@ -334,6 +334,8 @@ CODE = """
         record = Thing
         key = ("id",)
 
+        def apply(self, writer, event): ...
+
 
     class New(AsyncPlugin):
         name = "new"

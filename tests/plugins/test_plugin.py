@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from ksi.core.errors import ConflictError, NotFoundError, PluginFailedError, UnknownEventError, ValidationError
+from ksi.core.errors import (
+    ConflictError,
+    DependencyCycleError,
+    NotFoundError,
+    PluginFailedError,
+    UnknownEventError,
+    ValidationError,
+)
 from ksi.plugins.permission import Permission
 from ksi.plugins.plugin import PluginControl
 from tests.plugins.running import Daemon, running
@@ -103,3 +110,67 @@ async def test_a_plugin_that_is_not_there_is_not_found(daemon: Daemon, event: st
 async def test_a_file_that_is_not_there_is_not_found(daemon: Daemon, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         await daemon.ask("plugin:load", target=str(tmp_path / "nothing.py"))
+
+
+PAIR = """
+from typing import Protocol
+from ksi import AsyncPlugin
+
+class Clockwork(Protocol): ...
+class Spring(Protocol): ...
+
+class Hand(AsyncPlugin):
+    name = "hand"
+    requires = (Clockwork,)
+    {hand}
+
+class Works(AsyncPlugin):
+    name = "works"
+    provides = (Clockwork,)
+    {works}
+
+    async def initialize(self):
+        self.host.services.register(Clockwork, object())
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[..., Path]:
+    """A file whose first plugin needs its second."""
+
+    def written(*, hand: str = "", works: str = "") -> Path:
+        file = tmp_path / "pair.py"
+        file.write_text(PAIR.format(hand=hand, works=works))
+        return file
+
+    return written
+
+
+async def test_of_a_file_those_plugins_are_loaded_first_that_others_need(
+    daemon: Daemon, pair: Callable[..., Path]
+) -> None:
+    loaded = (await daemon.ask("plugin:load", target=str(pair())))["plugins"]
+    assert [plugin["name"] for plugin in loaded] == ["works", "hand"]
+
+
+async def test_plugins_of_a_file_that_need_each_other_in_a_circle_are_named(
+    daemon: Daemon, pair: Callable[..., Path]
+) -> None:
+    file = pair(hand="provides = (Spring,)", works="requires = (Spring,)")
+    with pytest.raises(DependencyCycleError, match="hand -> works -> hand"):
+        await daemon.ask("plugin:load", target=str(file))
+
+
+async def test_a_file_of_which_one_plugin_fails_leaves_none_and_its_place_in_the_log(
+    daemon: Daemon, pair: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await names(daemon)
+    file = pair(hand="async def initialize(self): raise RuntimeError('the hand fell off')")
+    with pytest.raises(PluginFailedError, match="the hand fell off"):
+        await daemon.ask("plugin:load", target=str(file))
+    assert await names(daemon) == before
+    assert "pair.py" in caplog.text
+    assert [plugin["name"] for plugin in (await daemon.ask("plugin:load", target=str(pair())))["plugins"]] == [
+        "works",
+        "hand",
+    ]

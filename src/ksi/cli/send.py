@@ -34,13 +34,13 @@ def send(
     end_only: bool,
     **options: Any,
 ) -> None:
-    r"""Send an event and print its answer; where the event streams, its chunks as they come, then its end value.
+    """Send an event and print its answer; where the event streams, its chunks as they come, then its end value.
 
     \b
     key=text        a text
     key:=json       any JSON, as in size:=3 or tags:='["a"]'
     key=@file       a text from a file; key:=@file JSON; @- is stdin
-    """
+    """  # noqa: D301  # click looks for the character itself
     if detach + whole_frames + end_only > 1:
         raise click.UsageError("only one of --detach, --stream and --end")
     asked, said = Options(**given(options)), payload(fields)

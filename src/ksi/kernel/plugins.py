@@ -97,13 +97,8 @@ class Plugins:
             return []
 
     def _order(self, waiting: Mapping[str, tuple[AsyncPlugin, Source]]) -> list[str]:
-        provides = {interface: name for name, (plugin, _) in waiting.items() for interface in plugin.provides}
-        needs = {
-            name: [provides[interface] for interface in plugin.requires if interface in provides]
-            for name, (plugin, _) in waiting.items()
-        }
         try:
-            return start_order(needs)
+            return start_order(_needs_among([plugin for plugin, _ in waiting.values()]))
         except DependencyCycleError as error:
             for name in set(error.cycle):
                 plugin, source = waiting[name]
@@ -134,14 +129,25 @@ class Plugins:
 
     # ── at run time ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def load(self, target: str) -> list[PluginInfo]:
-        """Load ``module:Class`` or a file. Raises what is wrong with it; nothing changes then."""
+        """Load ``module:Class`` or a file, of whose plugins those come first that others need.
+
+        Raises what is wrong with it; nothing changes then.
+        """
         async with self._changing:
             source = Source(target)
-            plugins = [_made(kind) for kind in source.classes(1)]
-            for plugin in plugins:
-                if plugin.name in self._loaded:
-                    raise ConflictError(f"plugin {plugin.name!r} is loaded already: reload it", plugin=plugin.name)
-            started = [await self._start(plugin, source, 1) for plugin in plugins]
+            plugins = {plugin.name: plugin for plugin in map(_made, source.classes(1))}
+            for name in plugins.keys() & self._loaded.keys():
+                raise ConflictError(f"plugin {name!r} is loaded already: reload it", plugin=name)
+            started: list[Loaded] = []
+            try:
+                for name in start_order(_needs_among(list(plugins.values()))):
+                    started += [await self._start(plugins[name], source, 1)]
+            except ENDS:  # the door of plugin start: those before it go with it
+                for loaded in reversed(started):
+                    self._withdraw(loaded)
+                    del self._loaded[loaded.plugin.name]
+                    await loaded.stop()
+                raise
             self.rebuild()
             return [loaded.info() for loaded in started]
 
@@ -372,7 +378,18 @@ def _handlers(plugin: AsyncPlugin, found: Iterable[Handler]) -> list[EventHandle
     return [EventHandler(function, declaration, plugin.name, is_concurrent) for function, declaration in found]
 
 
+def _needs_among(plugins: Sequence[AsyncPlugin]) -> dict[str, list[str]]:
+    """Whom of ``plugins`` each of them needs."""
+    provides = {interface: plugin.name for plugin in plugins for interface in plugin.provides}
+    return {
+        plugin.name: [provides[interface] for interface in plugin.requires if interface in provides]
+        for plugin in plugins
+    }
+
+
 def _named(error: BaseException, plugin: str) -> KSIError:
+    """``error`` as the caller is told of it. The place in the plugin's code goes to the log."""
     if isinstance(error, KSIError):
         return error
+    _log.error("plugin %s failed", plugin, exc_info=error)
     return PluginFailedError(plugin, f"{type(error).__name__}: {error}")
