@@ -6,8 +6,12 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from ksi.testing.postgres import ABSENT, PostgresServer, binaries, postgres_server
+
+settings.register_profile("every run", max_examples=50)  # of those that say no number: the suite has minutes, not hours
+settings.load_profile("every run")
 
 
 def pytest_configure() -> None:

@@ -15,5 +15,7 @@ LEDGER, DEADLY, MIXED = HERE / "ledger.py", HERE / "deadly.py", HERE / "mixed.py
 
 @pytest.fixture
 async def daemon(tmp_path: Path) -> AsyncIterator[DaemonProcess]:
-    async with DaemonProcess(tmp_path / "home", LEDGER, DEADLY, MIXED) as daemon:
+    async with DaemonProcess(
+        tmp_path / "home", LEDGER, DEADLY, MIXED, settings={"limits.disconnect_grace": 1.0}
+    ) as daemon:
         yield daemon

@@ -12,19 +12,21 @@ from ksi.testing.daemon_process import DaemonProcess
 from tests.daemon.conftest import LEDGER, MIXED
 
 AT_ONCE = 500
+OPENED_LATER = 4
+"""Descriptors that the log opens when it is first read in one more thread; a leak would be one for each connection."""
 Ask = Callable[[EventClient, int], Any]
 
 
 async def growth(home: Path, ask: Ask, *, warm_up: int, requests: int) -> int:
     """Bytes that ``requests`` add to the memory of a daemon that has answered ``warm_up`` before.
 
-    Each 500 go over a connection of their own; descriptors must be back where they were.
+    Each 500 go over a connection of their own; none of these may leave a descriptor.
     """
     async with DaemonProcess(home, LEDGER, MIXED) as daemon:
         await _rounds(daemon, ask, warm_up)
         memory, descriptors = daemon.resident_bytes(), daemon.descriptors()
         await _rounds(daemon, ask, requests)
-        assert daemon.descriptors() <= descriptors
+        assert daemon.descriptors() <= descriptors + OPENED_LATER
         return daemon.resident_bytes() - memory
 
 

@@ -63,7 +63,7 @@ async def test_a_resume_goes_on_behind_the_last_token() -> None:
     assert (second.continue_text, second.max_tokens) == ("Once upon a time", 256 - 4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(cuts=st.lists(st.integers(0, 3), min_size=1, max_size=4))
 async def test_however_often_it_is_cut_off_nothing_is_lost_and_nothing_is_doubled(cuts: list[int]) -> None:
     gate = Gate(passing=cuts[0])
