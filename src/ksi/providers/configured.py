@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -76,14 +76,7 @@ def _openai(config: Config) -> Offer:
 
         return OpenAIProvider(base_url=section.base_url, api_key=_revealed(section.api_key))
 
-    return Offer(
-        name=OPENAI,
-        make=make,
-        models=section.models,
-        concurrent=config.completion.per_provider,
-        is_open=True,
-        is_configured=section != OpenAISection(),
-    )
+    return _remote(config, OPENAI, section, make)
 
 
 def _anthropic(config: Config) -> Offer:
@@ -94,14 +87,7 @@ def _anthropic(config: Config) -> Offer:
 
         return AnthropicProvider(base_url=section.base_url, api_key=_revealed(section.api_key))
 
-    return Offer(
-        name=ANTHROPIC,
-        make=make,
-        models=section.models,
-        concurrent=config.completion.per_provider,
-        is_open=True,
-        is_configured=section != AnthropicSection(),
-    )
+    return _remote(config, ANTHROPIC, section, make)
 
 
 def _claude(config: Config) -> Offer:
@@ -112,14 +98,25 @@ def _claude(config: Config) -> Offer:
 
         return ClaudeProvider(command=section.command, models=section.models, log_path=config.home.logs / "claude.log")
 
+    return _remote(config, CLAUDE, section, make, overhead_tokens=CLI_TOKENS)
+
+
+def _remote(
+    config: Config,
+    name: str,
+    section: OpenAISection | AnthropicSection | ClaudeSection,
+    make: Callable[[], Provider],
+    **more: int,
+) -> Offer:
+    """Somebody else's models: others than those that are named may be there, and nobody may have set it up."""
     return Offer(
-        name=CLAUDE,
+        name=name,
         make=make,
         models=section.models,
         concurrent=config.completion.per_provider,
         is_open=True,
-        is_configured=section != ClaudeSection(),
-        overhead_tokens=CLI_TOKENS,
+        is_configured=section != type(section)(),
+        **more,
     )
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
-import msgspec
 
-from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo, require
+from ksi.providers.base import Capabilities, CompletionRequest
+from ksi.providers.http import HttpProvider
 from ksi.providers.openai_format import AnswerReader, body_of
 from ksi.providers.server import Server
-from ksi.providers.timeouts import DEFAULT_TIMEOUTS, Thinking, Timeouts, patiently
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 CAPABILITIES = Capabilities(structured=True, tools=True)
 
 
-class OpenAIProvider:
+class OpenAIProvider(HttpProvider):
     """Completions of an OpenAI-compatible server.
 
     Args:
@@ -29,6 +28,8 @@ class OpenAIProvider:
         http: See :class:`~ksi.providers.server.Server`.
     """
 
+    answers_at, models_at = "/chat/completions", "/models"
+
     def __init__(
         self,
         *,
@@ -39,34 +40,13 @@ class OpenAIProvider:
         extra_body: Mapping[str, Any] | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self.name = name
-        self.capabilities = capabilities
-        self._extra_body = dict(extra_body or {})
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._server = Server(base_url or DEFAULT_BASE_URL, provider=name, headers=headers, http=http)
+        server = Server(base_url or DEFAULT_BASE_URL, provider=name, headers=headers, http=http)
+        super().__init__(server, name=name, capabilities=capabilities)
+        self._extra_body = dict(extra_body or {})
 
-    async def start(self) -> None:
-        """Nothing to do: connections are made as they are needed."""
+    def _body_of(self, request: CompletionRequest) -> dict[str, Any]:
+        return body_of(request, provider=self.name) | self._extra_body
 
-    async def aclose(self) -> None:
-        await self._server.aclose()
-
-    async def models(self) -> list[ModelInfo]:
-        return await self._server.models("/models")
-
-    def stream(
-        self, request: CompletionRequest, *, timeouts: Timeouts = DEFAULT_TIMEOUTS
-    ) -> AsyncGenerator[AnyChunk, None]:
-        return patiently(self._chunks(request), timeouts, provider=self.name)
-
-    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[AnyChunk | Thinking, None]:
-        require(request, self.capabilities, provider=self.name)
-        reader = AnswerReader(request, provider=self.name)
-        body = msgspec.json.encode(body_of(request, provider=self.name) | self._extra_body)
-        async with self._server.open("POST", "/chat/completions", body=body, model=request.model) as response:
-            async for piece in response.aiter_bytes():
-                for chunk in reader.feed(piece):
-                    yield chunk
-                if reader.is_done:
-                    break
-        yield reader.finished()
+    def _reader_of(self, request: CompletionRequest) -> AnswerReader:
+        return AnswerReader(request, provider=self.name)
