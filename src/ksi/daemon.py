@@ -37,6 +37,7 @@ from ksi.observe.otlp import Exporter, otlp_sender
 from ksi.observe.spans import Sampling, Spans
 from ksi.observe.watchdog import Watchdog
 from ksi.store.blobs import BlobStore
+from ksi.store.keyfile import keys_of
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.transport.budget import Limits as TransportLimits
@@ -172,7 +173,8 @@ async def log_of(config: Config, clock: Clock, threads: Threads) -> AsyncIterato
         _log.warning("the log in %s is not used: store.url names another", file)
     lock = LockFile(lock_of(file))
     try:
-        opened = PostgresEventStore.open(url.reveal(), clock=clock, threads=threads, durability=durability)
+        keys = keys_of(file)
+        opened = PostgresEventStore.open(url.reveal(), clock=clock, threads=threads, durability=durability, keys=keys)
         async with opened as in_database:
             yield in_database
     finally:

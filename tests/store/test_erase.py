@@ -19,8 +19,10 @@ from ksi.store.debugger import TimeTravelDebugger
 from ksi.store.keyfile import keys_of
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
+from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.counters import Counter, CounterView, added, command, listed, request, written
+from ksi.testing.postgres import PostgresServer
 from tests.store.images import EVERYTHING, holding
 
 SECRET = "lighthouse-keeper"
@@ -31,11 +33,13 @@ def note(text: str = SECRET, subject: str | None = ALICE, **more: Any) -> NewEve
     return NewEvent(name="note:written", data={"text": text}, subject=subject, **more)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
     opened: Any = InMemoryEventStore()
     if request.param == "sqlite":
         opened = SqliteEventStore.open(tmp_path / "events.db")
+    if request.param == "postgresql":
+        opened = PostgresEventStore.open(request.getfixturevalue("url"), keys=tmp_path / "keys")
     async with opened as store:
         yield store
 
@@ -206,6 +210,44 @@ async def test_the_same_append_again_is_still_the_same(log: Journal) -> None:
     first = await log.append("note/1", [event])
     again = await log.append("note/1", [event])
     assert (again.positions, again.deduplicated) == (first.positions, True)
+
+
+# ── the database ─────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_no_file_of_the_server_holds_it_once_it_is_erased(
+    tmp_path: Path, postgres: PostgresServer, url: str
+) -> None:
+    record = f'"id":"{SECRET}'
+    async with PostgresEventStore.open(url, keys=tmp_path / "keys") as store:
+        store.register(CounterView)
+        for number in range(50):
+            await store.append(f"counter/{SECRET}{number}", [added(subject=ALICE)])
+        await TimeTravelDebugger(store).entity_at(f"counter/{SECRET}1")
+        await store.views_written()
+        postgres.execute("ANALYZE")
+        ((stored,),) = postgres.execute('SELECT min(data::text) FROM ksi."view:counters"')
+        assert record in stored
+        await store.erase_subject(ALICE)
+        postgres.execute("CHECKPOINT")
+        assert holding(postgres.directory, record) == []
+        assert await store.verify() == []
+
+
+async def test_whoever_has_no_keys_reads_what_is_sealed_like_what_was_erased(tmp_path: Path, url: str) -> None:
+    async with (
+        PostgresEventStore.open(url, keys=tmp_path / "keys") as owner,
+        PostgresEventStore.open(url, access="read") as reader,
+    ):
+        await owner.append("note/1", [note(), note("plain", None)])
+        await reader.catch_up()
+        assert [event.data for event in await listed(reader.read_stream("note/1"))] == [None, {"text": "plain"}]
+    async with PostgresEventStore.open(url, keys=tmp_path / "others") as elsewhere:
+        (problem,) = await elsewhere.verify()
+        assert "1 payloads are sealed" in problem
+    async with PostgresEventStore.open(url, keys=tmp_path / "keys") as again:
+        assert [event.data for event in await listed(again.read_stream("note/1"))] == [
+            {"text": SECRET},
+            {"text": "plain"},
+        ]
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from ksi.core import ids
 from ksi.core.errors import CheckpointConflictError, LogDamagedError, LogLockedError, UnavailableError
 from ksi.core.events import Appended, Filter, Position, StreamAppend
 from ksi.core.ports import Entry, Outcome, Unit
-from ksi.store import postgres_notify, postgres_shared, postgres_writer
+from ksi.store import postgres_notify, postgres_shared, postgres_writer, shelf
 from ksi.store.postgres_log import PostgresEventStore
-from ksi.testing.counters import COUNTER, CounterView, added, command, listed, request, submitted
+from ksi.testing.counters import COUNTER, Counter, CounterView, added, command, listed, request, submitted
 from ksi.testing.postgres import PORT, PostgresServer
 from tests.store.crowd import NOTIFY, without
 from tests.store.severing import severing
@@ -328,3 +329,35 @@ async def test_records_of_views_are_tables_that_others_can_read(postgres: Postgr
         await store.append("counter/b", [added(4)])
     rows = postgres.execute("""SELECT data->>'id', (data->>'total')::int FROM ksi."view:counters" ORDER BY place""")
     assert rows == [("a", 3), ("b", 4)]
+
+
+# ── what a crash of the server takes with it ─────────────────────────────────────────────────────────────────────────
+async def test_records_that_the_server_has_lost_are_neither_served_nor_written_over_but_built_again(
+    own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "RECENT_MAX", 1)  # so that all but the newest record are asked for
+    async with PostgresEventStore.open(own_postgres.url("postgres")) as store:
+        store.register(CounterView)
+        for name in "abc":
+            await store.append(f"counter/{name}", [added()])
+        await store.views_written()
+        crash(own_postgres)
+        with pytest.raises(UnavailableError):
+            await store.view(CounterView).get("a")
+        assert await mended(store) == [Counter("a", 1), Counter("b", 1), Counter("c", 1)]
+        crash(own_postgres)
+        await store.append("counter/c", [added()])
+        await store.views_written()
+        assert await mended(store) == [Counter("a", 1), Counter("b", 1), Counter("c", 2)]
+        assert await store.verify() == []
+
+
+def crash(server: PostgresServer) -> None:
+    server.stop(signal.SIGQUIT)
+    server.start()
+
+
+async def mended(store: PostgresEventStore) -> list[Counter]:
+    """All records, once they are built again."""
+    await asyncio.gather(*store.projections._mending)
+    return list((await store.view(CounterView).scan()).records)

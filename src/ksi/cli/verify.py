@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 
 import click
 import msgspec
@@ -15,6 +16,8 @@ from ksi.cli.reach import ask
 from ksi.client.client import Options
 from ksi.client.spawn import is_answering
 from ksi.core import config
+from ksi.store.keyfile import KeyFile, keys_of
+from ksi.store.vault import Vault
 
 
 @command()
@@ -49,5 +52,6 @@ def _verified_here(invocation: Invocation) -> Record:
     else:
         from ksi.store.postgres_verify import verify_database  # an extra
 
-        found = msgspec.to_builtins(verify_database(url.reveal()))
+        with closing(Vault(KeyFile(keys_of(invocation.home.log)))) as vault:
+            found = msgspec.to_builtins(verify_database(url.reveal(), vault))
     return found

@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
+
+import apsw
 
 from ksi.core.errors import StoreClosedError, UnavailableError
 from ksi.core.events import RecordedEvent
@@ -116,6 +119,12 @@ class DiskLog(LoopLog, Generic[C, B]):
 
     def _start_of(self, stream: str, version: int) -> int:
         return self.stored_source().start_of(stream, version)
+
+    async def destroy_key(self, subject: str) -> None:
+        try:
+            await self._threads.run("writer", partial(self.vault.destroy, subject))
+        except apsw.Error as error:
+            raise UnavailableError("the file of keys", str(error)) from error
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _keep_shelf(self, shelf: B) -> int:

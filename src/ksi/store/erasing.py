@@ -44,7 +44,7 @@ class Erasing(Protocol):
 async def erase(log: Erasing, book: ViewBook, subject: str, *, with_damaged: bool) -> Erased:
     """See :meth:`ksi.core.ports.EventLog.erase_subject`."""
     if not log.vault.can_erase:
-        raise UnsupportedError(f"a log in {log.backend} does not seal what has a subject: it can not erase it")
+        raise UnsupportedError(f"a log in {log.backend} that was opened without a file of keys seals nothing")
     await log.destroy_key(subject)
     events, concerned = 0, set[str]()
     for branch in await log.branches():

@@ -18,14 +18,15 @@ from ksi.store.adopt import adopt
 from ksi.store.branches import STREAM as BRANCHES
 from ksi.store.disk_log import DiskLog, opened
 from ksi.store.idindex import RecentIds
+from ksi.store.keyfile import KeyFile
 from ksi.store.log import Batch
 from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.postgres_notify import Doorbell
 from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Session
-from ksi.store.postgres_schema import Access
+from ksi.store.postgres_schema import Access, Connection
 from ksi.store.postgres_shared import SharedLog
-from ksi.store.postgres_shelf import PostgresShelf, drop, put_in_place
-from ksi.store.postgres_snapshots import Job, PostgresSnapshots
+from ksi.store.postgres_shelf import PostgresShelf, drop, drop_others, put_in_place
+from ksi.store.postgres_snapshots import Job, PostgresSnapshots, drop_snapshots
 from ksi.store.postgres_verify import verify_database
 from ksi.store.postgres_writer import PostgresWriter
 from ksi.store.row import Row
@@ -33,6 +34,7 @@ from ksi.store.schema import Durability
 from ksi.store.segments import Generations
 from ksi.store.tail import Tail
 from ksi.store.upkeep import ViewUpkeep
+from ksi.store.vault import Vault
 from ksi.store.views import KeptView, Place, Shelf
 
 T = TypeVar("T")
@@ -46,8 +48,11 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
     backend: Backend = "postgresql"
     ids: RecentIds
 
-    def __init__(self, url: str, access: Access, clock: Clock, threads: Threads, durability: Durability) -> None:
-        super().__init__(PostgresWriter(url, access, durability, clock), access, clock, threads)
+    def __init__(
+        self, url: str, access: Access, clock: Clock, threads: Threads, durability: Durability, keys: Path | None
+    ) -> None:
+        vault = Vault(None if keys is None or access != "own" else KeyFile(keys))
+        super().__init__(PostgresWriter(url, access, durability, clock, vault), access, clock, threads, vault)
         self._url = url
         self._bytes = 0
         self._open: dict[bytes, int] = {}
@@ -58,7 +63,7 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         self._point = Session(url)  # for what is asked on the loop
         self._upkeep = ViewUpkeep(self, threads, self._writer.flush_views)
         if access != "read":
-            self.snapshots = PostgresSnapshots(self._point, self._write_snapshots)
+            self.snapshots = self._kept_states = self._new_snapshots()
         self.durable: Durable = "disk" if durability == "full" and self._writer.syncs else "process"
         try:
             self._start(self._writer.recent())
@@ -90,6 +95,7 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         clock: Clock | None = None,
         threads: Threads | None = None,
         durability: Durability = "full",
+        keys: Path | None = None,
     ) -> AsyncIterator[Self]:
         """The log in the database at ``url``, made where there is none; closed at the end of the block.
 
@@ -99,13 +105,17 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
                 write as well; what they wrote is seen when the doorbell rings, at the latest after ``POLL`` seconds,
                 or after :meth:`catch_up`. "read": the same without writing, also beside an owner.
             durability: "full": what is acknowledged survives power loss. "normal": only a crash of the server.
+            keys: The file of an owner's keys, made with the first one. What has a subject is sealed with them, and can
+                be erased. Without it, or beside others, nothing is sealed, and what is sealed is read like what was
+                erased.
 
         Raises:
             LogLockedError: Somebody owns it, or, where it is to be owned, writes to it.
             LogDamagedError: What is there is not what was written, or of another version.
             UnavailableError: There is no server, or it does not let us in.
         """
-        async with opened(lambda given: cls(url, access, clock or SystemClock(), given, durability), threads) as store:
+        clock = clock or SystemClock()
+        async with opened(lambda given: cls(url, access, clock, given, durability, keys), threads) as store:
             yield store
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,8 +172,23 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
     async def verify(self) -> Sequence[str]:
         """Digests, links, versions without a gap, ids, open requests, checkpoints."""
         await self._drained()
-        verdict = await self._threads.run("reader", partial(verify_database, self._url))
+        verdict = await self._threads.run("reader", partial(verify_database, self._url, self.vault))
         return verdict.problems
+
+    async def overwrite(self) -> None:
+        await self._views_idle()
+        kept, self._kept_states = self._kept_states, self._new_snapshots()
+        kept.close()
+        self.snapshots = self._kept_states
+
+        def work(connection: Connection) -> None:
+            drop_others(self._views.kept, connection)
+            drop_snapshots(connection)
+
+        await self._threads.run("writer", partial(self._writer.within, work))
+
+    def _new_snapshots(self) -> PostgresSnapshots:
+        return PostgresSnapshots(self._point, self._write_snapshots)
 
     def _write_snapshots(self, job: Job) -> None:
         """Nobody waits for them, and none is missed."""
@@ -175,6 +200,7 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         if self._access != "own":
             return MemoryShelf(place_of), 0  # each process is at a place of its own, and a table at one
         shelf = PostgresShelf(self._point, view, place_of)
+        shelf.on_damage = self.projections.mend
         return shelf, self._keep_shelf(shelf)
 
     async def clear_view(self, kept: KeptView) -> None:
@@ -209,6 +235,7 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         await self._threads.run("writer", self._writer.close)
         for session in (*self._readers, self._point):
             session.close()
+        self.vault.close()
         self.bell.ring()
 
 

@@ -23,7 +23,7 @@ from ksi.store.schema import Durability
 Access = Literal["own", "share", "read"]
 """``own``: nobody else writes. ``share``: others that share may write too. ``read``: only reads, beside all others."""
 Connection = psycopg.Connection[tuple[Any, ...]]
-VERSION = b"1"
+VERSION = b"2"
 LOCKS = 0x4B_53_49_31  # "KSI1": the first key of the advisory locks; the second says which
 WRITE, OWNER, SCHEMA = 1, 2, 3
 LOCK_TIMEOUT = 10
@@ -51,8 +51,20 @@ CREATE TABLE ksi.streams(name bytea, version bigint, last bigint NOT NULL, PRIMA
 CREATE TABLE ksi.keys(key bigint, last bigint, PRIMARY KEY (key, last));
 CREATE TABLE ksi.names(name bytea PRIMARY KEY);
 CREATE TABLE ksi.checkpoints(subscriber bytea PRIMARY KEY, pos bigint NOT NULL);
-CREATE TABLE ksi.views(name text PRIMARY KEY, version bigint NOT NULL, shape text NOT NULL, pos bigint NOT NULL);
+-- Read models are made of the log. Unlogged: neither the server's own log nor a replica nor a copy of its files keeps
+-- what was erased. A crash of the server empties all unlogged tables together, this one too: so they are built again.
+CREATE UNLOGGED TABLE ksi.views(
+    name text PRIMARY KEY, version bigint NOT NULL, shape text NOT NULL, pos bigint NOT NULL
+);
 """
+STEPS = {
+    b"1": """
+DROP TABLE IF EXISTS ksi.snapshots;
+TRUNCATE ksi.views;
+ALTER TABLE ksi.views SET UNLOGGED;
+""",
+}
+"""From each older version to the next one."""
 
 KEEP = """
 CREATE OR REPLACE FUNCTION ksi.keep(
@@ -195,6 +207,7 @@ def prepare(connection: Connection) -> None:
         if not exists(connection):
             connection.execute(TABLES)
             connection.execute("INSERT INTO ksi.meta VALUES ('version', %s), ('keys', %s)", (VERSION, KIND))
+        _bring_up(connection)
         _check_version(connection)
         if meta(connection, "keep") != _KEEP_DIGEST:
             connection.execute(KEEP)
@@ -207,6 +220,12 @@ def prepare(connection: Connection) -> None:
 
 def exists(connection: Connection) -> bool:
     return connection.execute("SELECT to_regclass('ksi.meta')").fetchone() != (None,)
+
+
+def _bring_up(connection: Connection) -> None:
+    while (step := STEPS.get(found := meta(connection, "version") or b"")) is not None:
+        connection.execute(step)
+        set_meta(connection, "version", str(int(found) + 1).encode())
 
 
 def _check_version(connection: Connection) -> None:

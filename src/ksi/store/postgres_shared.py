@@ -22,6 +22,7 @@ from ksi.store.postgres_reading import News
 from ksi.store.postgres_schema import Access
 from ksi.store.postgres_writer import PostgresWriter
 from ksi.store.row import Row
+from ksi.store.vault import Vault
 
 PROBE_PAUSE = 1.0
 """Seconds between two tries of a server that was away."""
@@ -31,8 +32,8 @@ _log = logging.getLogger("ksi.store")
 class SharedLog(LoopLog):
     """Writing, and following what others write."""
 
-    def __init__(self, writer: PostgresWriter, access: Access, clock: Clock, threads: Threads) -> None:
-        super().__init__(clock)
+    def __init__(self, writer: PostgresWriter, access: Access, clock: Clock, threads: Threads, vault: Vault) -> None:
+        super().__init__(clock, vault)
         self._writer, self._access, self._threads = writer, access, threads
         self._standing = UnavailableError("the log", "it was opened for reading") if access == "read" else None
         self._refused: KSIError | None = self._standing

@@ -1,23 +1,26 @@
 """Records of a view in PostgreSQL: a table of its own, ``ksi."view:NAME"``, which other programs may read.
 
 Its records are JSON under ``data``; ``place`` and a column for each index sort as the view's key and indexes do.
+The tables are unlogged (see :mod:`ksi.store.postgres_schema`): after a crash of the server they have no records and no
+entry in ``ksi.views``, and where a table has no entry nothing is served or written: the view is built again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from psycopg import sql
 
 from ksi.core import canonical
+from ksi.core.errors import UnavailableError
 from ksi.core.views import View
 from ksi.store.order import sort_key
 from ksi.store.postgres_reading import Session
 from ksi.store.postgres_schema import Connection
 from ksi.store.shelf import BufferedShelf
-from ksi.store.views import Key, Place, Span
+from ksi.store.views import BESIDE, Key, Place, Span
 
 NAME_BYTES_MAX = 63
 """PostgreSQL cuts longer names off, and says nothing."""
@@ -28,6 +31,7 @@ class PostgresShelf(BufferedShelf):
 
     def __init__(self, session: Session, view: View[Any], place_of: Place) -> None:
         self._session = session
+        self._is_lost = False
         super().__init__(view, place_of)
 
     def rename(self, name: str) -> None:
@@ -39,8 +43,16 @@ class PostgresShelf(BufferedShelf):
         return rows[0][2] if rows and rows[0][:2] == (self.version, self.shape) else None
 
     def _read(self, key: Key) -> Any | None:
-        data = self._session.value(self._query("SELECT data::text FROM {} WHERE place = %s"), (sort_key(key),))
+        ((data,),) = self._rows(self._query(_ONE), (sort_key(key), self.name))
         return None if data is None else self._decode(data)
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """One of nulls where none fits."""
+        rows = self._session.rows(query, values)
+        if not rows:
+            self.on_damage(self.name)
+            raise UnavailableError(f"the view {self.name}", "the server has lost its records; it is built again")
+        return rows
 
     def _query(self, text: str, *columns: str) -> str:
         return sql.SQL(text).format(self._name, *map(sql.Identifier, columns)).as_string(None)
@@ -48,8 +60,9 @@ class PostgresShelf(BufferedShelf):
     def _stored(self, span: Span, changed: set[bytes], limit: int) -> list[tuple[bytes, Any]]:
         column = "place" if span.by is None else _short(f"by:{span.by}")
         query = self._query(_SCAN.replace("ASC", "DESC") if span.backwards else _SCAN, column)
-        rows = self._session.rows(query, (span.low, span.high, limit + len(changed)))
-        return [(place, self._decode(data)) for place, key, data in rows if key not in changed][:limit]
+        rows = self._rows(query, (span.low, span.high, limit + len(changed), self.name))
+        found = [(place, key, data) for place, key, data in rows if place is not None and key not in changed]
+        return [(place, self._decode(data)) for place, _, data in found[:limit]]
 
     def write(self, writer: Connection) -> None:
         """Write what :meth:`begin` took, in the caller's transaction."""
@@ -57,11 +70,20 @@ class PostgresShelf(BufferedShelf):
             return
         if self._new:
             self._create(writer)
+        elif writer.execute(_HOLDS, (self.name, self.version, self.shape)).fetchone() is None:
+            self._is_lost = True
+            return
         rows = [(sort_key(key), record) for key, record in self._flushing.items()]
         with writer.cursor() as cursor:
             cursor.executemany(self._query("DELETE FROM {} WHERE place = %s"), [(place,) for place, _ in rows])
             cursor.executemany(self._insert(), list(self._columns(rows)))
         writer.execute(_ENTER, (self.name, self.version, self.shape, self._flushing_at))
+
+    def written(self) -> None:
+        super().written()
+        if self._is_lost:
+            self._is_lost = False
+            self.on_damage(self.name)
 
     def _insert(self) -> str:
         marks = sql.SQL(", ").join([sql.Placeholder()] * (2 + len(self._indexes)))
@@ -77,7 +99,11 @@ class PostgresShelf(BufferedShelf):
         columns = [_short(f"by:{index}") for index in self._indexes]
         writer.execute(self._query("DROP TABLE IF EXISTS {}"))
         marks = "".join(", {} bytea NOT NULL UNIQUE" for _ in columns)
-        writer.execute(self._query(f"CREATE TABLE {{}}(place bytea PRIMARY KEY, data json NOT NULL{marks})", *columns))
+        table = f"CREATE UNLOGGED TABLE {{}}(place bytea PRIMARY KEY, data json NOT NULL{marks})"
+        writer.execute(self._query(table, *columns))
+        # Statistics hold samples of what is in a column, and are logged.
+        quiet = ", ".join("ALTER {} SET STATISTICS 0" for _ in ("place", *columns))
+        writer.execute(self._query(f"ALTER TABLE {{}} {quiet}", "place", *columns))
 
 
 def table_of(view: str) -> sql.Identifier:
@@ -89,6 +115,15 @@ def drop(view: str, connection: Connection) -> None:
     """Make that ``view`` has no records, and never had any."""
     connection.execute("DELETE FROM ksi.views WHERE name = %s", (view,))
     connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table_of(view)))
+
+
+def drop_others(views: Collection[str], connection: Connection) -> None:
+    """Drop the tables of all but ``views``: also of those on branches, and of views that nobody registers any more."""
+    kept = [_short(f"view:{view}{beside}") for view in views for beside in ("", BESIDE)]
+    for (table,) in connection.execute(_OTHERS, (kept,)).fetchall():
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("ksi", table)))
+    names = [f"{view}{beside}" for view in views for beside in ("", BESIDE)]
+    connection.execute("DELETE FROM ksi.views WHERE name <> ALL (%s)", (names,))
 
 
 def put_in_place(view: str, shelf: PostgresShelf, connection: Connection) -> None:
@@ -107,7 +142,18 @@ def _short(name: str) -> str:
     return f"{name[:20]}~{hashlib.sha256(name.encode()).hexdigest()[:20]}"
 
 
-_SCAN = "SELECT {1}, place, data::text FROM {0} WHERE {1} >= %s AND {1} < %s ORDER BY {1} ASC LIMIT %s"
+# Beside the view's entry: without that there is no row at all.
+_ONE = "SELECT data::text FROM ksi.views LEFT JOIN {} ON place = %s WHERE name = %s"
+_SCAN = """
+SELECT found.* FROM ksi.views LEFT JOIN LATERAL (
+    SELECT {1}, place, data::text FROM {0} WHERE {1} >= %s AND {1} < %s ORDER BY {1} ASC LIMIT %s
+) found ON true WHERE name = %s
+"""
+_HOLDS = "SELECT FROM ksi.views WHERE name = %s AND version = %s AND shape = %s"
+_OTHERS = """
+SELECT relname FROM pg_class WHERE relnamespace = 'ksi'::regnamespace AND relkind = 'r' AND relname LIKE 'view:%%'
+AND relname <> ALL (%s)
+"""
 _ENTER = """
 INSERT INTO ksi.views VALUES (%s, %s, %s, %s) ON CONFLICT (name)
 DO UPDATE SET version = excluded.version, shape = excluded.shape, pos = excluded.pos

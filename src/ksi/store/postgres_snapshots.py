@@ -13,8 +13,10 @@ from ksi.store.snapshots import digest_of
 
 _log = logging.getLogger("ksi.store")
 # Names of entities may hold any character.
-_TABLE = """CREATE TABLE IF NOT EXISTS ksi.snapshots(fold bytea, version bigint, branch bytea, pos bigint,
-  state bytea NOT NULL, digest bytea NOT NULL, PRIMARY KEY (fold, version, branch, pos))"""
+# Unlogged and without statistics: nothing of a state is anywhere else.
+_TABLE = """CREATE UNLOGGED TABLE IF NOT EXISTS ksi.snapshots(fold bytea, version bigint, branch bytea, pos bigint,
+  state bytea NOT NULL, digest bytea NOT NULL, PRIMARY KEY (fold, version, branch, pos));
+  ALTER TABLE ksi.snapshots ALTER state SET STATISTICS 0"""
 _BEFORE = """SELECT pos, state, digest FROM ksi.snapshots
   WHERE fold = %s AND version = %s AND branch = %s AND pos <= %s ORDER BY pos DESC LIMIT 1"""
 _KEEP = """INSERT INTO ksi.snapshots VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (fold, version, branch, pos)
@@ -30,9 +32,12 @@ class PostgresSnapshots:
     def __init__(self, session: Session, submit: Callable[[Job], None]) -> None:
         self._session = session
         self._submit = submit
+        self._closed = False
         self._exists = False
 
     def before(self, key: FoldKey, at: Position) -> Snapshot | None:
+        if self._closed:
+            return None
         self._exists = self._exists or self._session.value(_EXISTS) is True
         found = self._session.rows(_BEFORE, (*_stored(key), at)) if self._exists else []
         if not found:
@@ -47,6 +52,8 @@ class PostgresSnapshots:
         rows = [(*_stored(key), one.position, one.state, digest_of(key, one.position, one.state)) for one in made]
 
         def write(connection: Connection) -> None:
+            if self._closed:
+                return
             if not exists(connection):
                 connection.execute(_TABLE)
             with connection.cursor() as cursor:
@@ -54,9 +61,17 @@ class PostgresSnapshots:
 
         self._submit(write)
 
+    def close(self) -> None:
+        """Keep nothing any more, also of what is on its way."""
+        self._closed = True
+
 
 def exists(connection: Connection) -> bool:
     return connection.execute(_EXISTS).fetchone() == (True,)
+
+
+def drop_snapshots(connection: Connection) -> None:
+    connection.execute("DROP TABLE IF EXISTS ksi.snapshots")
 
 
 def wrong_snapshots(connection: Connection, head: int) -> Iterator[str]:

@@ -18,13 +18,14 @@ from ksi.store.postgres_schema import Connection, connect, exists, place_of
 from ksi.store.postgres_snapshots import wrong_snapshots
 from ksi.store.query import keys_of
 from ksi.store.row import Row
-from ksi.store.verify import Indexes
+from ksi.store.vault import Vault
+from ksi.store.verify import Indexes, SealedPayloads
 
 KEYS_DAMAGED = "the keys, by which events are found, do not fit the log"
 
 
-def verify_database(url: str) -> Verdict:
-    """Check the log, whoever has it open.
+def verify_database(url: str, vault: Vault | None = None) -> Verdict:
+    """Check the log, whoever has it open; ``vault`` None: the keys are elsewhere.
 
     Raises:
         UnavailableError: There is no server, or it does not let us in.
@@ -36,12 +37,12 @@ def verify_database(url: str) -> Verdict:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             if not exists(connection):
                 raise NotFoundError("log", place_of(url))
-            return Verdict([*_problems(connection)], stored_link(connection).last)
+            return Verdict([*_problems(connection, SealedPayloads(vault))], stored_link(connection).last)
     except psycopg.Error as error:
         raise UnavailableError("the log", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _problems(connection: Connection) -> Iterator[str]:
+def _problems(connection: Connection, payloads: SealedPayloads) -> Iterator[str]:
     ids: dict[bytes, tuple[int, int | None]] = {}
     indexes, keys = Indexes(ids.get), _Keys()
     try:
@@ -51,12 +52,14 @@ def _problems(connection: Connection) -> Iterator[str]:
             for row in rows:
                 yield from indexes.add(row)
                 keys.add(row)
+                payloads.add(row)
     except LogDamagedError as error:
         yield error.message
         return
     yield from indexes.end(dict(connection.execute("SELECT id, pos FROM ksi.open", binary=True).fetchall()))
     if keys.counts != connection.execute(_COUNTS).fetchone():
         yield KEYS_DAMAGED
+    yield from payloads.end()
     head = stored_link(connection).last
     yield from wrong_snapshots(connection, head)
     yield from _beyond(connection, head)

@@ -25,6 +25,7 @@ from ksi.store.postgres_shelf import PostgresShelf
 from ksi.store.row import Row
 from ksi.store.schema import Durability
 from ksi.store.sight import marked
+from ksi.store.vault import Vault
 
 T = TypeVar("T")
 RETRY_FOR = 15.0
@@ -38,9 +39,10 @@ class PostgresWriter:
     ``link`` is the last that is known here, ``sent`` the last that was sent, ``backend`` the server's process for us.
     """
 
-    def __init__(self, url: str, access: Access, durability: Durability, clock: Clock) -> None:
+    def __init__(self, url: str, access: Access, durability: Durability, clock: Clock, vault: Vault) -> None:
         self._url, self._access, self._clock = url, access, clock
         self._durability: Durability = durability
+        self._vault = vault
         self._lock = RLock()  # a view that is registered is flushed on the loop
         self._names: set[str] = set()
         self._stopped = False
@@ -77,6 +79,7 @@ class PostgresWriter:
         Raises:
             UnavailableError: There was no server for :data:`RETRY_FOR`, or it refuses. It may be stored all the same.
         """
+        self._vault.write_keys()
         written = [decided for decided in batch if decided.row is not None]
         link = self.link
         if written:

@@ -288,12 +288,6 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         if not self.closed and self._refused is None:
             self._threads.submit("writer", partial(self._writer.within, job), lambda result, error: None)
 
-    async def destroy_key(self, subject: str) -> None:
-        try:
-            await self._threads.run("writer", partial(self.vault.destroy, subject))
-        except apsw.Error as error:
-            raise UnavailableError("the file of keys", str(error)) from error
-
     def _branch_table(self, view: type[View[Any]], branch: str) -> BranchTable:
         return branch_table(self, self._point, self._threads, self._writer, view, branch)
 

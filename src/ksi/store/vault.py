@@ -63,7 +63,10 @@ class KeyTable(Protocol):
 
 
 class Vault:
-    """Seals and opens payloads. ``table`` None: nothing is sealed here, and nothing can be erased. From any thread."""
+    """Seals and opens payloads. From any thread.
+
+    ``table`` None: nothing is sealed here, and nothing can be erased; what others sealed is read as if it were erased.
+    """
 
     def __init__(self, table: KeyTable | None) -> None:
         self._table = table
@@ -177,8 +180,6 @@ class Vault:
     # ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def opened(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
         """``events`` as readers get them; of what was erased the envelope is left, with ``erased`` in its metadata."""
-        if self._table is None:
-            return events
         return [event if event.subject is None else self._opened_event(event) for event in events]
 
     def _opened_event(self, event: RecordedEvent) -> RecordedEvent:
@@ -209,7 +210,7 @@ class Vault:
 
     def opened_row(self, row: Row) -> Row:
         """The same for all of a row; of what was erased the payload is null."""
-        if self._table is None or not _has_subject(row):
+        if not _has_subject(row):
             return row
         return replace(
             row,
@@ -241,8 +242,11 @@ class Vault:
         return None if cipher is None else cipher.decrypt(nonce, sealed[start + NONCE :], key_id)
 
     def _found(self, key_id: bytes) -> AESGCM | None:
-        assert self._table is not None
-        key = next((key for key in self._new if key.id == key_id), None) or self._table.find(key_id)
+        key = next((key for key in self._new if key.id == key_id), None)
+        if key is None and self._table is not None:
+            key = self._table.find(key_id)
+        if key is None:
+            self.has_erased = True  # also where the keys are elsewhere
         return None if key is None else self._cipher(key)
 
 
