@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -196,10 +197,6 @@ async def test_a_thousand_connections_that_say_nothing_cost_little_and_are_let_g
 
 
 # ── stalled readers ──────────────────────────────────────────────────────────────────────────────────────────────────
-RECEIVED_BYTES = 64 << 10
-"""What the system of a reader takes for it, at its own choice, before it tells the sender to stop; twice ours."""
-
-
 async def stalled_reader(site: Site, name: str, *, size: int, credit: int | None = None) -> Raw:
     """Somebody who asks for a stream without end, and never reads."""
     raw = await Raw.open(site)
@@ -253,19 +250,19 @@ async def test_a_hundred_readers_that_stall_hold_little_and_delay_nobody(tmp_pat
             held_open.abort()
 
 
-@pytest.mark.parametrize("size", [200, 20_000, 500_000])
-async def test_who_can_not_grant_is_ahead_by_what_the_system_holds(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [60, 20_000, 500_000])
+async def test_nothing_much_is_made_for_a_reader_that_can_not_grant_and_stops(tmp_path: Path, size: int) -> None:
     count = 10
     async with serving(tmp_path) as site:
         tracemalloc.start()
         stalled = [await stalled_reader(site, f"stalled {number}", size=size) for number in range(count)]
         await site.until(lambda: len(site.probe.made) == count)
-        await settled(site)
+        since = time.monotonic()
+        await site.until(lambda: time.monotonic() > since + 0.3)  # by then each was asked many times how far it is
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held < count * (2 << 20)
-        buffers = 3 * RECEIVED_BYTES + 4 * protocol.STREAM_BUFFER_BYTES
-        assert max(site.probe.made.values()) * size < buffers + outlet.CREDIT * size
+        assert max(site.probe.made.values()) <= 4 * outlet.CREDIT
         for raw in stalled:
             raw.writer.transport.abort()
 
@@ -293,7 +290,7 @@ async def test_a_reader_that_does_not_take_its_end_loses_its_connection(
 ) -> None:
     monkeypatch.setattr(outlet, "END_GRACE", 0.1)
     async with serving(tmp_path, stall_timeout=0.1) as site:
-        raw = await stalled_reader(site, "stalled", size=20_000)
+        raw = await stalled_reader(site, "stalled", size=500_000)
         await site.until(lambda: len(site.server.state.tasks) == 1)
         await site.until(lambda: not site.server.state.tasks and not site.server.state.connections)
         raw.writer.transport.abort()

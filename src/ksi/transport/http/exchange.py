@@ -30,6 +30,9 @@ class Carrying(Protocol):
     async def taken(self) -> None:
         """Return when the system has taken all that was written."""
 
+    def ahead(self) -> int:
+        """Bytes that were written and that the client has not read, as far as one can know."""
+
 
 class Holding(Protocol):
     """Where bytes of requests are counted; ``scope["state"]["holding"]`` of an application."""
@@ -215,6 +218,10 @@ class Exchange:
     async def taken(self) -> None:
         """Return when the system has taken all that was written, or the connection is gone."""
         await self._connection.taken()
+
+    def ahead(self) -> int:
+        """Bytes that were written and that the client has not read, as far as one can know."""
+        return self._connection.ahead()
 
     def abort(self) -> None:
         """Close the connection now; what is not written is lost."""

@@ -1,7 +1,7 @@
 """What comes of a stream, on its way to an HTTP client.
 
-A reader that stops reading stops the work. Who grants credit is sent no more chunks than that. Of who can not, as
-``curl``, only what the system took is known: it is given little room, and no more is asked for until it took all.
+A reader that stops reading stops the work. Who grants credit is sent no more chunks than that. For who can not, as
+``curl``, no more is asked for until it has read nearly all that was written (:mod:`~ksi.transport.http.pace`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ksi.core.errors import KSIError
 from ksi.kernel.door import StreamCall
 from ksi.transport.http.exchange import Exchange
 from ksi.transport.http.formats import Format
+from ksi.transport.http.pace import keep_pace
 from ksi.transport.http.problems import Headers
 from ksi.transport.streams import Window
 
@@ -38,6 +39,7 @@ class Outlet:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._news = asyncio.Event()
+        self._grants = granted is not None
         self._granted = UNLIMITED if granted is None else granted  #: in all
         self._window = Window(self._granted, first_chunks=FIRST_CREDIT, chunks_max=CREDIT)
         self._call: StreamCall | None = None
@@ -127,9 +129,16 @@ class Outlet:
             await exchange.write(body, is_last=is_last)
             if is_last:
                 return
-            await exchange.taken()
+            await self._read_up()
             self._window.took(chunks)
             self._ask()
+
+    async def _read_up(self) -> None:
+        """Return when more may be asked for."""
+        if self._grants:
+            await self._exchange.taken()
+        else:
+            await keep_pace(self._exchange, self._form.heartbeat, lambda: self.is_ended)
 
     async def _first_news(self, patience: float | None) -> None:
         try:

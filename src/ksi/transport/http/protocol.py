@@ -7,7 +7,6 @@ loris) holds them for seconds only.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -19,13 +18,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from ksi.core.errors import InvalidFrameError, KSIError, OverloadedError, PayloadTooLargeError
+from ksi.transport.http.pace import Ahead
 from ksi.transport.http.problems import LateRequestError, problem, status_of
 from ksi.transport.http.websocket import WebSockets
 
 HEADER_BYTES_MAX = 64 << 10
 CONTINUE = b"HTTP/1.1 100 "
-STREAM_BUFFER_BYTES = 8 << 10
-"""What the system holds of a stream that is not read (it doubles that): each token in it was made for nobody."""
 LINGER = 1.0
 """Seconds that a client which was refused has to read why."""
 STANDING = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
@@ -75,6 +73,7 @@ class HttpConnection(HttpToolsProtocol):
         self._header_bytes = 0
         self._is_refused = False
         self._lost = asyncio.Event()
+        self._ahead: Ahead | None = None
 
     # ── what the loop calls ──────────────────────────────────────────────────────────────────────────────────────────
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -160,14 +159,19 @@ class HttpConnection(HttpToolsProtocol):
         await self._lost.wait()
 
     def narrow(self) -> None:
-        """Hold little of what the client does not read, in this process nothing."""
-        opened: socket.socket = self.transport.get_extra_info("socket")
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
+        """Hold nothing of what the client does not read, and watch how far it is behind."""
         self.transport.set_write_buffer_limits(high=0)
+        self._ahead = Ahead(self.transport.get_extra_info("socket"))
 
     async def taken(self) -> None:
         """Return when the system has taken all that was written, or the connection is gone."""
         await self.flow.drain()
+
+    def ahead(self) -> int:
+        """Bytes that were written and that the client has not read, as far as one can know."""
+        if self._ahead is None or self.transport.is_closing():
+            return 0
+        return self._ahead.bytes() + self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Close now; what is not written is lost."""
