@@ -24,6 +24,7 @@ from ksi.plugins.permission import Permission
 from ksi.providers.base import CompletionRequest, TextPart, ToolCallDelta, ToolResultPart
 from ksi.providers.desk import Desk, Offer
 from ksi.providers.script import Answer, Hold, ScriptProvider
+from ksi.transport import lapsing
 from ksi.transport.budget import Limits
 from tests.transport.http.site import Site, serving
 
@@ -141,6 +142,19 @@ async def test_who_leaves_stops_the_model(site: Site, script: Script, ai: openai
     waiting = asyncio.ensure_future(ai.chat.completions.create(model="held", messages=HELLO))
     await site.until(lambda: script.provider.streams_open == 1)
     waiting.cancel()
+    await site.until(lambda: script.provider.streams_open == 0)
+
+
+async def test_a_stream_ends_with_its_token(
+    site: Site, script: Script, ai: openai.AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lapsing, "CHECK_EVERY", 0.01)
+    async with await ai.chat.completions.create(model="held", messages=HELLO, stream=True) as stream:
+        said = [await anext(stream), await anext(stream)]
+        site.tokens.revoke(site.tokens.verify(site.token).token_id)
+        with pytest.raises(openai.APIError) as caught:
+            said += [chunk async for chunk in stream]
+    assert (caught.value.code, len(said)) == ("unauthorized", 2)
     await site.until(lambda: script.provider.streams_open == 0)
 
 

@@ -24,6 +24,7 @@ from ksi.plugins.permission import Permission
 from ksi.plugins.state import State
 from ksi.plugins.system import System
 from ksi.testing.daemon_process import DaemonProcess
+from ksi.transport import lapsing
 from tests.transport.http.site import Site, serving
 
 Mode = Literal["auto", "legacy"]
@@ -40,7 +41,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def client(site: Site, token: str | None = None, mode: Mode = "auto") -> AsyncIterator[Client]:
     headers = {"authorization": f"Bearer {token or site.token}"}
     async with (
-        httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+        httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http,
         Client(streamable_http_client(f"{site.url}/mcp", http_client=http), mode=mode) as connected,
     ):
         yield connected
@@ -114,6 +115,22 @@ async def test_a_call_that_is_given_up_stops_the_stream(site: Site) -> None:
         await site.probe.began.wait()
         calling.cancel()
         await site.until(lambda: "given up" in site.probe.ended)
+
+
+async def test_a_call_that_has_begun_to_answer_ends_with_its_token(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lapsing, "CHECK_EVERY", 0.01)
+    begun = asyncio.Event()
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        begun.set()
+
+    async with client(site) as mcp:
+        asked = mcp.call_tool("probe__held", {"name": "revoked"}, progress_callback=on_progress)
+        calling = asyncio.ensure_future(asked)
+        await begun.wait()
+        site.tokens.revoke(site.tokens.verify(site.token).token_id)
+        await site.until(lambda: "revoked" in site.probe.ended)
+        calling.cancel()
 
 
 async def test_the_log_and_runs_are_resources(site: Site) -> None:

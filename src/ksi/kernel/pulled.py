@@ -32,11 +32,17 @@ class Pulled:
         self._answer: bytes | None = None
         self._error: KSIError | None = None
         self._is_ended = False
+        self._call: StreamCall | None = None
 
     @property
     def answer(self) -> Any:
         """The end value, behind the last chunk."""
         return canonical.decode(self._answer or b"null")
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether no more will come, though there may be chunks to be pulled."""
+        return self._is_ended
 
     # ── as the router sees it ────────────────────────────────────────────────────────────────────────────────────────
     def opened(self, at: str) -> None:
@@ -50,8 +56,16 @@ class Pulled:
         """Who pulls waits, and loses nothing."""
 
     def end(self, raw: bytes | None, error: KSIError | None) -> None:
+        if self._is_ended:
+            return
         self._answer, self._error, self._is_ended = raw, error, True
         self._news.set()
+
+    def break_off(self, error: KSIError) -> None:
+        """End it with ``error``, behind the chunks that came."""
+        if self._call is not None and not self._is_ended:
+            self.end(None, error)
+            self._call.cancel()
 
     # ── as its reader sees it ────────────────────────────────────────────────────────────────────────────────────────
     async def chunks(self, open_stream: Callable[[Sink, int], StreamCall]) -> AsyncGenerator[Any, None]:
@@ -60,7 +74,7 @@ class Pulled:
         Raises:
             KSIError: What the stream ended with.
         """
-        call = open_stream(self, CREDIT)
+        call = self._call = open_stream(self, CREDIT)
         try:
             while self._chunks or not self._is_ended:
                 if not self._chunks:

@@ -22,9 +22,11 @@ from ksi.kernel.services import ServiceRegistry
 from ksi.plugins.endpoint import anthropic, openai, responses
 from ksi.plugins.endpoint.asked import AGENT, Answered, Wanted, Words
 from ksi.transport.http.exchange import Answer, Exchange, Gone
+from ksi.transport.http.pace import keep_pace
 from ksi.transport.http.refusals import refuse, told
 
 BODY_BYTES_MAX = 8 << 20
+HEARTBEAT = b":\n\n"
 EPOCH = "1970-01-01T00:00:00Z"
 """When a model was made: nobody knows, and the packages want a moment."""
 Protocol = tuple[Callable[[bytes], Wanted], Callable[[Wanted, str, int], Words]]
@@ -60,8 +62,9 @@ async def _complete(router: Router, exchange: Exchange, body: bytes) -> None:
     envelope = EventEnvelope.create(name, payload, "http", principal=exchange.session.principal)
     words = words_of(wanted, ids.text(envelope.event_id), envelope.time_us // 1_000_000)
     answering = partial(router.open_stream, envelope, exchange.session)
-    pour = _pour if wanted.is_streamed else _answer
-    await exchange.while_there(pour(exchange, words, Pulled(), answering))
+    pour, stream = _pour if wanted.is_streamed else _answer, Pulled()
+    exchange.end_by(stream.break_off)
+    await exchange.while_there(pour(exchange, words, stream, answering))
 
 
 async def _answer(exchange: Exchange, words: Words, stream: Pulled, answering: Any) -> None:
@@ -80,6 +83,7 @@ async def _pour(exchange: Exchange, words: Words, stream: Pulled, answering: Any
             async for chunk in chunks:
                 await _begin(exchange, words)
                 await exchange.write(words.piece(chunk["text"]))
+                await keep_pace(exchange, HEARTBEAT, lambda: stream.is_ended)
         except KSIError as error:
             if not exchange.is_answered:
                 raise
@@ -91,6 +95,7 @@ async def _pour(exchange: Exchange, words: Words, stream: Pulled, answering: Any
 
 async def _begin(exchange: Exchange, words: Words) -> None:
     if not exchange.is_answered:
+        exchange.narrow()
         await exchange.start(200, [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")])
         await exchange.write(words.opening())
 

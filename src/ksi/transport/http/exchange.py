@@ -47,6 +47,13 @@ class Gone(Exception):
     """The client has left before it was answered; nobody reads what would be said."""
 
 
+class Ending(Protocol):
+    """What ends an application's answer; ``scope["state"]["expiring"]`` of an application."""
+
+    def end_by(self, ending: Callable[[KSIError], None]) -> None:
+        """Let ``ending`` end the answer."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer."""
 
@@ -210,6 +217,11 @@ class Exchange:
         """Write a part of the body; waits while the client does not read."""
         message: Message = {"type": "http.response.body", "body": body, "more_body": not is_last}
         await self.send(message)
+
+    def end_by(self, lapsed: Callable[[KSIError], None]) -> None:
+        """Let ``lapsed`` end an application's answer that has begun, when the client's token counts no more."""
+        expiring: Ending = self.scope["state"]["expiring"]
+        expiring.end_by(lapsed)
 
     def narrow(self) -> None:
         """Hold little of what the client does not read: it stands for work that is done for nobody."""

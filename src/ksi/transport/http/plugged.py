@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import closing
 
 import msgspec
 from starlette import routing
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ksi.core.errors import DeclarationError, NotFoundError
 from ksi.kernel.plugin import Route
@@ -16,6 +17,7 @@ from ksi.kernel.router import Router
 from ksi.transport.http.app import Endpoint, Handler
 from ksi.transport.http.events import Requests
 from ksi.transport.http.exchange import JSON, Answer, Exchange
+from ksi.transport.http.expiring import Expiring
 from ksi.transport.http.guard import Guard
 
 OWN = "/v1"
@@ -81,14 +83,23 @@ class Plugged:
 
     def _asgi(self, route: Route) -> Handler:
         async def handler(exchange: Exchange) -> None:
-            exchange.scope["state"]["holding"] = self._requests
-            if not route.is_public:
-                exchange.scope["state"]["session"] = exchange.session
-            exchange.is_answered = True  # from here on the app answers; what it raises breaks the answer off
             assert route.app is not None
-            await route.app(exchange.scope, exchange.receive, exchange.send)
+            exchange.scope["state"]["holding"] = self._requests
+            exchange.is_answered = True  # from here on the app answers; what it raises breaks the answer off
+            if route.is_public:
+                await route.app(exchange.scope, exchange.receive, exchange.send)
+            else:
+                await self._answered_while_known(route.app, exchange)
 
         return handler
+
+    async def _answered_while_known(self, app: ASGIApp, exchange: Exchange) -> None:
+        """An app's answer to somebody with a token, as long as that counts."""
+        assert self._requests.tokens is not None
+        expiring = Expiring(exchange, self._requests.tokens)
+        exchange.scope["state"].update(session=exchange.session, expiring=expiring)
+        with closing(expiring):
+            await app(exchange.scope, exchange.receive, expiring.send)
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
