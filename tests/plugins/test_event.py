@@ -6,12 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+
 from ksi.core import ids
-from ksi.core.events import Position, RecordedEvent
+from ksi.core.events import Position, RecordedEvent, fact
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event
+from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.event import RECENT_BYTES_MAX, RECENT_MAX, Event, Recent
 from ksi.plugins.state import State
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.running import turns
+
+
+@fact("tagged:noted")
+class Noted(msgspec.Struct, frozen=True):
+    """Something was noted."""
+
+    tags: tuple[str, ...]
 
 
 def recorded(position: int, *, raw: bytes = b"{}", subject: str | None = None) -> RecordedEvent:
@@ -60,6 +72,29 @@ async def test_an_event_is_encoded_once_however_many_follow() -> None:
         assert [event["data"]["value"] for event in seen[0]] == list(range(events))
         assert all(each == seen[0] for each in seen)
         assert plugin._recent.encodings == events
+
+
+class Tagged(AsyncPlugin):
+    """Appends facts with tags."""
+
+    name = "tagged"
+
+    @event("tagged:note")
+    async def note(self, tags: tuple[str, ...], context: EventContext) -> None:
+        """Note something under tags."""
+        context.append("notes/1", Noted(tags), tags=frozenset(tags))
+
+
+async def test_one_may_follow_what_has_certain_tags() -> None:
+    async with EventTestHarness(Event, Tagged) as ksi:
+        await ksi.request("tagged:note", {"tags": ["room:1", "urgent"]})
+        wanted = {"after": "start", "tags": ["room:1", "urgent"]}
+        following = asyncio.ensure_future(_next(aiter(ksi.stream("event:subscribe", wanted)), 2))
+        await turns()
+        for tags in (["room:1"], ["urgent"], ["urgent", "room:1", "late"]):
+            await ksi.request("tagged:note", {"tags": tags})
+        seen = [event["data"]["tags"] for event in await following]
+    assert seen == [["room:1", "urgent"], ["urgent", "room:1", "late"]]
 
 
 async def _next(following: AsyncIterator[Any], count: int) -> list[Any]:

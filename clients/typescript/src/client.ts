@@ -41,6 +41,10 @@ export interface SubscribeOptions {
   /** Name under which the daemon remembers the place. */
   subscriber?: string;
   kinds?: Array<"fact" | "request" | "outcome">;
+  /** Only events that have all of these. */
+  tags?: string[];
+  /** Only events of one run. */
+  correlationId?: string;
   overflow?: "wait" | "drop" | "disconnect";
   bufferSize?: number;
   signal?: AbortSignal;
@@ -123,8 +127,9 @@ export class Client<Events extends Shapes<Events> = AnyEvents> {
 
   /** Recorded events that match, from `after` on (the end, where it is not said), then live. */
   subscribe(pattern: string, options: SubscribeOptions = {}): Subscription<RecordedEvent> {
-    const { signal, bufferSize, ...fields } = options;
-    const request: Request = { ...requestOf("event:subscribe", { pattern, ...fields }, {}), stream: true };
+    const { signal, bufferSize, correlationId, ...fields } = options;
+    const run = correlationId === undefined ? {} : { correlation_id: correlationId };
+    const request: Request = { ...requestOf("event:subscribe", { pattern, ...fields, ...run }, {}), stream: true };
     // One at a time where a checkpoint counts it as done when the next one is asked for.
     const size = fields.subscriber === undefined ? (bufferSize ?? BUFFER_SIZE) : 1;
     return new Subscription(this.#exchange, request, size, signal);

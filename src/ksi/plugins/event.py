@@ -27,6 +27,7 @@ class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     pattern: Annotated[str, Meta(description="names of events, as in agent:* or agent:")] = "*"
     kinds: tuple[Kind, ...] = ("fact",)
+    tags: Annotated[tuple[str, ...], Meta(description="only events that have all of these")] = ()
     correlation_id: Annotated[str | None, Meta(description="a run: id, unique beginning of one, last")] = None
     after: Annotated[str, Meta(description="start, end, @1234, or checkpoint (of the subscriber)")] = "end"
     subscriber: Annotated[str | None, Meta(description="name under which its place is remembered")] = None
@@ -83,6 +84,7 @@ class Event(AsyncPlugin):
         wanted = Filter(
             names=() if request.pattern == "*" else (request.pattern,),
             kinds=request.kinds,
+            tags=frozenset(request.tags),
             correlation_id=None if run is None else await find_run(self._log, run, branch=context.branch),
         )
         start = await self._start(request, context.branch)
