@@ -46,8 +46,8 @@ def test_who_follows_the_log_is_shown_what_was_made_for_the_first() -> None:
 
 def test_of_a_persons_data_and_of_large_events_nothing_is_kept() -> None:
     recent = Recent()
-    for event in (recorded(1, subject="ada"), recorded(2, raw=b'"%b"' % (b"x" * RECENT_BYTES_MAX))):
-        assert recent.shown(event) is not recent.shown(event)
+    for made in (recorded(1, subject="ada"), recorded(2, raw=b'"%b"' % (b"x" * RECENT_BYTES_MAX))):
+        assert recent.shown(made) is not recent.shown(made)
     assert recent._made == {}
 
 

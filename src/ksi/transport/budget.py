@@ -18,7 +18,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_total_max: int = 65_536
     inbound_bytes_max: int = 256 << 20  #: of all connections, beyond what each holds freely
     inbound_bytes_free: int = 64 << 10
-    write_bytes_high: int = 1 << 20  #: reading pauses while more than this waits to be written
+    write_bytes_high: int = 256 << 10  #: reading pauses while more than this waits to be written
     write_bytes_max: int = 64 << 20  #: at more than this the connection is aborted at once
     stall_timeout: float = 30.0  #: a connection that blocks for so long is aborted
     connections_max: int = 4_096

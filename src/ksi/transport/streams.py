@@ -13,7 +13,7 @@ from ksi.wire import answers
 from ksi.wire.frames import FrameId
 
 CHUNKS_ON_THE_WAY = 256
-BYTES_ON_THE_WAY = 512 << 10
+BYTES_ON_THE_WAY = 128 << 10
 """Of chunks that are on their way to one reader; a single one may be larger."""
 FIRST_CHUNKS = 16
 """The same before it is known how large they are."""
