@@ -76,6 +76,7 @@ BUILT_IN = (
     "ksi.plugins.door:Doors",
     "ksi.plugins.endpoint:Endpoint",
     "ksi.plugins.mcp:Mcp",
+    "ksi.plugins.mcp:McpServers",
 )
 SWITCH_INTERVAL = 0.0005
 """Seconds after which the interpreter lets another thread run: at Python's 5 ms the log's writer waits for the loop."""

@@ -61,6 +61,9 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "SubscriptionDroppedError": ((), {"resume_after": 9}),
     "RateLimitedError": (("slow down",), {"provider": "openai", "retry_after": 2.0}),
     "ProviderTimeoutError": (("silence",), {"provider": "openai", "seconds": 30.0}),
+    "ToolError": (("it broke",), {"server": "files"}),
+    "ToolFailedError": (("it broke",), {"server": "files", "tool": "read_file"}),
+    "ToolServerError": (("it broke",), {"server": "files"}),
     "ConfigError": (("no number",), {"where": "KSI_PORT"}),
     "RemoteError": (("from_the_future", "what?", {"fact": 1}), {}),
 }

@@ -46,7 +46,7 @@ def described(spec: EventSpec) -> Described:
         key=declaration.key is not None,
         timeout_s=declaration.timeout,
         plugin=", ".join(handler.owner for handler in spec.handlers),
-        permission=declaration.permission or spec.name,
+        permission=declaration.permission if isinstance(declaration.permission, str) else spec.name,
     )
 
 

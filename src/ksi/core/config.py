@@ -25,6 +25,7 @@ Count = Annotated[int, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0)]
 Seconds = Annotated[float, Meta(gt=0)]
 Days = Annotated[float, Meta(gt=0, le=36_525)]
+ServerName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 _Path = tuple[str, ...]
 
 
@@ -243,6 +244,26 @@ class SandboxSection(Section, frozen=True):
     processes_max: Count = 64
 
 
+class McpSection(Section, frozen=True):
+    """A server of MCP, whose tools agents may have: ``command`` starts one for each agent, or ``url`` is where it is.
+
+    The child has nothing of the daemon's environment but where things are, and ``environment``. ``timeout`` is for one
+    call, ``start_timeout`` until it has said which tools there are.
+    """
+
+    command: tuple[str, ...] = ()
+    environment: dict[str, Secret] = {}
+    directory: str | None = None
+    url: str | None = None
+    headers: dict[str, Secret] = {}
+    timeout: Seconds = 60.0
+    start_timeout: Seconds = 30.0
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == (self.url is not None):
+            raise ValueError("say command or url, one of them")
+
+
 class CompletionSection(Section, frozen=True):
     """``per_provider`` completions run at the same time, ``queue_size_max`` more wait; limits are in seconds.
 
@@ -271,6 +292,7 @@ class Settings(Section, frozen=True):
     permission: PermissionSection = PermissionSection()
     completion: CompletionSection = CompletionSection()
     sandbox: SandboxSection = SandboxSection()
+    mcp: dict[ServerName, McpSection] = {}
     prices: dict[str, PriceSection] = {}
     plugin: dict[str, dict[str, Any]] = {}
 

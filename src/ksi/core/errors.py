@@ -36,6 +36,8 @@
     │  ├─ ContextLengthError       ├─ ProviderOverloadedError  ├─ ProviderTimeoutError
     │  ├─ StreamInterruptedError   ├─ ProviderBugError         ├─ ModelUnavailableError
     │  └─ InvalidAnswerError
+    ├─ ToolError                   a tool that a server of MCP offers gave no result
+    │  ├─ ToolFailedError          └─ ToolServerError
     ├─ ConfigError                 the configuration is wrong
     ├─ ClientError                 the client's own
     │  ├─ KSIConnectionError       └─ KSITimeoutError
@@ -835,6 +837,36 @@ class ModelUnavailableError(ProviderError):
     """The model's file or runtime is not here, or not what it should be. ``ksi model install`` gets it."""
 
     code = "model_unavailable"
+
+
+# ── tools of servers ─────────────────────────────────────────────────────────────────────────────────────────────────
+class ToolError(KSIError):
+    """A tool that a server of MCP offers gave no result. ``server`` names it."""
+
+    code = "tool_error"
+
+    def __init__(self, message: str, *, server: str) -> None:
+        super().__init__(f"{server}: {message}")
+        self.server = server
+
+
+class ToolFailedError(ToolError):
+    """The server answered that ``tool`` failed, and with what words: other arguments may help."""
+
+    code = "tool_failed"
+
+    def __init__(self, message: str, *, server: str, tool: str) -> None:
+        super().__init__(f"{tool}: {message}", server=server)
+        self.tool = tool
+
+
+class ToolServerError(ToolError):
+    """The server did not start, ended, can not be reached, or does not speak the protocol.
+
+    The next call starts it, or connects, again. What it says on stderr is in the daemon's log.
+    """
+
+    code = "tool_server_failed"
 
 
 # ── configuration, client ────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,11 +21,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from ksi.core.envelope import EventEnvelope
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 Kind = Literal["command", "query", "stream", "observer"]
 Durability = Literal["together", "before", "none"]
 OnCrash = Literal["rerun", "unknown", "interrupted"]
+PermissionName = str | Callable[[EventEnvelope], str]
 TIMEOUT = 60.0
 """Seconds that a handler may take where it declares nothing."""
 
@@ -81,7 +84,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     category: str | None = None
     belongs_to: Callable[[Any], str | None] | None = None
     record: bool = True
-    permission: str | None = None
+    permission: PermissionName | None = None
     breaker: str | None = None
     checkpoint: str | None = None
     errors: tuple[str, ...] = ()
@@ -105,7 +108,7 @@ def event(
     answers: Literal["first", "all"] = "first",
     order: int = 0,
     on_crash: Literal["rerun", "unknown"] = "unknown",
-    permission: str | None = None,
+    permission: PermissionName | None = None,
     breaker: str | None = None,
     errors: Sequence[str] = (),
     examples: Sequence[Mapping[str, Any]] = (),
@@ -126,7 +129,7 @@ def event(
         answers: With several handlers, the ``first`` answer wins, or ``all`` are given as a list.
         order: Among several handlers that may not run together, lower goes first.
         on_crash: For ``before``: whether running it again after a crash is harmless.
-        permission: The name that permission rules see instead of the event's own.
+        permission: The name that permission rules see instead of the event's own; a function makes it of the request.
         errors: Codes it may answer with, for the description.
         belongs_to: The stream, ``category/id``, whose subject a command carries by itself.
     """

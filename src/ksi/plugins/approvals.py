@@ -182,12 +182,19 @@ class Approvals:
         if profile not in self._policy.profiles:
             known = difflib.get_close_matches(profile, self._policy.profiles)
             raise NotFoundError("permission profile", profile, suggestions=known)
-        rows = self.host.services.get(Router).table.values()
-        names = {row.spec.declaration.permission or row.name for row in rows}
-        event = self._policy.exceeding(profile, principal, sorted(names))
-        if event is not None:
+        exceeding = self._policy.exceeding(profile, principal, sorted(self._names(profile, principal)))
+        if exceeding is not None:
             rule = f"the profile {profile} allows more of it than {principal} may do"
-            raise PermissionDeniedError(event, principal=principal, rule=rule)
+            raise PermissionDeniedError(exceeding, principal=principal, rule=rule)
+
+    def _names(self, profile: str, principal: str) -> set[str]:
+        """What rules see: of names that are made of requests, and that nobody can list, the rules themselves."""
+        names: set[str] = set()
+        for row in self.host.services.get(Router).table.values():
+            name = row.spec.declaration.permission or row.name
+            prefix = f"{row.name.partition(':')[0]}:"
+            names |= {name} if isinstance(name, str) else self._policy.patterns(profile, principal, prefix)
+        return names
 
     # ── requests that wait ───────────────────────────────────────────────────────────────────────────────────────────
     @query("permission:pending", examples=[{}])

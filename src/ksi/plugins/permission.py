@@ -5,7 +5,7 @@ Profiles come from ``[permission]`` of the configuration, rates from ``[limits]`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import msgspec
@@ -108,6 +108,8 @@ class Permission(Approvals, AsyncPlugin):
         """The check of one event. What was allowed once is remembered as long as the session lives."""
         policy, event = self._policy, spec.name
         name = spec.declaration.permission or event
+        if not isinstance(name, str):
+            return self._check_by(name)
         remembered = f"permission {name}"
 
         def check(envelope: EventEnvelope, session: Session) -> str | Parked:
@@ -115,14 +117,26 @@ class Permission(Approvals, AsyncPlugin):
             if known is not None and known[0] is policy.generation:
                 rule: str | Parked = known[1]
                 return rule
-            verdict = policy.decide(session.principal, name)
-            if verdict.word == "deny":
-                raise PermissionDeniedError(event, principal=session.principal, rule=verdict.rule)
-            rule = verdict.rule if verdict.allowed else Parked(verdict.rule)
+            rule = self._rule(session, name, event)
             session.cache[remembered] = (policy.generation, rule)
             return rule
 
         return check
+
+    def _check_by(self, named: Callable[[EventEnvelope], str]) -> Check:
+        """Of an event whose requests name themselves. Names that anybody may invent are not remembered."""
+
+        def check(envelope: EventEnvelope, session: Session) -> str | Parked:
+            name = named(envelope)
+            return self._rule(session, name, name)
+
+        return check
+
+    def _rule(self, session: Session, name: str, event: str) -> str | Parked:
+        verdict = self._policy.decide(session.principal, name)
+        if verdict.word == "deny":
+            raise PermissionDeniedError(event, principal=session.principal, rule=verdict.rule)
+        return verdict.rule if verdict.allowed else Parked(verdict.rule)
 
     def _rate_of(self, spec: EventSpec) -> Check:
         """The check of all events: every request's way, and therefore one function with what it needs at hand."""

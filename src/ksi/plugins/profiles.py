@@ -108,6 +108,13 @@ class Policy:
                 return event
         return None
 
+    def patterns(self, profile: str, principal: str, prefix: str) -> set[str]:
+        """All patterns that begin with ``prefix`` and decide what ``profile`` allows, or what ``principal`` may do."""
+        ruling: list[ProfileSection | Grant] = [self.granted(principal)]
+        ruling += (self.profiles.get(name, ProfileSection()) for name in (profile, self.profile_of(principal)))
+        lists = [each for found in ruling for each in (found.allow, found.deny, found.ask)]
+        return {pattern for each in lists for pattern in each if pattern.startswith(prefix)}
+
     def refuse_unknown(self) -> None:
         """Raises ConfigError where a principal, or everybody, has a profile that does not exist."""
         used = {"permission.default_profile": self._default}

@@ -40,7 +40,14 @@ class Agent(Supervision, AsyncPlugin):
     @event(
         "agent:spawn",
         key=stream_of,
-        errors=("conflict", "not_found", "composition_error", "unknown_event", "permission_denied"),
+        errors=(
+            "conflict",
+            "not_found",
+            "composition_error",
+            "unknown_event",
+            "permission_denied",
+            "tool_server_failed",
+        ),
         examples=(
             {"agent": "poet", "system": "You answer in verse."},
             {"agent": "ada", "profile": "writer", "variables": {"tone": "dry"}},
@@ -81,7 +88,7 @@ class Agent(Supervision, AsyncPlugin):
         category=TURN,
         on_crash="rerun",
         belongs_to=stream_of,
-        errors=("not_found", "conflict", "overloaded", "cancelled", "provider_error"),
+        errors=("not_found", "conflict", "overloaded", "cancelled", "provider_error", "tool_server_failed"),
         examples=({"agent": "poet", "text": "What is the sea?"},),
     )
     async def send_message(self, request: SendMessage, context: EventContext) -> AsyncIterator[Text | End[Turn]]:

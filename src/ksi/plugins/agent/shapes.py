@@ -27,9 +27,11 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """An agent: its name, what it is told first, who answers for it, and what it may do.
 
     All of it may come from a composition, ``profile``, with ``variables`` filled in; what is said here counts more.
-    ``tools`` are events that its model may ask for. They are asked for in the name of ``agent:NAME``, whose rights and
-    budgets count; who spawns it must be allowed to ask for them. ``permission`` gives it a profile of rights, none that
-    allows more than who spawns it may do. ``budget`` caps it where nobody has capped it yet.
+    ``tools`` are events that its model may ask for, and tools of servers of MCP that the configuration names
+    (``mcp:files/read_file``; ``mcp:files/read_*`` and ``mcp:files`` are those that the server has now). They are asked
+    for in the name of ``agent:NAME``, whose rights and budgets count; who spawns it must be allowed to ask for them.
+    ``permission`` gives it a profile of rights, none that allows more than who spawns it may do. ``budget`` caps it
+    where nobody has capped it yet.
     """
 
     agent: AgentName
@@ -43,7 +45,10 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         None
     )
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    tools: Annotated[tuple[str, ...], Meta(max_length=64, description="events, as in state:get")] | None = None
+    tools: (
+        Annotated[tuple[str, ...], Meta(max_length=64, description="events, as in state:get; or mcp:files/read_*")]
+        | None
+    ) = None
     max_steps: Annotated[int, Meta(ge=1, le=100, description="how often its model is asked in one turn; 8")] | None = (
         None
     )

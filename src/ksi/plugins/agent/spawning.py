@@ -10,7 +10,7 @@ from ksi.core.errors import ValidationError
 from ksi.kernel.context import EventContext
 from ksi.plugins.agent.form import Form
 from ksi.plugins.agent.shapes import Cap, Spawn
-from ksi.plugins.agent.tools import check_tools
+from ksi.plugins.agent.tools import check_tools, expanded
 from ksi.plugins.agent.view import AgentRecord, AgentSpawned, Settings, principal_of
 
 DAEMON = "daemon"
@@ -27,6 +27,7 @@ async def spawned_by(
         NotFoundError: There is no such composition, or profile of rights.
         CompositionError: Its file is wrong.
         ValidationError: A variable is missing, or it is no profile of an agent, or its schema is none.
+        ToolServerError: A server of MCP does not say which tools it has.
         PermissionDeniedError: It could do what who asks for it may not.
     """
     given = {name: value for name, value in _said(request).items() if name not in _BESIDE}
@@ -37,11 +38,12 @@ async def spawned_by(
         Form(settings.response_schema)
     if permission is not None or (before is not None and before.permission is not None):
         await _assign(request.agent, permission, context)
-    check_tools(request.agent, settings.tools, context)
+    tools = await expanded(context, request.agent, settings.tools)
+    check_tools(request.agent, tools, context)
     if cap is not None:
         await _cap(request.agent, msgspec.convert(cap, Cap), context)
     return AgentSpawned(
-        **msgspec.structs.asdict(settings),
+        **msgspec.structs.asdict(settings) | {"tools": tools},
         agent=request.agent,
         conversation=conversation,
         profile=request.profile,

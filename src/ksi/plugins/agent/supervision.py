@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ksi.core.errors import ConflictError, HandlerError, KSIError, NotFoundError, ProviderError
+from ksi.core.errors import ConflictError, HandlerError, KSIError, NotFoundError, ProviderError, ToolError
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
 from ksi.kernel.router import Router
@@ -31,7 +31,7 @@ from ksi.plugins.agent.view import (
 if TYPE_CHECKING:
     from ksi.kernel.plugin import Host
 
-ITS_OWN = (ProviderError, HandlerError)
+ITS_OWN = (ProviderError, HandlerError, ToolError)
 """Errors of a turn that say something of its agent: not those of who asked, of a budget, of the daemon."""
 
 
@@ -58,7 +58,7 @@ class Supervision:
         "agent:restart",
         key=stream_of,
         belongs_to=stream_of,
-        errors=("not_found", "conflict", "composition_error", "permission_denied"),
+        errors=("not_found", "conflict", "composition_error", "permission_denied", "tool_server_failed"),
         examples=({"agent": "ada"}, {"agent": "ada", "fresh": True}),
     )
     async def restart(self, agent: AgentName, context: EventContext, fresh: bool = False) -> AgentRecord:

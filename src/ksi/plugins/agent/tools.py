@@ -1,4 +1,4 @@
-"""The tools of agents: events that its model may ask for, with the rights of the agent itself."""
+"""The tools of agents: events, and tools of servers of MCP, that its model may ask for with its own rights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from ksi.codegen.tools import rooted, tool_name
 from ksi.core import canonical
+from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import (
     EventTimeoutError,
     KSIError,
@@ -30,38 +31,76 @@ from ksi.providers.base import Tool, ToolCallPart, ToolResultPart
 
 RESULT_BYTES_MAX = 32 << 10
 """Of what a tool gave, so much is told to the model."""
+TOOLS_MAX = 128
+"""Of an agent: more than that no provider takes."""
+LIST, CALL = "mcp:list", "mcp:call"
+"""Events of the plugin that has the servers of MCP."""
+DAEMON = "daemon"
 _NOT_ITS_OWN = (ShuttingDownError, ReplayError)
 """Errors that end the turn, and say nothing of the tool."""
 
 
 # ── which ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def is_of_server(tool: str) -> bool:
+    """Whether it is a tool of a server of MCP, ``mcp:SERVER/TOOL``, and no event."""
+    return tool.startswith("mcp:") and "/" in tool
+
+
+async def expanded(context: EventContext, agent: str, tools: Sequence[str]) -> tuple[str, ...]:
+    """``tools``, in place of patterns the names that fit: ``mcp:files/*`` and ``mcp:files`` are all of a server.
+
+    Raises:
+        NotFoundError: There is no such server, or no such tool of it.
+        ToolServerError: It does not say which tools it has.
+    """
+    events = context.services.get(Router).table
+    asked = [tool for tool in tools if is_of_server(tool) or (tool.startswith("mcp:") and tool not in events)]
+    found = [each["name"] for each in await _listed(context, agent, asked)]
+    own = [tool for tool in tools if tool not in asked]
+    return (*own, *found)
+
+
+async def _listed(context: EventContext, agent: str, tools: Sequence[str]) -> list[dict[str, Any]]:
+    """What servers say of ``tools``, over the agent's own connections."""
+    if not tools:
+        return []
+    asked = {"tools": list(tools), "principal": principal_of(agent)}
+    found: list[dict[str, Any]] = (await context.request_as(DAEMON, LIST, asked, step="tools"))["tools"]
+    return found
+
+
 def check_tools(agent: str, tools: Sequence[str], context: EventContext) -> None:
     """Refuse tools that ``agent`` can not be given.
 
     Raises:
         UnknownEventError: There is no such event.
         PermissionDeniedError: Who gives it may not ask for it; or only after asking, and the agent would not have to.
-        ValidationError: Two of them have the same name for a model.
+        ValidationError: There are too many, or two of them have the same name for a model, or one could be any.
     """
+    if CALL in tools:
+        raise ValidationError(f"{CALL} is no tool: name those of servers, as in mcp:files/read_file")
+    if len(tools) > TOOLS_MAX:
+        raise ValidationError(f"{len(tools)} tools, and an agent may have {TOOLS_MAX}: name fewer, mcp:files/read_*")
     router = context.services.get(Router)
-    for event in tools:
-        row = router.table.get(event)
+    for tool in tools:
+        name = CALL if is_of_server(tool) else tool
+        row = router.table.get(name)
         if row is None:
-            raise router.unknown(event)
-        _check_right(row, agent, context)
+            raise router.unknown(name)
+        _check_right(row, EventEnvelope.create(name, _payload(tool, {}), "agent"), agent, context)
     if len(set(map(tool_name, tools))) < len(tools):
         raise ValidationError("two tools have the same name for a model")
 
 
-def _check_right(row: Row, agent: str, context: EventContext) -> None:
+def _check_right(row: Row, asked: EventEnvelope, agent: str, context: EventContext) -> None:
     permission = row.stack.permission
     if permission is None:
         return
     own, its = (Session(principal=who, source="agent") for who in (context.principal, principal_of(agent)))
-    if not isinstance(permission(context.envelope, own), Parked):
+    if not isinstance(permission(asked, own), Parked):
         return
     try:
-        is_asked = isinstance(permission(context.envelope, its), Parked)
+        is_asked = isinstance(permission(asked, its), Parked)
     except PermissionDeniedError:
         return
     if not is_asked:
@@ -69,38 +108,52 @@ def _check_right(row: Row, agent: str, context: EventContext) -> None:
         raise PermissionDeniedError(row.name, principal=context.principal, rule=rule)
 
 
-async def offered_tools(context: EventContext, tools: Sequence[str]) -> list[Tool]:
-    """``tools`` as a model sees them, of those that there are. It is recorded: a rerun offers the same."""
-    if not tools:
+def _payload(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for where ``tool`` is called."""
+    return {"tool": tool, "arguments": arguments} if is_of_server(tool) else arguments
+
+
+async def offered_tools(context: EventContext, agent: AgentRecord) -> list[Tool]:
+    """The agent's tools as a model sees them, of those that there are. It is recorded: a rerun offers the same."""
+    if not agent.tools:
         return []
     table = context.services.get(Router).table
+    events = [tool for tool in agent.tools if not is_of_server(tool)]
+    of_servers = await _listed(context, agent.agent, [tool for tool in agent.tools if is_of_server(tool)])
 
     async def look() -> list[dict[str, Any]]:
-        specs = [table[event].spec for event in tools if event in table]
+        specs = [table[event].spec for event in events if event in table]
         return [msgspec.to_builtins(_tool(spec)) for spec in specs]
 
-    offered: list[Tool] = await context.observe("agent:tools", {"tools": list(tools)}, look, result=list[Tool])
-    return offered
+    offered: list[Tool] = await context.observe("agent:tools", {"tools": events}, look, result=list[Tool])
+    return [*offered, *map(_tool_of_server, of_servers)]
 
 
 def _tool(spec: EventSpec) -> Tool:
     return Tool(name=tool_name(spec.name), description=spec.doc, parameters=rooted(spec.payload.schema()))
 
 
+def _tool_of_server(said: dict[str, Any]) -> Tool:
+    return Tool(name=tool_name(said["name"]), description=said["description"], parameters=said["schema"])
+
+
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 async def called(context: EventContext, agent: AgentRecord, call: ToolCallPart, *, step: str) -> ToolResultPart:
     """What a tool call gave; an error of it is a result too."""
     try:
-        event = next((event for event in agent.tools if tool_name(event) == call.name), None)
-        if event is None:
+        tool = next((tool for tool in agent.tools if tool_name(tool) == call.name), None)
+        if tool is None:
             raise UnknownEventError(call.name, suggestions=list(map(tool_name, agent.tools)))
-        with _Patience(context, event, agent.ask_timeout):
-            answer = await context.request_as(principal_of(agent.agent), event, call.arguments, step=step)
+        event = CALL if is_of_server(tool) else tool
+        with _Patience(context, tool, agent.ask_timeout):
+            asked = _payload(tool, call.arguments)
+            answer = await context.request_as(principal_of(agent.agent), event, asked, step=step)
     except _NOT_ITS_OWN:
         raise
     except KSIError as error:
         return ToolResultPart(id=call.id, content=f"{error.code}: {error.message}", is_error=True)
-    return ToolResultPart(id=call.id, content=_shortened(canonical.encode(answer)))
+    told = answer["text"].encode() if event == CALL else canonical.encode(answer)
+    return ToolResultPart(id=call.id, content=_shortened(told))
 
 
 def _shortened(answer: bytes) -> str:

@@ -58,7 +58,7 @@ class Answering:
         """The pieces of the answer, of all steps; of one that has a form it is one piece, when it fits."""
         if self._form or self._agent.tools or self._request.tools or self._request.results:
             await _wait_for_turn(self._context, self._agent)
-        tools = [*await offered_tools(self._context, self._agent.tools), *self._request.tools]
+        tools = [*await offered_tools(self._context, self._agent), *self._request.tools]
         await self._check(tools)
         said: Mapping[str, Any] | None = self._request.said()
         step = 0
