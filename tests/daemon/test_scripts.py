@@ -317,6 +317,64 @@ async def test_what_might_go_over_a_budget_is_not_asked(ksi: Scripts, upstream: 
     assert len(upstream.bodies) == 1
 
 
+async def test_a_stream_that_says_no_usage_is_asked_for_it_and_its_script_is_not_told(
+    ksi: Scripts, upstream: Upstream
+) -> None:
+    plain = streamed("tell one", max_tokens=9)
+    async with door(ksi, "door:record") as (base, _, client, run), httpx.AsyncClient(trust_env=False) as http:
+        uncapped = await http.post(f"{base}/chat/completions", json=plain)
+        await client.request("budget:set", scope="all", tokens=1_000)
+        capped = await http.post(f"{base}/chat/completions", json=plain)
+        told = await http.post(f"{base}/chat/completions", json={**plain, "stream_options": {"include_usage": True}})
+        (budget,) = (await client.request("budget:list"))["budgets"]
+        repeated = await client.request("timetravel:replay", run=run)
+    assert (capped.content, "usage" in told.text, upstream.bodies[0]) == (uncapped.content, True, plain)
+    assert (budget["tokens_spent"], budget["tokens_held"]) == (20, 0)
+    assert repeated["calls"] == 0
+    async with door(ksi, "door:replay", run=run) as (base, _, _, _), httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.post(f"{base}/chat/completions", json=plain)).content == capped.content
+
+
+async def test_a_script_that_bounds_nothing_is_bounded_by_the_little_that_is_left(
+    ksi: Scripts, upstream: Upstream
+) -> None:
+    async with door(ksi, "door:record") as (base, _, client, _), openai.AsyncOpenAI(base_url=base, api_key="k") as ai:
+        await client.request("budget:set", scope="all", tokens=200)
+        messages: Any = [{"role": "user", "content": "tell one"}]
+        await ai.chat.completions.create(model="m", messages=messages)
+    assert 0 < upstream.bodies[0]["max_completion_tokens"] < 200
+
+
+async def test_what_a_model_has_used_beyond_its_bound_is_reserved_for_from_then_on(
+    ksi: Scripts, upstream: Upstream
+) -> None:
+    async with door(ksi, "door:record") as (base, _, client, _), openai.AsyncOpenAI(base_url=base, api_key="k") as ai:
+        await client.request("budget:set", scope="all", tokens=1_000)
+        messages: Any = [{"role": "user", "content": "dear one"}]
+        await ai.chat.completions.create(model="m", messages=messages, max_tokens=100)
+        with pytest.raises(openai.APIStatusError) as caught:
+            await ai.chat.completions.create(model="m", messages=messages, max_tokens=100)
+        (exceeded,) = (await client.request("log:read", pattern="budget:was_exceeded"))["events"]
+    assert caught.value.response.json()["error"]["code"] == "budget_exceeded"
+    assert (exceeded["data"]["left"], exceeded["data"]["needed"]) == (493, 507)
+
+
+async def test_a_call_that_a_kill_cut_off_counts_as_it_was_reserved(ksi: Scripts, upstream: Upstream) -> None:
+    async def killed_in_the_middle() -> None:
+        async with door(ksi, "door:record") as (base, _, client, _):
+            await client.request("budget:set", scope="all", tokens=1_000)
+            async with asked(base, "hold it") as response:
+                async for _ in response.aiter_raw():
+                    await ksi.daemon.kill()
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await killed_in_the_middle()
+    await ksi.daemon.start()
+    async with ksi.daemon.client() as client:
+        (budget,) = (await client.request("budget:list"))["budgets"]
+    assert (budget["tokens_spent"], budget["tokens_held"], len(upstream.bodies)) == (0, 1_000, 1)
+
+
 async def test_a_stream_that_bounds_nothing_is_cut_where_the_budget_ends(ksi: Scripts) -> None:
     prompt = "many words " * 40
     async with door(ksi, "door:record") as (base, _, client, _), httpx.AsyncClient(trust_env=False) as http:

@@ -19,7 +19,10 @@ Json = dict[str, Any]
 
 
 class Upstream:
-    """Answers with the last message turned round; a prompt that begins with ``hold`` waits after its first token."""
+    """Answers with the last message turned round; a prompt that begins with ``hold`` waits after its first token.
+
+    The answer to one that begins with ``dear`` has 500 tokens by its own count, all others have 3.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -122,8 +125,13 @@ def _whole_openai(body: Json) -> Json:
     return {
         "id": "c", "object": "chat.completion", "created": 1, "model": body["model"],
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+        "usage": _usage(body),
     }  # fmt: skip
+
+
+def _usage(body: Json) -> Json:
+    written = 500 if _prompt(body).startswith("dear") else 3
+    return {"prompt_tokens": 7, "completion_tokens": written, "total_tokens": 7 + written}
 
 
 def _openai(body: Json) -> list[bytes]:
@@ -131,6 +139,8 @@ def _openai(body: Json) -> list[bytes]:
     deltas: list[Json] = [
         {**start, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in _words(body)
     ]
+    if (body.get("stream_options") or {}).get("include_usage"):
+        deltas.append({**start, "choices": [], "usage": _usage(body)})
     return [*(b"data: %b\n\n" % msgspec.json.encode(delta) for delta in deltas), b"data: [DONE]\n\n"]
 
 

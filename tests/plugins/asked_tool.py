@@ -25,5 +25,5 @@ class AskedTool(AsyncPlugin):
 
     @event("turn:take", durability="before", on_crash="rerun")
     async def take(self, context: EventContext) -> str:
-        answer: str = await context.request("tool:use", what="a hammer")
+        answer: str = await context.request_as("agent:smith", "tool:use", {"what": "a hammer"}, step="tool")
         return answer

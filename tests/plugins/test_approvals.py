@@ -23,6 +23,8 @@ from ksi.testing.harness import EventTestHarness
 from tests.plugins.running import OWNER, Daemon, running
 from tests.plugins.test_permission import config
 
+OTHER = "uid:2"
+"""Who has a word on what the owner asks for."""
 ASKING = ProfileSection(allow=("*",), ask=("tool:*",))
 
 
@@ -66,19 +68,31 @@ async def test_a_request_waits_until_somebody_says_yes_and_runs_once(daemon: Dae
     (request,) = await waiting(daemon)
     assert (request["event"], request["principal"], request["rule"]) == ("tool:use", OWNER, "mine: ask tool:*")
     assert not asked.done()
-    await daemon.ask("permission:approve", id=request["event_id"][:13], why="it is his saw")
+    await daemon.ask("permission:approve", principal=OTHER, id=request["event_id"][:13], why="it is his saw")
     assert (await asked, Tools.runs) == ("used a saw", 1)
     assert await waiting(daemon, 0) == []
     (decided,) = [event.data async for event in daemon.log.read_all() if event.name == "permission:was_decided"]
-    assert (decided["approved"], decided["by"], decided["why"]) == (True, OWNER, "it is his saw")
+    assert (decided["approved"], decided["by"], decided["why"]) == (True, OTHER, "it is his saw")
     with pytest.raises(NotFoundError):
+        await daemon.ask("permission:approve", principal=OTHER, id=request["event_id"])
+
+
+async def test_nobody_approves_its_own_request(daemon: Daemon) -> None:
+    asked = asyncio.ensure_future(daemon.ask("tool:use", what="a saw"))
+    (request,) = await waiting(daemon)
+    with pytest.raises(PermissionDeniedError, match="its own"):
         await daemon.ask("permission:approve", id=request["event_id"])
+    assert (await waiting(daemon))[0]["event_id"] == request["event_id"]
+    await daemon.ask("permission:deny", id=request["event_id"])  # to take it back is another thing
+    with pytest.raises(PermissionDeniedError):
+        await asked
+    assert Tools.runs == 0
 
 
 async def test_a_turn_stands_still_while_its_tool_waits(daemon: Daemon) -> None:
     turn = asyncio.ensure_future(daemon.ask("turn:take"))
     (request,) = await waiting(daemon)
-    await daemon.ask("permission:approve", id=request["event_id"])
+    await daemon.ask("permission:approve", principal=OTHER, id=request["event_id"])
     assert await turn == "used a hammer"
 
 
@@ -94,7 +108,7 @@ async def test_who_is_told_no_gets_the_word(daemon: Daemon) -> None:
 async def test_a_query_may_wait_too(daemon: Daemon) -> None:
     asked = asyncio.ensure_future(daemon.ask("tool:look"))
     (request,) = await waiting(daemon)
-    await daemon.ask("permission:approve", id=request["event_id"])
+    await daemon.ask("permission:approve", principal=OTHER, id=request["event_id"])
     assert await asked == "seen"
 
 
@@ -102,9 +116,9 @@ async def test_the_beginning_of_an_id_must_name_one(daemon: Daemon) -> None:
     asked = [asyncio.ensure_future(daemon.ask("tool:use", what=str(number))) for number in range(2)]
     requests = await waiting(daemon, 2)
     with pytest.raises(AmbiguousError):
-        await daemon.ask("permission:approve", id=requests[0]["event_id"][:4])
+        await daemon.ask("permission:approve", principal=OTHER, id=requests[0]["event_id"][:4])
     with pytest.raises(NotFoundError):
-        await daemon.ask("permission:approve", id="ffffffff")
+        await daemon.ask("permission:approve", principal=OTHER, id="ffffffff")
     for request in requests:
         await daemon.ask("permission:deny", id=request["event_id"])
     assert all(isinstance(end, PermissionDeniedError) for end in await asyncio.gather(*asked, return_exceptions=True))

@@ -18,7 +18,7 @@ from ksi.plugins.budget import Budget
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
 from ksi.providers.base import AnyChunk, CompletionRequest, Finished, Message, TextPart, Usage
-from ksi.providers.budgets import input_tokens_max
+from ksi.providers.budgets import input_tokens_max, scopes_of
 from ksi.providers.prices import AS_OF, Price, price_of
 from ksi.providers.script import ScriptProvider
 from ksi.testing.harness import EventTestHarness
@@ -149,9 +149,18 @@ async def test_a_call_that_costs_more_than_is_left_is_refused(ksi: EventTestHarn
 async def test_a_budget_for_a_day_is_whole_again_on_the_next(ksi: EventTestHarness) -> None:
     await ksi.request("budget:set", {"scope": "all", "tokens": 1000, "period": "day"})
     await ksi.request("completion:create", {"prompt": "Hello"})
-    assert (await account(ksi, "all"))["tokens_spent"] > 0
+    lost = {
+        "completion": "cut-off",
+        "scopes": ["all"],
+        "provider": "p",
+        "model": "m",
+        "price": {"input": 0, "output": 0},
+    }
+    await ksi.request("budget:reserve", {**lost, "input_tokens": 100, "output_tokens": 100})
+    assert [(await account(ksi, "all"))[name] > 0 for name in ("tokens_spent", "tokens_held")] == [True, True]
     await asyncio.sleep(86_400)
-    assert (await account(ksi, "all"))["tokens_spent"] == 0
+    assert [(await account(ksi, "all"))[name] for name in ("tokens_spent", "tokens_held")] == [0, 0]
+    await ksi.request("budget:reserve", {**lost, "completion": "b", "input_tokens": 400, "output_tokens": 600})
 
 
 class Overflowing(ScriptProvider):
@@ -198,6 +207,22 @@ async def test_usage_beyond_what_was_reserved_is_paid_by_the_next_call() -> None
         assert (await account(ksi, "all"))["tokens_spent"] == 504
         with pytest.raises(BudgetExceededError):
             await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 3})
+
+
+async def test_where_a_provider_does_not_say_its_usage_all_that_was_reserved_counts() -> None:
+    provider = Overflowing([["one"]])
+    provider.usage = Usage(input_tokens=1, output_tokens=1, estimated=True)
+    async with harness(provider, more=(Budget,)) as ksi:
+        await ksi.request("budget:set", {"scope": "all", "tokens": 1_000})
+        await ksi.request("completion:create", {"prompt": "Hello", "max_tokens": 64})
+        used = await account(ksi, "all")
+    assert (used["tokens_spent"], used["tokens_held"]) == (input_tokens_max(_asked("Hello")) + 64, 0)
+
+
+def test_what_an_agent_asks_for_by_itself_counts_for_it_too() -> None:
+    assert scopes_of("agent:ada", "p", agent="bob") == (
+        "all", "principal:agent:ada", "provider:p", "agent:bob", "agent:ada",
+    )  # fmt: skip
 
 
 async def test_an_answer_says_what_it_cost_and_by_which_price() -> None:

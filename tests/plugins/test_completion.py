@@ -37,7 +37,7 @@ async def test_the_end_says_what_it_was_and_what_it_cost() -> None:
     assert (end["text"], end["finish_reason"], end["provider"], end["model"]) == ("Yes, it is.", "stop") + (
         "script",
     ) * 2
-    assert end["usage"] == {"input_tokens": 2, "output_tokens": 3, "estimated": True}
+    assert end["usage"] == {"input_tokens": 2, "output_tokens": 3, "estimated": False}
     assert end["run"] == end["completion"]
     assert end["resumed_from"] is None
     assert end["duration_ms"] >= end["first_token_ms"] >= 0

@@ -24,7 +24,7 @@ from ksi.core.errors import (
     ProviderTimeoutError,
     StreamInterruptedError,
 )
-from ksi.providers.base import AnyChunk, CompletionRequest, Finished, TextDelta
+from ksi.providers.base import AnyChunk, CompletionRequest, Counted, Finished, TextDelta
 from ksi.providers.local import SLOTS, LocalProvider
 from ksi.providers.model import SMOLLM2, ModelStore
 from ksi.providers.timeouts import Timeouts
@@ -97,7 +97,8 @@ def has_open(pid: int, path: Path) -> bool:
 
 async def test_an_answer_comes_token_by_token_with_its_usage(provider: LocalProvider) -> None:
     *deltas, last = await collect(provider.stream(request(max_tokens=8)))
-    assert [type(delta) for delta in deltas] == [TextDelta] * 8
+    assert [type(delta) for delta in deltas] == [TextDelta, Counted] * 8
+    assert [delta.usage.output_tokens for delta in deltas if isinstance(delta, Counted)] == list(range(1, 9))
     assert isinstance(last, Finished)
     assert (last.reason, last.provider, last.model) == ("length", "local", SMOLLM2.name)
     assert last.usage.output_tokens == 8
@@ -185,9 +186,9 @@ async def test_a_cancel_in_the_queue_leaves_the_others_alone(provider: LocalProv
     waiting: list[asyncio.Task[list[AnyChunk]]] = [
         asyncio.create_task(collect(provider.stream(request()))) for _ in range(2)
     ]
-    await take(running[0], 2)
+    await take(running[0], 4)
     waiting[0].cancel()
-    await take(running[0], 2)
+    await take(running[0], 4)
     assert [task.done() for task in waiting] == [True, False]
     for stream in running:
         await stream.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -17,7 +18,8 @@ from ksi.core.errors import (
     ProviderOverloadedError,
     RateLimitedError,
 )
-from ksi.providers.base import Finished, TextDelta, ToolCallDelta, Usage
+from ksi.providers.base import AnyChunk, Counted, Finished, TextDelta, ToolCallDelta, Usage
+from ksi.providers.drained import drained
 from ksi.providers.openai import OpenAIProvider
 from tests.providers.faulty_server import (
     STREAM_END,
@@ -29,6 +31,8 @@ from tests.providers.faulty_server import (
     collect,
     event,
     send,
+    take,
+    then,
     token,
     usage,
 )
@@ -75,6 +79,24 @@ async def test_tokens_come_as_the_server_sends_them_and_usage_comes_last() -> No
     assert server.bodies[0]["stop"] == ["x"]
     assert "seed" not in server.bodies[0]
     assert "authorization: Bearer the key" in server.heads[0]
+
+
+async def test_of_a_reader_that_leaves_all_that_was_written_is_counted() -> None:
+    def timed(text: str, written: int) -> bytes:
+        choices = [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
+        return event({"choices": choices, "timings": {"cache_n": 5, "prompt_n": 2, "predicted_n": written}})
+
+    server = FaultyServer([])
+    server.replies.append(then(send(STREAM_HEAD, *(timed(f" {n}", n) for n in range(1, 33))), server.silence))
+    unread: list[AnyChunk] = []
+    async with provider_of(server) as provider:
+        stream = drained(provider.stream(ask()), unread.append)
+        seen = await take(stream, 20)
+        await stream.aclose()
+        async with asyncio.timeout(5):
+            await server.reader_gone.wait()
+    assert seen[-1] == Counted(usage=Usage(input_tokens=7, output_tokens=10))
+    assert unread[-1] == Counted(usage=Usage(input_tokens=7, output_tokens=32))
 
 
 async def test_pieces_of_a_tool_call_are_passed_on() -> None:

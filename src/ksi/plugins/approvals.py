@@ -202,10 +202,13 @@ class Approvals:
         """List the requests that wait for somebody's word, the oldest first."""
         return WaitingRequests([_shown(each) async for each in self._waiting()])
 
-    @event("permission:approve", errors=["not_found", "ambiguous"], examples=[{"id": "01992f3a"}])
+    @event("permission:approve", errors=["not_found", "ambiguous", "permission_denied"], examples=[{"id": "01992f3a"}])
     async def approve(self, id: Waiting, context: EventContext, why: Why = "") -> WaitingRequest:
-        """Let a request run that waits, once."""
+        """Let a request run that waits, once. Nobody approves its own."""
         waiting = await self._find(id)
+        if waiting.principal == context.principal:
+            rule = "nobody approves its own request"
+            raise PermissionDeniedError("permission:approve", principal=context.principal, rule=rule)
         await self.host.services.get(Router).parking.resume(ids.parse(waiting.event_id))
         self._decide(context, waiting, approved=True, why=why)
         return waiting

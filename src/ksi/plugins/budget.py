@@ -2,7 +2,8 @@
 
 A budget belongs to a scope: ``all``, ``principal:uid:1000``, ``agent:ada``, ``conversation:c1``, ``provider:openai``. A
 call takes an upper bound of what it may cost out of all its scopes in one commit, or is not made. The fact that ends
-the completion gives back what was not used; one that a crash cut off counts as spent.
+the completion gives back what was not used, where the provider says what was; one that a crash cut off counts as spent.
+A model that has once used more than its bound is reserved that much more for from then on.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class BudgetWasRemoved(msgspec.Struct, frozen=True):
 
 @fact("budget:was_reserved")
 class BudgetWasReserved(msgspec.Struct, frozen=True, kw_only=True):
-    """A call is about to be made that costs at most this."""
+    """A call is about to be made that costs at most this, and ``margin`` tokens if its model does as it once did."""
 
     completion: str
     scopes: list[str]
@@ -60,6 +61,7 @@ class BudgetWasReserved(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     price: Price
+    margin: int = 0
 
 
 @fact("budget:was_settled")
@@ -89,21 +91,25 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A scope's budget, or (``kind`` "call") what a call holds of those of its ``scopes``. Money in micro-dollars."""
+    """A scope's budget, or (``kind`` "call") what a call holds of those of its ``scopes``. Money in micro-dollars.
 
-    kind: Literal["scope", "call"]
+    Of ``kind`` "model": the ``margin`` of tokens that it has at most used beyond what was reserved.
+    """
+
+    kind: Literal["scope", "call", "model"]
     name: str
     tokens: int | None = None
     cost: int | None = None
     period: Period = "total"
     day: str = ""
-    """That which was spent in, where it counts by day (UTC)."""
+    """That which is counted, where it counts by day (UTC); of a call that on which it was reserved."""
     tokens_spent: int = 0
     cost_spent: int = 0
     tokens_held: int = 0
     cost_held: int = 0
     scopes: tuple[str, ...] = ()
-    input_tokens: int = 0
+    model: str = ""
+    margin: int = 0
     price: Price = Price(0, 0)
 
 
@@ -113,7 +119,7 @@ class AccountsView(View[Account]):
     name = "budgets"
     query = (Filter(names=("budget:*", "completion:finished", "completion:interrupted")),)
     record = Account
-    version = 2
+    version = 3
     key = ("kind", "name")
 
     def apply(self, writer: ViewWriter, event: RecordedEvent) -> None:
@@ -132,8 +138,8 @@ class AccountsView(View[Account]):
         writer.put(msgspec.structs.replace(known, tokens=said.tokens, cost=said.cost, period=said.period))
 
     def _hold(self, writer: ViewWriter, said: BudgetWasReserved, day: str) -> None:
-        tokens = said.input_tokens + said.output_tokens
-        cost = said.price.cost(input_tokens=said.input_tokens, output_tokens=said.output_tokens)
+        output = said.output_tokens + said.margin
+        tokens, cost = said.input_tokens + output, said.price.cost(input_tokens=said.input_tokens, output_tokens=output)
         for scope in said.scopes:
             account = _of_day(writer.get("scope", scope), day)
             if account is not None:
@@ -146,8 +152,10 @@ class AccountsView(View[Account]):
                 tokens_held=tokens,
                 cost_held=cost,
                 scopes=tuple(said.scopes),
-                input_tokens=said.input_tokens,
+                model=_model(said.provider, said.model),
+                margin=said.margin,
                 price=said.price,
+                day=day,
             )
         )
 
@@ -156,9 +164,10 @@ class AccountsView(View[Account]):
         if call is None:
             return  # nothing of it was capped
         tokens, cost = _used(call, ended.usage)
+        self._note_margin(writer, call, tokens)
         for scope in call.scopes:
             account = _of_day(writer.get("scope", scope), day)
-            if account is not None:
+            if account is not None and (account.period == "total" or call.day == day):
                 writer.put(
                     msgspec.structs.replace(
                         account,
@@ -170,12 +179,22 @@ class AccountsView(View[Account]):
                 )
         writer.delete("call", ended.completion)
 
+    def _note_margin(self, writer: ViewWriter, call: Account, tokens: int) -> None:
+        beyond = min(tokens - (call.tokens_held - call.margin), OUTPUT_TOKENS_MAX)
+        known = writer.get("model", call.model)
+        if beyond > (known.margin if known else 0):
+            writer.put(Account(kind="model", name=call.model, margin=beyond))
+
 
 def _used(call: Account, usage: Usage) -> tuple[int, int]:
-    """Tokens and money. Of a call that did not say its usage the whole input counts as it was bounded."""
-    read = max(usage.input_tokens, call.input_tokens) if usage.estimated else usage.input_tokens
-    cost = call.price.cost(input_tokens=read, output_tokens=usage.output_tokens)
-    return read + usage.output_tokens, cost
+    """Tokens and money. Of a call whose provider did not say it, all that was reserved: nobody knows what was paid."""
+    tokens = usage.input_tokens + usage.output_tokens
+    cost = call.price.cost(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    return (max(tokens, call.tokens_held), max(cost, call.cost_held)) if usage.estimated else (tokens, cost)
+
+
+def _model(provider: str, model: str) -> str:
+    return f"{provider}/{model}"
 
 
 def _day(event: RecordedEvent) -> str:
@@ -183,10 +202,10 @@ def _day(event: RecordedEvent) -> str:
 
 
 def _of_day(account: Account | None, day: str) -> Account | None:
-    """The account as it stands on ``day``; what is held stays held over midnight."""
+    """The account as it stands on ``day``; a call counts for the day on which it was reserved."""
     if account is None or account.period == "total" or account.day == day:
         return account
-    return msgspec.structs.replace(account, day=day, tokens_spent=0, cost_spent=0)
+    return msgspec.structs.replace(account, day=day, tokens_spent=0, cost_spent=0, tokens_held=0, cost_held=0)
 
 
 # ── what clients see ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -320,11 +339,12 @@ class Budget(AsyncPlugin):
         """Take a call out of the budgets of its scopes, or say which has not enough left."""
         found = [await context.view(AccountsView).get("scope", scope) for scope in request.scopes]
         accounts = [_today(account, context) for account in found if account is not None]
-        output = request.output_tokens
+        known = await context.view(AccountsView).get("model", _model(request.provider, request.model))
+        margin, output = known.margin if known else 0, request.output_tokens
         if output is None:
-            output = min((_room(account, request) for account in accounts), default=OUTPUT_TOKENS_MAX)
-        tokens = request.input_tokens + output
-        cost = request.price.cost(input_tokens=request.input_tokens, output_tokens=output)
+            output = min((_room(account, request, margin) for account in accounts), default=OUTPUT_TOKENS_MAX)
+        tokens = request.input_tokens + output + margin
+        cost = request.price.cost(input_tokens=request.input_tokens, output_tokens=output + margin)
         for account in accounts:
             scope, short = account.name, _short_of(account, tokens, cost)
             if short is not None:
@@ -342,6 +362,7 @@ class Budget(AsyncPlugin):
             input_tokens=request.input_tokens,
             output_tokens=output,
             price=request.price,
+            margin=margin,
         )
         context.append(f"reservation/{request.completion}", reserved)
         return Reservation(granted=True, output_tokens=output)
@@ -354,7 +375,7 @@ class Budget(AsyncPlugin):
         return any(account is not None and account.cost is not None for account in accounts)
 
 
-def _room(account: Account, request: Reserve) -> int:
+def _room(account: Account, request: Reserve, margin: int) -> int:
     """How many tokens a call that bounds nothing itself may write; at least one, so that an empty budget refuses it."""
     room = OUTPUT_TOKENS_MAX
     if account.tokens is not None:
@@ -367,7 +388,7 @@ def _room(account: Account, request: Reserve) -> int:
             - request.price.cost(input_tokens=request.input_tokens, output_tokens=0)
         )
         room = min(room, left * 1_000_000 // request.price.output)
-    return max(1, room)
+    return max(1, room - margin)
 
 
 def _short_of(account: Account, tokens: int, cost: int) -> tuple[str, int, int] | None:

@@ -127,6 +127,12 @@ class ToolCallDelta(Chunk, frozen=True, kw_only=True, tag="tool_call_delta"):
     arguments: str = ""
 
 
+class Counted(Chunk, frozen=True, kw_only=True, tag="counted"):
+    """What was used up to here, by the provider's own count: of those that say so while they write."""
+
+    usage: Usage
+
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
 
@@ -139,7 +145,7 @@ class Finished(Chunk, frozen=True, kw_only=True, tag="finished"):
     model: str
 
 
-AnyChunk = TextDelta | ToolCallDelta | Finished
+AnyChunk = TextDelta | ToolCallDelta | Counted | Finished
 
 
 class Provider(Protocol):

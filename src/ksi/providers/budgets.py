@@ -27,6 +27,17 @@ class PaidCall(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None
 
 
+def scopes_of(
+    principal: str, provider: str, *, conversation: str | None = None, agent: str | None = None
+) -> tuple[str, ...]:
+    """Every scope that a call counts for. An agent that asks by itself, through a tool, counts as it does in a turn."""
+    scopes = ["all", f"principal:{principal}", f"provider:{provider}"]
+    scopes += [] if conversation is None else [f"conversation:{conversation}"]
+    scopes += [] if agent is None else [f"agent:{agent}"]
+    scopes += [principal] if principal.startswith("agent:") else []
+    return tuple(dict.fromkeys(scopes))
+
+
 class Budgets(Protocol):
     """A service; where nobody provides it nothing is capped."""
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 from ksi.core.errors import ModelUnavailableError
 from ksi.providers.base import AnyChunk, Capabilities, CompletionRequest, ModelInfo, require
@@ -42,6 +43,7 @@ class ClaudeProvider:
 
     name = PROVIDER
     capabilities = Capabilities()
+    writes_ahead: Literal[True] = True
 
     def __init__(self, *, command: str = "claude", models: Sequence[str] = (), log_path: Path | None = None) -> None:
         self._command = command

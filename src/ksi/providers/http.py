@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -25,6 +25,7 @@ class Reader(Protocol):
 class HttpProvider(ABC):
     """A provider whose subclass says in which words the server is asked, and answers."""
 
+    writes_ahead: Literal[True] = True
     answers_at: ClassVar[str]
     models_at: ClassVar[str]
 

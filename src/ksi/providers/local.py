@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import msgspec
@@ -39,6 +40,7 @@ class LocalProvider:
     """
 
     name = PROVIDER
+    writes_ahead: Literal[True] = True
 
     def __init__(
         self,
@@ -145,7 +147,8 @@ class _Child:
             name=PROVIDER,
             capabilities=capabilities,
             # A word for each batch of the prompt: only as it writes does the child see that the reader has gone.
-            extra_body={"return_progress": True},
+            # And how many tokens there are by now: an answer that is cancelled has no end that would say it.
+            extra_body={"return_progress": True, "timings_per_token": True},
             http=self._http,
         )
 

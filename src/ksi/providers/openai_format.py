@@ -13,6 +13,7 @@ from ksi.providers.base import (
     AnyChunk,
     AnyPart,
     CompletionRequest,
+    Counted,
     FilePart,
     Finished,
     FinishReason,
@@ -137,9 +138,18 @@ class _Usage(msgspec.Struct):
     completion_tokens: int = 0
 
 
+class _Timings(msgspec.Struct):
+    """llama.cpp's, beside each token."""
+
+    cache_n: int = 0
+    prompt_n: int = 0
+    predicted_n: int = 0
+
+
 class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
+    timings: _Timings | None = None
     model: str | None = None
     error: Any = None
 
@@ -178,7 +188,7 @@ class AnswerReader:
                 self.is_done = True
                 return
             for chunk in self._read(data):
-                self._deltas += 1
+                self._deltas += not isinstance(chunk, Counted)
                 yield chunk
 
     def finished(self) -> Finished:
@@ -205,6 +215,9 @@ class AnswerReader:
             self._usage = Usage(input_tokens=event.usage.prompt_tokens, output_tokens=event.usage.completion_tokens)
         for choice in event.choices or ():
             yield from self._choice(choice)
+        if event.choices and event.timings is not None and event.timings.predicted_n:
+            said = event.timings
+            yield Counted(usage=Usage(input_tokens=said.cache_n + said.prompt_n, output_tokens=said.predicted_n))
 
     def _decode(self, data: bytes) -> _Event:
         try:

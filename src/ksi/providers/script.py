@@ -6,6 +6,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
+import msgspec
+
 from ksi.core.errors import KSIError, NotFoundError
 from ksi.providers.base import (
     AnyChunk,
@@ -109,7 +111,8 @@ class ScriptProvider:
         calls = any(isinstance(token, ToolCallDelta) for token in allowed)
         return Finished(
             reason="length" if len(allowed) < len(tokens) else "tool_calls" if calls else "stop",
-            usage=estimate_usage(request, output_tokens=len(allowed)),
+            # It is its own count: nobody else has another.
+            usage=msgspec.structs.replace(estimate_usage(request, output_tokens=len(allowed)), estimated=False),
             provider=self.name,
             model=request.model,
         )

@@ -18,6 +18,7 @@ from ksi.providers.base import (
     AnyPart,
     Capabilities,
     CompletionRequest,
+    Counted,
     Finished,
     Message,
     Provider,
@@ -119,6 +120,8 @@ async def _heard(chunks: AsyncGenerator[AnyChunk, None]) -> AsyncGenerator[AnyCh
             match chunk:
                 case TextDelta(text=text):
                     written += text
+                case Counted():
+                    yield chunk
                 case Finished():
                     said = _said(written)
                     yield said

@@ -38,6 +38,7 @@ from ksi.providers.base import (
     AnyChunk,
     AnyPart,
     CompletionRequest,
+    Counted,
     Finished,
     Message,
     TextDelta,
@@ -49,6 +50,7 @@ from ksi.providers.base import (
 )
 from ksi.providers.conversation import MessageAdded, mended, stream_of
 from ksi.providers.desk import Desk, Ticket
+from ksi.providers.drained import WritesAhead, drained
 
 MAY_HAVE_READ = (ProviderTimeoutError, StreamInterruptedError, ProviderBugError)
 """Errors of a provider that has perhaps read the prompt, and counts it; who refuses counts nothing."""
@@ -75,6 +77,9 @@ class Answering:
         self._choice: Chosen | None = None
         self._request: CompletionRequest | None = None
         self._finished: Finished | None = None
+        self._counted: Usage | None = None
+        self._unread = 0
+        """Pieces that the provider had written when it was stopped, and nobody has read."""
         self._refusal: KSIError | None = None
         """What the provider said in place of the rest of its answer."""
         self._refused_by: tuple[str, str] | None = None
@@ -135,6 +140,7 @@ class Answering:
         """One provider's answer, its first piece already here."""
         async with self._desk.place(self._ticket, choice.provider):
             self._calls, self._finished, self._refusal = ToolCalls(), None, None
+            self._counted, self._unread = None, 0
             request = self._request = await self._resolve(plan, choice)
             await self._paying.reserve(plan, choice, request)
             await self._begin(plan, choice)
@@ -151,7 +157,8 @@ class Answering:
             provider = self._desk.provider(choice.provider)
             told = schema_as_text.in_words(request, provider.capabilities)
             chunks = tools_as_text.stream(provider, told, self._desk.timeouts)
-            return self._desk.heeding(choice.provider, chunks)
+            heeded = self._desk.heeding(choice.provider, chunks)
+            return drained(heeded, self._overhear) if isinstance(provider, WritesAhead) else heeded
 
         async with self._context.streamed_effect(EFFECT, Asked(provider=choice.provider, request=request)) as effect:
             try:
@@ -179,7 +186,7 @@ class Answering:
 
     async def _taken(self, chunks: AsyncIterator[AnyChunk]) -> AsyncGenerator[str, None]:
         async for chunk in chunks:
-            if not isinstance(chunk, Finished) and self._is_past_its_bound():
+            if not isinstance(chunk, Counted | Finished) and self._is_past_its_bound():
                 self._finished = self._cut()
                 return
             match chunk:
@@ -189,8 +196,16 @@ class Answering:
                     yield text
                 case ToolCallDelta():
                     self._calls.add(chunk)
+                case Counted(usage=usage):
+                    self._counted = usage
                 case Finished():
                     self._finished = chunk
+
+    def _overhear(self, chunk: AnyChunk) -> None:
+        if isinstance(chunk, Counted | Finished):
+            self._counted = chunk.usage
+        else:
+            self._unread += 1
 
     def _is_past_its_bound(self) -> bool:
         """Whether a provider writes on behind ``max_tokens``, for which a budget stands: so many pieces are there."""
@@ -317,7 +332,9 @@ class Answering:
     def usage(self) -> Usage:
         if self._finished is not None:
             return self._finished.usage
-        written = len(self._texts) + len(self._calls.deltas)
+        if self._counted is not None:
+            return self._counted
+        written = len(self._texts) + len(self._calls.deltas) + self._unread
         if self._refusal is not None and not written and not isinstance(self._refusal, MAY_HAVE_READ):
             return Usage(input_tokens=0, output_tokens=0)
         if self._request is None:
@@ -384,6 +401,8 @@ def _again(chunks: Sequence[Any], completed: Any) -> Iterator[AnyChunk]:
     """What the provider gave, out of what the log holds."""
     for chunk in chunks:
         yield TextDelta(text=chunk["text"])
-    if completed is not None and completed["finish_reason"] != "cancelled":
+    if completed is not None and completed["finish_reason"] == "cancelled":
+        yield Counted(usage=msgspec.convert(completed["usage"], Usage))
+    elif completed is not None:
         yield from msgspec.convert(completed.get("tool_calls", []), list[ToolCallDelta])
         yield msgspec.convert({name: completed[name] for name in Finished.__struct_fields__}, Finished)

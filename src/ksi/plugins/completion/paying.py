@@ -5,7 +5,7 @@ from __future__ import annotations
 from ksi.kernel.context import EventContext
 from ksi.plugins.completion.choosing import Chosen, Plan
 from ksi.providers.base import CompletionRequest, Usage
-from ksi.providers.budgets import Budgets, PaidCall, input_tokens_max
+from ksi.providers.budgets import Budgets, PaidCall, input_tokens_max, scopes_of
 
 
 class Paying:
@@ -38,8 +38,6 @@ class Paying:
         self.is_reserved = False
 
     def _scopes(self, plan: Plan, choice: Chosen) -> tuple[str, ...]:
-        conversation, agent = plan.payload.conversation, plan.payload.agent
-        scopes = ["all", f"principal:{self._context.principal}", f"provider:{choice.provider}"]
-        scopes += [] if conversation is None else [f"conversation:{conversation}"]
-        scopes += [] if agent is None else [f"agent:{agent}"]
-        return tuple(scopes)
+        said = plan.payload
+        principal = self._context.principal
+        return scopes_of(principal, choice.provider, conversation=said.conversation, agent=said.agent)

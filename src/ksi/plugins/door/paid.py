@@ -10,7 +10,7 @@ from ksi.core import canonical
 from ksi.core.errors import BudgetExceededError, KSIError
 from ksi.plugins.door.shapes import Asked, Head, Part
 from ksi.providers.base import CHARACTERS_PER_TOKEN, Usage
-from ksi.providers.budgets import MESSAGE_TOKENS, OTHER_TOKENS, TOOLS_TOKENS, PaidCall
+from ksi.providers.budgets import MESSAGE_TOKENS, OTHER_TOKENS, TOOLS_TOKENS, PaidCall, scopes_of
 from ksi.providers.sse import EventDecoder, EventTooLongError
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample")
@@ -27,11 +27,11 @@ def paid_call(call: str, asked: Asked, principal: str) -> PaidCall | None:
         return None
     return PaidCall(
         call=call,
-        scopes=("all", f"principal:{principal}", f"provider:{asked.protocol}"),
+        scopes=scopes_of(principal, asked.protocol),
         provider=asked.protocol,
         model=body["model"],
         input_tokens=_input_tokens_max(asked),
-        output_tokens=_output_tokens_max(body),
+        output_tokens=output_tokens_max(body),
     )
 
 
@@ -42,7 +42,7 @@ def _input_tokens_max(asked: Asked) -> int:
     return len(text.encode()) + MESSAGE_TOKENS + tools + OTHER_TOKENS * files
 
 
-def _output_tokens_max(body: Mapping[str, Any]) -> int | None:
+def output_tokens_max(body: Mapping[str, Any]) -> int | None:
     """None: the request does not say."""
     said = [body[name] for name in LIMITS if isinstance(body.get(name), int)]
     choices = body["n"] if isinstance(body.get("n"), int) else 1
@@ -55,7 +55,7 @@ class Meter:
     def __init__(self, asked: Asked, granted: int | None) -> None:
         """``granted`` tokens may be written, None: as many as it likes."""
         self._asked = asked
-        self._granted = granted
+        self.granted = granted
         self._decoder: EventDecoder | None = None
         self._answer = bytearray()
         self._events = 0
@@ -78,8 +78,8 @@ class Meter:
             self._answer += raw[: ANSWER_BYTES_READ - len(self._answer)]
             return
         self._read_events(self._decoder, raw)
-        if self._granted is not None and self._events > self._granted:
-            raise BudgetExceededError("all", unit="tokens", needed=self._events, left=self._granted)
+        if self.granted is not None and self._events > self.granted:
+            raise BudgetExceededError("all", unit="tokens", needed=self._events, left=self.granted)
 
     def usage(self, *, is_whole: bool) -> Usage:
         """What was used; ``is_whole``: the answer came to its end."""

@@ -21,6 +21,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import End, query, stream
 from ksi.kernel.plugin import AsyncPlugin, Route
 from ksi.kernel.router import Router
+from ksi.plugins.door.capped import Unasked, added, with_fields, without_usage
 from ksi.plugins.door.doors import Change, Door, RecordingDoor, ReplayDoor
 from ksi.plugins.door.matching import Memory, Recorded, parse_ignored
 from ksi.plugins.door.paid import Meter, paid_call
@@ -213,12 +214,9 @@ class Doors(AsyncPlugin):
             granted = await budgets.reserve(context, paid)
         meter, is_whole = Meter(source.asked, granted), False
         try:
-            async with context.streamed_effect(ASK, _named(source.asked)) as effect:
-                effect.complete(None)
-                async with aclosing(effect.pieces(lambda: self._answer(source, context), _again)) as parts:
-                    async for part in parts:
-                        meter.take(part)
-                        yield part
+            async with aclosing(self._parts(source, context, meter)) as parts:
+                async for part in parts:
+                    yield part
             is_whole = True
         finally:
             if granted is not None and not context.is_closed:
@@ -226,6 +224,22 @@ class Doors(AsyncPlugin):
                 self._budgets.settle(context, context.event_id, meter.usage(is_whole=is_whole))
         nothing = Usage(input_tokens=0, output_tokens=0)
         yield End(Answered(source.served, nothing if paid is None else meter.usage(is_whole=True)))
+
+    async def _parts(self, source: Source, context: EventContext, meter: Meter) -> AsyncGenerator[Part, None]:
+        """The answer as the script gets it; ``meter`` sees all of it."""
+        fields, unasked = ({} if meter.granted is None else added(source.asked, meter.granted)), None
+        async with context.streamed_effect(ASK, _named(source.asked, fields)) as effect:
+            try:
+                async with aclosing(effect.pieces(lambda: self._answer(source, context, fields), _again)) as parts:
+                    async for part in parts:
+                        if isinstance(part, Unasked):
+                            unasked = part.text
+                            meter.take(part.piece)
+                        else:
+                            meter.take(part)
+                            yield part
+            finally:
+                effect.complete(unasked)
 
     @property
     def _budgets(self) -> Budgets | None:
@@ -240,7 +254,9 @@ class Doors(AsyncPlugin):
             return Source(ids.text(recorded.id), asked)
         return Source(None, door.changed(asked, recorded))
 
-    def _answer(self, source: Source, context: EventContext) -> AsyncGenerator[Part, None]:
+    def _answer(
+        self, source: Source, context: EventContext, fields: dict[str, Any]
+    ) -> AsyncGenerator[Part | Unasked, None]:
         if source.served is not None:
             return parts_of(self._log, ids.parse(source.served), branch=context.branch)
         # Here and not above: httpx is loaded where something goes out.
@@ -249,7 +265,9 @@ class Doors(AsyncPlugin):
         if self._upstream is None:
             self._upstream = Upstream()
         door = self._door_of(context)
-        return self._upstream.ask(source.asked, door.upstreams, door.unsaid[context.envelope.event_id])
+        unsaid = door.unsaid[context.envelope.event_id]
+        parts = self._upstream.ask(with_fields(source.asked, fields), door.upstreams, unsaid)
+        return without_usage(parts) if "stream_options" in fields else parts
 
     def _door_of(self, context: EventContext) -> RecordingDoor:
         call = context.envelope.event_id
@@ -282,12 +300,14 @@ def _split(
     return [*before, target], Change(target.id, fields)
 
 
-def _named(asked: Asked) -> dict[str, Any]:
-    """The effect's own request: the whole of it stands in that of the call."""
+def _named(asked: Asked, fields: dict[str, Any]) -> dict[str, Any]:
+    """The effect's own request: the whole of it stands in that of the call, but for the ``fields`` that are added."""
     digest = canonical.digest(asked.body.text.encode()).hex()
     beside = {"is_beside": True} if asked.is_beside else {}
-    return {"method": asked.method, "path": asked.path, "query": asked.query, "body": digest, **beside}
+    more = {"added": fields} if fields else {}
+    return {"method": asked.method, "path": asked.path, "query": asked.query, "body": digest, **beside, **more}
 
 
-def _again(chunks: Sequence[Any], _: Any) -> list[Part]:
-    return [msgspec.convert(chunk, Part) for chunk in chunks]
+def _again(chunks: Sequence[Any], unasked: str | None) -> list[Part | Unasked]:
+    parts: list[Part | Unasked] = [msgspec.convert(chunk, Part) for chunk in chunks]
+    return parts if unasked is None else [*parts, Unasked(unasked)]
