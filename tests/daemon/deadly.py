@@ -67,7 +67,7 @@ class Deadly(AsyncPlugin):
     async def note(self, number: int, context: EventContext) -> None:
         """The process ends when its emit, which is on disk with it by then, is about to start."""
         context.emit("ledger:echo", number=number)
-        self.host.services.get(Router).start_recorded = lambda *_: os._exit(EXIT_CODE)  # type: ignore[method-assign]
+        self.host.services.get(Router).recorded.start = lambda *_: os._exit(EXIT_CODE)  # type: ignore[method-assign]
 
     # ── one that waits ───────────────────────────────────────────────────────────────────────────────────────────────
     @event("deadly:wait")

@@ -38,7 +38,8 @@ from ksi.kernel.declare import event, observer, query
 from ksi.kernel.door import Call, Session
 from ksi.kernel.execution import CANCEL_GRACE
 from ksi.kernel.middleware import Middleware
-from ksi.kernel.router import CANCEL_PATIENCE, Limits
+from ksi.kernel.router import Limits
+from ksi.kernel.underway import CANCEL_PATIENCE
 from ksi.testing.harness import EventTestHarness
 from ksi.testing.loop import ManualClock
 from tests.kernel.running import new_id, plugin, recorded, story, turns

@@ -136,7 +136,7 @@ class EventContext:
         """Ask for something without waiting: recorded in the same commit, started after it, also after a crash."""
         self._check("emit")
         envelope = self._execution.child(name, encode(data, fields), awaited=False, scope=self.scope)
-        self._execution.router.check(envelope)
+        self._execution.router.recorded.check(envelope)
         if self.emits is None:
             self.emits = []
         self.emits.append(envelope)
@@ -149,7 +149,7 @@ class EventContext:
         self.check_open()
         if self._effects is not None:
             await self._effects.record_times()
-        return await self._execution.router.nested(
+        return await self._execution.router.nesting.request(
             self._execution, name, encode(data, fields), timeout, scope=self.scope
         )
 
@@ -170,14 +170,14 @@ class EventContext:
             await self.observe("request:admitted", {"principal": principal, "event": name, "step": step}, check)
             await self.effects.record_times()
 
-        return await self._execution.router.nested_as(
+        return await self._execution.router.nesting.request_as(
             self._execution, session, name, encode(data, {}), admitted, scope=step
         )
 
     def stream(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> AsyncGenerator[Any, None]:
         """Ask for a stream: its chunks, then ``End(answer)``. Closing the iterator cancels it."""
         self.check_open()
-        return self._execution.router.nested_stream(self._execution, name, encode(data, fields), scope=self.scope)
+        return self._execution.router.nesting.stream(self._execution, name, encode(data, fields), scope=self.scope)
 
     async def commit(self) -> None:
         """Put on disk now what is buffered. From here on the command counts as begun, whatever follows."""

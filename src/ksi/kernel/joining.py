@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ksi.core.errors import CancelledError, DeadlineExceededError, KSIError
+from ksi.core.threads import settle
 from ksi.kernel.door import Done, Session, Sink
 
 if TYPE_CHECKING:
@@ -158,3 +160,12 @@ def deliver(done: Done, token: Any, raw: bytes | None, error: KSIError | None) -
         done(token, raw, error)
     except Exception:  # noqa: BLE001  # the caller's code, at the router's door
         _log.exception("an answer could not be delivered")
+
+
+def ignore(token: Any, raw: bytes | None, error: KSIError | None) -> None:
+    """The answer of a request that nobody waits for is in the log."""
+
+
+def settle_answer(future: asyncio.Future[bytes], raw: bytes | None, error: KSIError | None) -> None:
+    """Give the answer to who awaits ``future``, unless it was cancelled."""
+    settle(future, raw or b"null", error)

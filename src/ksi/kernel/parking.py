@@ -95,7 +95,7 @@ class Parking:
         Raises:
             NotFoundError: No such request is parked.
         """
-        execution = self.get(event_id) or self._router.known_execution(*await self._known(event_id))
+        execution = self.get(event_id) or self._router.recorded.execution_of(*await self._known(event_id))
         resumed = RequestResumed(execution.envelope.name, ids.text(event_id))
         entry = Entry(
             stream=PARKED,
@@ -108,14 +108,14 @@ class Parking:
             raise _nothing_parked(event_id)
         execution = self.get(event_id) or execution  # the one who awaits it may have come meanwhile
         self.left(execution)
-        self._router.run_parked(execution)
+        self._router.recorded.run_parked(execution)
 
     async def cancel(self, event_id: bytes, error: KSIError) -> None:
         """End it with ``error``. Raises as :meth:`resume`."""
         execution = self.get(event_id)
         if execution is None:
             known, _ = await self._known(event_id)
-            self._router.close_request(known.request, error)
+            self._router.recorded.close(known.request, error)
         elif execution.committing:
             raise _nothing_parked(event_id)
         else:

@@ -80,15 +80,15 @@ async def _run_again(router: Router, known: Known, history: History, *, stood_st
         history.attempts = 0
     try:
         _check_deadline(router, known, history)
-        execution = router.known_execution(known, history)
+        execution = router.recorded.execution_of(known, history)
         end = end_without_run(execution.row, known.request, history)
         if end is not None:
             raise end
         await _note_rerun(router, known, attempt)
     except KSIError as error:
-        router.close_request(known.request, error)
+        router.recorded.close(known.request, error)
         return False
-    router.run(execution)
+    router.recorded.run(execution)
     return True
 
 
@@ -121,7 +121,7 @@ async def _close_orphans(router: Router, parent: Known, open_requests: list[Know
             row = router.table.get(known.request.name)
             history = await history_of(router, known.request)
             end = None if row is None else end_without_run(row, known.request, history)
-            router.close_request(known.request, end or OutcomeUnknownError(known.request.name))
+            router.recorded.close(known.request, end or OutcomeUnknownError(known.request.name))
             await _close_orphans(router, known, open_requests)
 
 

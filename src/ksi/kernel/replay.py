@@ -152,7 +152,7 @@ class Replay:
         self._past.position = await self._last_seen(attempt)
         self._attempt = attempt
         try:
-            execution = router.known_execution(Known(attempt.envelope, attempt.position, None), attempt.history)
+            execution = router.recorded.execution_of(Known(attempt.envelope, attempt.position, None), attempt.history)
         except KSIError as error:  # refused, as it may have been when it was recorded
             attempt.take(Unit(origin=attempt.envelope, outcome=Outcome(False, error_json(error))))
             return
@@ -176,7 +176,7 @@ class Replay:
         self.owner = execution.owner
         self._begins(self.owner)
         execution.watch(lambda *_: settle(ended, None, None), None)
-        router.run(execution)
+        router.recorded.run(execution)
         await ended
         if execution.task is not None:
             await asyncio.wait([execution.task])

@@ -1,56 +1,53 @@
-"""The router: takes requests at the door, finds their row, keeps track of what is under way."""
+"""The router: takes requests at the door, finds their row and begins them.
+
+What runs is known to :mod:`ksi.kernel.underway`, what handlers ask goes through :mod:`ksi.kernel.nested`, and what is
+on disk before it runs through :mod:`ksi.kernel.recorded`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import difflib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
-from functools import partial
-from time import perf_counter
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ksi.core import canonical, ids
 from ksi.core.clock import Clock
-from ksi.core.envelope import EventEnvelope, min_deadline
+from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import (
     KSIError,
     NoHandlerError,
     NotFoundError,
     PermissionDeniedError,
-    QueryWroteError,
     ShuttingDownError,
     UnknownEventError,
     UnsupportedError,
 )
-from ksi.core.ports import Committed, Journal, Known, Outcome, Unit
+from ksi.core.ports import Committed, Journal, Known, Unit
 from ksi.core.threads import Threads, settle
-from ksi.core.tracing import Tracer
 from ksi.kernel.context import EventContext
 from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
 from ksi.kernel.effects import Effects
 from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
-from ksi.kernel.joining import UNLIMITED, EndOnly, deliver
+from ksi.kernel.joining import UNLIMITED, EndOnly, deliver, ignore, settle_answer
 from ksi.kernel.keys import Keys
 from ksi.kernel.middleware import Parked
-from ksi.kernel.nested import Inbox
+from ksi.kernel.nested import Nesting
 from ksi.kernel.parking import Parking
-from ksi.kernel.reads import served
+from ksi.kernel.recorded import Recorded
 from ksi.kernel.request import conflicting
-from ksi.kernel.rerun import History, end_without_run, history_of
 from ksi.kernel.resume import LiveStreams, Resumed, parse_address, request_of
 from ksi.kernel.services import ServiceRegistry
 from ksi.kernel.streaming import Streaming
 from ksi.kernel.subjects import Place, Subjects
-from ksi.kernel.table import AsyncQuery, Row
-from ksi.kernel.wheel import Wheel
-from ksi.kernel.writing import error_json
+from ksi.kernel.table import Row
+from ksi.kernel.underway import UnderWay
 from ksi.wire.typed import TypedFrames
 
 _log = logging.getLogger("ksi.kernel")
@@ -66,9 +63,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: float = 5.0
 
 
-Admission = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
-
-
 class Admitted(NamedTuple):
     """What the checks and the decoder made of a request."""
 
@@ -77,13 +71,14 @@ class Admitted(NamedTuple):
     parked: Parked | None
 
 
-class Router:
+class Router(UnderWay):
     """Implements :class:`ksi.kernel.door.Door`. One for each daemon; all of it on one event loop."""
 
     def __init__(
         self, *, journal: Journal, threads: Threads, clock: Clock, services: ServiceRegistry, limits: Limits
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        super().__init__(self.loop)
         self.journal = journal
         self.threads = threads
         self.clock = clock
@@ -92,20 +87,13 @@ class Router:
         self.table: dict[str, Row] = {}
         self.frames = TypedFrames()
         self.keys = Keys()
-        self.wheel = Wheel(self.loop)
         self.streams = LiveStreams()
         self.subjects = Subjects(journal)
-        self.running: dict[bytes, Execution] = {}
-        self.queries: set[AsyncQuery] = set()
-        self.readers: set[asyncio.Task[None]] = set()
-        self.under_way: set[Execution] = set()
         self.parking = Parking(self)
-        self.is_draining = False
+        self.recorded = Recorded(self)
+        self.nesting = Nesting(self)
         self._denials = Denials(self)
         self._base = contextvars.copy_context()
-        self._idle: asyncio.Event | None = None
-        self.tracer: Tracer | None = None
-        """Who wants to know of spans. Rows are compiled for it, so it is set before there are any."""
 
     # ── the door ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def dispatch(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
@@ -127,15 +115,15 @@ class Router:
                 raise self.unknown(envelope.name)
             if not row.is_recorded:
                 raise UnsupportedError(f"{row.name!r} is not recorded: there is nothing to go on without you")
-            admitted = self._admitted(row, envelope, session, is_nested=False)
+            admitted = self.admitted(row, envelope, session, is_nested=False)
         except KSIError as error:
             self.refuse(error, envelope, done, token)
             return
         running = self._same(row, envelope)
         if running is None:
-            execution = self._execution(row, envelope, session, admitted, ignore, None, None)
+            execution = self.new_execution(row, envelope, session, admitted, ignore, None, None)
             place = self.subjects.place_of(execution)
-            self._start(self._accepted(execution, admitted.parked, place, done, token), execution)
+            self.start_by(self._accepted(execution, admitted.parked, place, done, token), execution)
         elif running.matches(envelope):
             done(token, self._receipt(envelope), None)
         else:
@@ -161,17 +149,17 @@ class Router:
     def open_stream(self, envelope: EventEnvelope, session: Session, sink: Sink, credit: int) -> StreamCall:
         row = self.table.get(envelope.name)
         if row is not None and row.is_stream and row.handlers:
-            return self._open_stream(row, envelope, session, sink, credit, None)
+            return self.open_row(row, envelope, session, sink, credit, None)
         ending = EndingCall(sink)
         ending.call = self.dispatch(envelope, session, ending.done, None)
         return ending
 
-    def _open_stream(
+    def open_row(
         self, row: Row, envelope: EventEnvelope, session: Session, sink: Sink, credit: int, parent: Execution | None
     ) -> StreamCall:
         is_explicit = envelope.id is not None
         try:
-            admitted = self._admitted(row, envelope, session, is_nested=parent is not None)
+            admitted = self.admitted(row, envelope, session, is_nested=parent is not None)
         except KSIError as error:
             ending = EndingCall(sink)
             row.refuse(error, envelope, ending.done, None)
@@ -224,29 +212,29 @@ class Router:
         """The general way of a row's requests."""
 
         def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
-            return self._admit(row, envelope, session, done, token, None)
+            return self.admit(row, envelope, session, done, token, None)
 
         return dispatch
 
-    def _admit(
+    def admit(
         self, row: Row, envelope: EventEnvelope, session: Session, done: Done, token: Any, parent: Execution | None
     ) -> Call | None:
         is_explicit = envelope.id is not None
         try:
-            admitted = self._admitted(row, envelope, session, is_nested=parent is not None)
+            admitted = self.admitted(row, envelope, session, is_nested=parent is not None)
         except KSIError as error:
             row.refuse(error, envelope, done, token)
             return None
         running = self._same(row, envelope)
         if running is not None:
             return self._join(running, envelope, done, token)
-        execution = self._execution(row, envelope, session, admitted, done, token, parent)
+        execution = self.new_execution(row, envelope, session, admitted, done, token, parent)
         if envelope.cause is not None and parent is None:
             execution.above = self.running.get(envelope.cause)
         self._look_and_start(execution, admitted.parked, is_explicit=is_explicit)
         return execution
 
-    def _admitted(self, row: Row, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> Admitted:
+    def admitted(self, row: Row, envelope: EventEnvelope, session: Session, *, is_nested: bool) -> Admitted:
         """Permission, admission, decoding. Raises only KSIErrors."""
         if self.is_draining and not is_nested and (row.is_recorded or row.is_stream):
             raise ShuttingDownError
@@ -259,7 +247,7 @@ class Router:
             raise row.explain(raised) from None
         return Admitted(payload, row.locks(payload, envelope.branch), parked)
 
-    def _execution(
+    def new_execution(
         self, row: Row, envelope: EventEnvelope, session: Session, admitted: Admitted, done: Done, token: Any,
         parent: Execution | None,
     ) -> Execution:  # fmt: skip
@@ -290,12 +278,12 @@ class Router:
         may_be_known = execution.is_recorded and is_explicit and (parent is None or parent.is_rerun)
         place = self.subjects.place_of(execution)
         if may_be_known or place is not None:
-            self._start(self._start_unless_known(execution, parked, place), execution)
+            self.start_by(self._start_unless_known(execution, parked, place), execution)
         else:
             self.enter(execution)
-            self._begin(execution, parked)
+            self.begin(execution, parked)
 
-    def _start(self, starting: Coroutine[Any, Any, None], execution: Execution) -> None:
+    def start_by(self, starting: Coroutine[Any, Any, None], execution: Execution) -> None:
         self.enter(execution)
         task = self.loop.create_task(starting, context=self.fresh_context())
         self.readers.add(task)
@@ -320,42 +308,13 @@ class Router:
 
     async def _begin_or_replay(self, execution: Execution, parked: Parked | None, known: Known | None) -> None:
         if known is None:
-            self._begin(execution, parked)
+            self.begin(execution, parked)
         elif known.outcome is not None:
             execution.replay(known.outcome)
         else:
-            await self._run_again(execution, known)
+            await self.recorded.run_again(execution, known)
 
-    async def _run_again(self, execution: Execution, known: Known) -> None:
-        """It is open in the log, and nobody is at it."""
-        history = await history_of(self, known.request)
-        if (history.is_parked or history.was_resumed) and await self._was_resumed_meanwhile(execution):
-            return
-        execution.recover(history)
-        if execution.answered:
-            return
-        if history.is_parked:
-            self.leave(execution)
-            self.parking.keep(execution)
-        elif (end := end_without_run(execution.row, known.request, history)) is not None:
-            execution.read_back()
-            execution.failed(end)
-        else:
-            execution.start()
-
-    async def _was_resumed_meanwhile(self, execution: Execution) -> bool:
-        """Whether somebody's word on a parked request came before the one who awaits it had come to it again."""
-        known = await self.known_request(execution.envelope.event_id)
-        other = self.running.get(execution.envelope.event_id)
-        if known.outcome is not None:
-            execution.replay(known.outcome)
-            return True
-        if other is None or other is execution:
-            return False
-        other.watch(lambda _, raw, error: execution.settle(raw, error), None)
-        return True
-
-    def _begin(self, execution: Execution, parked: Parked | None) -> None:
+    def begin(self, execution: Execution, parked: Parked | None) -> None:
         if parked is None:
             execution.start()
             return
@@ -375,38 +334,6 @@ class Router:
         else:
             done(token, None, error)
 
-    # ── recorded requests: emits, reruns, parked ones ────────────────────────────────────────────────────────────────
-    def check(self, envelope: EventEnvelope) -> None:
-        """Bring the payload into its canonical form. Raises what makes the request impossible."""
-        self._recorded_row(envelope.name).payload(envelope)
-
-    def start_recorded(self, envelope: EventEnvelope, session: Session) -> None:
-        """Run a request that is on disk already; nobody waits for its answer, but ``session`` may be pushed to.
-
-        A daemon that stops leaves it to the next start.
-        """
-        if self.is_draining:
-            return
-        try:
-            execution, parked = self._recorded_execution(envelope, session)
-        except KSIError as error:
-            self.refuse(error, envelope, self._close_refused, envelope)
-            return
-        place = self.subjects.place_of(execution)
-        if place is None:
-            self.enter(execution)
-            self._begin(execution, parked)
-        else:
-            self._start(self._begin_settled(execution, parked, place), execution)
-
-    async def _begin_settled(self, execution: Execution, parked: Parked | None, place: Place) -> None:
-        try:
-            await self.subjects.settle(execution, place)
-        except FOREIGN as raised:  # the door of a task that nobody awaits
-            execution.give_up(execution.row.explain(raised))
-        else:
-            self._begin(execution, parked)
-
     async def resume_parked(self, event_id: bytes) -> None:
         """Run a parked request, once. Raises NotFoundError where none is parked."""
         await self.parking.resume(event_id)
@@ -415,149 +342,22 @@ class Router:
         """End a parked request with ``error``. Raises NotFoundError where none is parked."""
         await self.parking.cancel(event_id, error)
 
-    def known_execution(self, known: Known, history: History) -> Execution:
-        """A request of an earlier life, ready to run again. Raises what its checks and its payload's decoder raise."""
-        request = known.request
-        session = Session(principal=request.principal, source=request.source)
-        execution, _ = self._recorded_execution(request, session)
-        execution.recover(history)
-        return execution
-
-    def run(self, execution: Execution) -> None:
-        """Start what :meth:`known_execution` gave."""
-        self.enter(execution)
-        execution.start()
-
-    def run_parked(self, execution: Execution) -> None:
-        """Start what was parked: checked again, in the code of today, but not parked again."""
-        envelope = execution.envelope
-        try:
-            row = self.table.get(envelope.name)
-            if row is None:
-                raise self.unknown(envelope.name)
-            admitted = self._admitted(row, envelope, execution.session, is_nested=True)
-        except KSIError as error:
-            execution.give_up(error)
-            return
-        execution.renew(row, admitted.payload, admitted.locks)
-        self.run(execution)
-
-    def _recorded_execution(self, envelope: EventEnvelope, session: Session) -> tuple[Execution, Parked | None]:
-        row = self._recorded_row(envelope.name)
-        admitted = self._admitted(row, envelope, session, is_nested=True)
-        execution = self._execution(row, envelope, session, admitted, ignore, None, None)
-        execution.opened = True
-        return execution, admitted.parked
-
-    def _recorded_row(self, name: str) -> Row:
-        row = self.table.get(name)
-        if row is None:
-            raise self.unknown(name)
-        if not row.is_recorded:
-            raise UnsupportedError(f"{name!r} is not recorded: it can not be emitted, request it")
-        return row
-
     async def write(self, unit: Unit) -> Committed:
         """Commit ``unit`` and wait for it. Raises what the journal says."""
         future: asyncio.Future[Committed] = self.loop.create_future()
         self.journal.write(unit, lambda committed, error: settle(future, committed, error))
         return await future
 
-    def close_request(self, envelope: EventEnvelope, error: KSIError) -> None:
-        """Give a recorded request its end without running it."""
-        unit = Unit(origin=envelope, outcome=Outcome(False, error_json(error)))
-        self.journal.write(unit, lambda committed, refused: self._closed(envelope, refused, error))
-
-    def _close_refused(self, envelope: EventEnvelope, raw: bytes | None, error: KSIError | None) -> None:
-        assert error is not None
-        self.close_request(envelope, error)
-
-    def _closed(self, envelope: EventEnvelope, refused: KSIError | None, error: KSIError) -> None:
-        waiting = self.parking.get(envelope.event_id)
-        if refused is not None:
-            _log.error("%s could not be closed: %s", envelope.name, refused)
-        elif waiting is not None:  # it was parked, and who awaits it came after the word
-            waiting.settle(None, error)
-        row = self.table.get(envelope.name)
-        if row is not None and row.is_stream:
-            self.streams.ended(f"{row.category}/{ids.text(envelope.event_id)}")
-
-    # ── nested ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def nested(self, parent: Execution, name: str, raw: bytes, timeout: float | None, *, scope: str = "") -> Any:
-        """A request that a handler awaits. Raises what its handler raised."""
-        row, envelope = self._nested_row(parent, name, raw, timeout, scope)
-        return await self._nested(row, envelope, parent.session, parent)
-
-    async def _nested(self, row: Row, envelope: EventEnvelope, session: Session, parent: Execution) -> Any:
-        if row.is_query and parent.is_rerun and (reads := parent.read_recorder()) is not None:
-            try:
-                return served(reads.again("query", row.name, self.decode(envelope.raw)))
-            except LookupError:
-                pass  # it had not come so far before the crash
-        future: asyncio.Future[bytes] = self.loop.create_future()
-        call = self._admit(row, envelope, session, _settle, future, parent)
-        try:
-            return self.decode(await future)
-        except asyncio.CancelledError:
-            if call is not None:
-                call.cancel()
-            raise
-
-    async def nested_as(
-        self, parent: Execution, session: Session, name: str, raw: bytes, admitted: Admission, *, scope: str
-    ) -> Any:
-        """The same in the name of ``session``'s principal; ``admitted`` is given what refuses it, and awaits that."""
-        row, envelope = self._nested_row(parent, name, raw, None, scope)
-        envelope.principal = session.principal
-        await admitted(partial(self._refuse_inadmissible, row, envelope, session))
-        return await self._nested(row, envelope, session, parent)
-
-    async def _refuse_inadmissible(self, row: Row, envelope: EventEnvelope, session: Session) -> None:
-        """Raises what stands against a request that was not made yet; a denial is on disk then."""
-        try:
-            self._admitted(row, envelope, session, is_nested=True)
-        except KSIError as error:
-            future: asyncio.Future[bytes] = self.loop.create_future()
-            row.refuse(error, envelope, _settle, future)
-            await future
-
-    async def nested_stream(
-        self, parent: Execution, name: str, raw: bytes, *, scope: str = ""
-    ) -> AsyncGenerator[Any, None]:
-        """A stream that a handler reads: its chunks, then its End."""
-        row, envelope = self._nested_row(parent, name, raw, None, scope)
-        if not row.is_stream:
-            raise UnsupportedError(f"{name!r} does not stream: request it")
-        inbox = Inbox()
-        streaming = self._open_stream(row, envelope, parent.session, inbox, inbox.size, parent)
-        try:
-            async for item in inbox.read(streaming.grant):
-                yield item
-        finally:
-            streaming.cancel()
-
-    def _nested_row(
-        self, parent: Execution, name: str, raw: bytes, timeout: float | None, scope: str
-    ) -> tuple[Row, EventEnvelope]:
-        row = self.table.get(name)
-        if row is None:
-            raise self.unknown(name)
-        if parent.is_query and row.is_recorded:
-            raise QueryWroteError(parent.envelope.name, f"request the command {name!r}")
-        envelope = parent.child(name, raw, awaited=True, scope=scope)
-        if timeout is not None:
-            envelope.deadline_us = min_deadline(envelope.deadline_us, self.clock.time_us() + int(timeout * 1e6))
-        return row, envelope
-
+    # ── without a client ──────────────────────────────────────────────────────────────────────────────────────────────
     async def call(self, name: str, data: Any = b"{}", *, session: Session | None = None) -> Any:
         """A request from inside the daemon that no handler stands behind: a plugin's own task, a test."""
         raw = data if isinstance(data, bytes) else canonical.encode(data)
         session = session or Session(principal="daemon", source="daemon")
         envelope = EventEnvelope(name=name, raw=raw, principal=session.principal, source=session.source)
         future: asyncio.Future[bytes] = self.loop.create_future()
-        call = self.dispatch(envelope, session, _settle, future)
+        call = self.dispatch(envelope, session, settle_answer, future)
         try:
-            return self.decode(await future)
+            return canonical.decode(await future)
         except asyncio.CancelledError:
             if call is not None:
                 call.cancel()
@@ -599,125 +399,12 @@ class Router:
         """A copy of the context from before the first connection: nothing leaks from one request to another."""
         return self._base.copy()
 
-    @staticmethod
-    def decode(raw: bytes) -> Any:
-        return canonical.decode(raw)
-
     def log_failure(self, row: Row, raised: BaseException | None) -> None:
         _log.error("%s: handler of %s failed", row.owner, row.name, exc_info=raised)
 
     @staticmethod
     def _receipt(envelope: EventEnvelope) -> bytes:
         return canonical.encode({"event_id": ids.text(envelope.event_id), "correlation_id": envelope.correlation_id})
-
-    # ── under way ────────────────────────────────────────────────────────────────────────────────────────────────────
-    def enter(self, execution: Execution) -> None:
-        self.running[execution.envelope.event_id] = execution
-        self.under_way.add(execution)
-        execution.entered_at = perf_counter()
-        if self.tracer is not None and (execution.is_recorded or execution.parent is not None):
-            execution.measured = self.tracer.begin(execution.envelope)
-
-    def leave(self, execution: Execution) -> None:
-        event_id = execution.envelope.event_id
-        if self.running.get(event_id) is execution:
-            del self.running[event_id]
-        self.under_way.discard(execution)
-        if execution.is_parked:
-            self.parking.left(execution)
-        if self._idle is not None or execution.row.on_end is not None:
-            self._ended(execution.row)
-
-    def family(self, execution: Execution) -> list[Execution]:
-        """``execution`` and all that is under way below it."""
-        return [each for each in self.under_way if each.is_below(execution)]
-
-    def query_ended(self, query: AsyncQuery) -> None:
-        self.queries.discard(query)
-        if self._idle is not None or query.row.on_end is not None:
-            self._ended(query.row)
-
-    def is_busy(self, rows: Collection[Row]) -> bool:
-        """Whether a request of one of ``rows`` is under way."""
-        return any(call.row in rows for call in self._calls())
-
-    def cancel_all(self, rows: Collection[Row]) -> None:
-        """Cancel what is under way of ``rows``."""
-        for call in self._calls():
-            if call.row in rows:
-                call.abort()
-
-    def _calls(self) -> list[Execution | AsyncQuery]:
-        return [*self.under_way, *self.queries]
-
-    def _ended(self, row: Row) -> None:
-        if row.on_end is not None:
-            row.on_end()
-        self._look_idle()
-
-    def _look_idle(self) -> None:
-        if self._idle is not None and not self.under_way and not self.queries:
-            self._idle.set()
-
-    async def drain(self, seconds: float) -> None:
-        """Refuse what is new, let what runs end for ``seconds``, then cancel it and wait for its outcomes.
-
-        Once is enough: what is left then swallows its cancel, and is not waited for again.
-        """
-        if self.is_draining:
-            return
-        self.is_draining = True
-        self.parking.let_go()
-        for execution in list(self.under_way):
-            if isinstance(execution, Streaming):
-                execution.shut_down()
-        if await self._wait_idle(seconds):
-            return
-        for call in self._calls():
-            call.abort()
-        if not await self._wait_idle(CANCEL_PATIENCE):
-            _log.warning("left running: %s", sorted({execution.row.name for execution in self.under_way}))
-            await self._answer_for(list(self.under_way))
-
-    async def _answer_for(self, stubborn: Sequence[Execution]) -> None:
-        """Tell the callers of those that do not end, with an outcome in the log."""
-        told = asyncio.Event()
-
-        def look(*_: Any) -> None:
-            if all(execution.answered for execution in stubborn):
-                told.set()
-
-        for execution in stubborn:
-            execution.watch(look, None)
-            execution.expire()
-        look()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_PATIENCE):
-                await told.wait()
-
-    async def _wait_idle(self, seconds: float) -> bool:
-        self._idle = asyncio.Event()
-        self._look_idle()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def close(self) -> None:
-        """Stop readers and timers; call after :meth:`drain`."""
-        for reader in list(self.readers):
-            reader.cancel()
-        if self.readers:
-            await asyncio.gather(*self.readers, return_exceptions=True)
-        self.wheel.close()
-
-
-CANCEL_PATIENCE = 5.0
-"""Seconds that cancelled handlers have to end when the daemon stops."""
-ANSWER_PATIENCE = 1.0
-"""Seconds that the log has to take the outcomes of those that did not."""
 
 
 class EndingCall:
@@ -738,16 +425,3 @@ class EndingCall:
 
     def grant(self, credit: int) -> None: ...
     def disconnected(self) -> None: ...
-
-
-def ignore(token: Any, raw: bytes | None, error: KSIError | None) -> None:
-    """The answer of a request that nobody waits for is in the log."""
-
-
-def _settle(future: asyncio.Future[bytes], raw: bytes | None, error: KSIError | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(raw or b"null")

@@ -309,7 +309,7 @@ class Streaming(Execution):
 
     def _pumped(self, end: bytes | None, error: KSIError | None, context: EventContext) -> None:
         if self.cancelled:
-            partial = None if end is None else self.router.decode(end)
+            partial = None if end is None else canonical.decode(end)
             self._conclude(None, CancelledError(self.row.name, partial=partial), (context,))
         elif (error := error or self._unsaid()) is not None:
             self._conclude(None, error, (context,))
@@ -349,7 +349,7 @@ class Streaming(Execution):
     def _say_again(self, said: Said, raw: bytes) -> None:
         """It was said before the crash, and seen: where it is another one now, what follows would not fit."""
         if canonical.digest(raw) != said.digest:
-            raise self._diverged(said, {"kind": "chunk", "name": self.row.chunk_name, "data": self.router.decode(raw)})
+            raise self._diverged(said, {"kind": "chunk", "name": self.row.chunk_name, "data": canonical.decode(raw)})
 
     def _unsaid(self) -> KSIError | None:
         """A rerun that ends before it has said all that was seen."""

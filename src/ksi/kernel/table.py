@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from time import perf_counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ksi.core import canonical
-from ksi.core.context import current
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import (
     CancelledError,
-    EventTimeoutError,
     HandlersFailedError,
     InternalError,
     InvalidResponseError,
@@ -30,15 +27,14 @@ from ksi.core.errors import (
 )
 from ksi.core.events import MAIN
 from ksi.core.hints import is_struct
-from ksi.core.tracing import Measured, Tracer
 from ksi.kernel.context import EventContext
 from ksi.kernel.deciding import compile_deciding
 from ksi.kernel.door import Call, Done, Session
 from ksi.kernel.execution import CANCEL_GRACE, Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
-from ksi.kernel.joining import deliver
 from ksi.kernel.latency import Latency
 from ksi.kernel.middleware import Parked, Stack, wrap
+from ksi.kernel.querying import REFUSED_ANSWERS, compile_async, compile_inline, end_measured, measured
 from ksi.kernel.schema import invalid
 from ksi.kernel.spec import EventSpec, HandlerSpec
 
@@ -46,13 +42,8 @@ if TYPE_CHECKING:
     from ksi.kernel.router import Router
 
 _log = logging.getLogger("ksi.kernel")
-REFUSED_ANSWERS = (ValidationError, msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 REFUSALS = (ValidationError, msgspec.MsgspecError, ValueError, RecursionError)
 """What decoders of both kinds raise; pydantic's is a ValueError."""
-
-
-TIMED_EVERY = 16
-"""Of so many queries that may wait one is timed: the clock costs them a twentieth. Inline ones never wait."""
 
 
 class Row:
@@ -182,9 +173,9 @@ class Row:
         single = self.handlers[0] if len(self.handlers) == 1 else None
         if self.is_query and single is not None and not self.stack.onions and self.declaration.concurrent is None:
             if single.mode == "inline" and not single.wants_context:
-                return self._compile_inline(single)
+                return compile_inline(self, single)
             if single.mode == "async" and not single.wants_context:
-                return self._compile_async(single)
+                return compile_async(self, single)
         if self._only_decides and single is not None and single.mode == "inline" and not self.stack.onions:
             return compile_deciding(self, single)
         return self.router.dispatch_row_for(self)
@@ -198,85 +189,13 @@ class Row:
     def _unhandled(self, envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
         self.refuse(NoHandlerError(self.name, plugin=self.spec.declared_by), envelope, done, token)
 
-    def _compile_inline(self, handler: HandlerSpec) -> Callable[..., Call | None]:
-        """The shortest way: nothing waits, nothing is recorded."""
-        (first, last), after = self.stack.steps, self.stack.after
-        invoke = handler.alone or (lambda payload: handler.invoke(payload, None))
-        encode, decode = self.spec.answer.encode, self.decode
-        set_current, reset = current.set, current.reset
-        general = self.router.dispatch_row_for(self)
-
-        def answer_now(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> bytes | None:
-            self.calls += 1
-            try:
-                if first(envelope, session).__class__ is Parked or last(envelope, session) is not None:
-                    general(envelope, session, done, token)
-                    return None
-                payload = envelope.typed or decode(envelope.raw)
-            except ENDS as raised:  # the router's door: whatever is raised is answered
-                self._refused(self.explain_refusal(raised), envelope, done, token)
-                return None
-            scope = set_current(envelope)
-            try:
-                answer = invoke(payload)
-            except ENDS as raised:  # the router's door
-                self._refused(self.explain(raised), envelope, done, token)
-                return None
-            finally:
-                reset(scope)
-            try:
-                return encode(answer)
-            except REFUSED_ANSWERS as raised:
-                self._refused(self.explain_answer(answer, raised), envelope, done, token)
-                return None
-
-        def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> None:
-            raw = answer_now(envelope, session, done, token)
-            if raw is not None:
-                done(token, raw, None)
-                if after:
-                    self.look(envelope, None)
-
-        if not after:
-            self.answer_now = answer_now
-        return dispatch
-
-    def _compile_async(self, handler: HandlerSpec) -> Callable[..., Call | None]:
-        """A query that may wait: one task, no commit. The limit stands in the wheel."""
-        first, last = self.stack.steps
-        invoke, decode = handler.invoke, self.decode
-        router, timeout = self.router, self.timeout
-        general = router.dispatch_row_for(self)
-        create_task, fresh_context, set_current = router.loop.create_task, router.fresh_context, current.set
-        limit, under_way = router.wheel.add, router.queries.add
-
-        def dispatch(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
-            if envelope.deadline_us is not None:
-                return general(envelope, session, done, token)
-            try:
-                if first(envelope, session).__class__ is Parked or last(envelope, session) is not None:
-                    return general(envelope, session, done, token)
-                payload = envelope.typed or decode(envelope.raw)
-            except ENDS as raised:  # the router's door
-                self.refuse(self.explain_refusal(raised), envelope, done, token)
-                return None
-            query = AsyncQuery(self, envelope, done, token)
-            scope = fresh_context()
-            scope.run(set_current, envelope)
-            if timeout is not None:
-                query.tick = limit(query, timeout)
-            under_way(query)
-            query.task = create_task(query.run(invoke, payload), context=scope)
-            return query
-
-        return dispatch
-
     def refuse(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
         """Answer with an error from before the handler began."""
         self.calls += 1
-        self._refused(error, envelope, done, token)
+        self.refuse_counted(error, envelope, done, token)
 
-    def _refused(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
+    def refuse_counted(self, error: KSIError, envelope: EventEnvelope, done: Done, token: Any) -> None:
+        """The same for what is counted as a call already."""
         self.errors[error.code] = self.errors.get(error.code, 0) + 1
         if done is end_measured:
             self.router.answer_refused(error, envelope, done, token)
@@ -408,81 +327,6 @@ class Row:
                 return await self.router.threads.run("blocking", lambda: handler.invoke(payload, context))
             case _:
                 return await handler.invoke(payload, context)
-
-
-def measured(dispatch: Callable[..., Call | None], tracer: Tracer) -> Callable[..., Call | None]:
-    """``dispatch`` of a query from the door, as a span."""
-
-    def begin(envelope: EventEnvelope, session: Session, done: Done, token: Any) -> Call | None:
-        return dispatch(envelope, session, end_measured, (done, token, tracer.begin(envelope)))
-
-    return begin
-
-
-def end_measured(token: tuple[Done, Any, Measured | None], raw: bytes | None, error: KSIError | None) -> None:
-    """A query that is a span has its answer."""
-    done, inner, span = token
-    if span is not None:
-        span.end(error)
-    done(inner, raw, error)
-
-
-class AsyncQuery:
-    """A query under way in a task of its own."""
-
-    __slots__ = ("_began_at", "_done", "_envelope", "_is_answered", "_row", "_token", "task", "tick")
-    task: asyncio.Task[None]
-
-    def __init__(self, row: Row, envelope: EventEnvelope, done: Done, token: Any) -> None:
-        self._row = row
-        self._envelope = envelope
-        self._done = done
-        self._token = token
-        self._is_answered = False
-        self._began_at = perf_counter() if row.calls % TIMED_EVERY == 0 else None
-        self.tick: int | None = None
-
-    @property
-    def row(self) -> Row:
-        return self._row
-
-    async def run(self, invoke: Callable[..., Awaitable[Any]], payload: Any) -> None:
-        row = self._row
-        try:
-            raw = row.encode_answer(await invoke(payload, None))
-        except ENDS as error:  # the router's door
-            self._answer(None, row.explain(error))
-        else:
-            self._answer(raw, None)
-        row.router.query_ended(self)
-
-    def _answer(self, raw: bytes | None, error: KSIError | None) -> None:
-        if self._is_answered:
-            return
-        self._is_answered = True
-        row = self._row
-        if self.tick is not None:
-            row.router.wheel.remove(self, self.tick)
-        row.count(error)
-        if self._began_at is not None:
-            row.latency.add(perf_counter() - self._began_at)
-        deliver(self._done, self._token, raw, error)
-        row.look(self._envelope, error)
-
-    def cancel(self) -> None:
-        self._stop(CancelledError(self._row.name))
-
-    abort = cancel
-    """Nobody else can wait for a query."""
-
-    def expire(self) -> None:
-        self.tick = None
-        self._stop(EventTimeoutError(self._row.name, seconds=self._row.timeout or 0.0))
-
-    def _stop(self, error: KSIError) -> None:
-        self._answer(None, error)
-        self.task.cancel()
-        self.task.add_done_callback(lambda task: self._row.router.query_ended(self))  # it may never have begun
 
 
 async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:

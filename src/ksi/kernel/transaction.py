@@ -69,7 +69,7 @@ class Transaction:
         """A request without an answer, started after the commit, as :meth:`EventContext.emit`."""
         self._check_open()
         envelope = self._request.child(name, encode(data, fields), awaited=False, scope=self._context.scope)
-        self._request.router.check(envelope)
+        self._request.router.recorded.check(envelope)
         self._emits.append(envelope)
 
     async def __aenter__(self) -> Self:

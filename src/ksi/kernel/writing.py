@@ -79,7 +79,7 @@ class WritingRequest(Request):
             done(committed, error)
             if error is None:
                 for envelope in emits:
-                    self.router.start_recorded(envelope, self.session)
+                    self.router.recorded.start(envelope, self.session)
 
         return written
 

@@ -94,7 +94,7 @@ class WhatIf:
         changed = canonical.encode({**request.data, **fields})
         if changed == canonical.encode(request.data):
             raise ValidationError("nothing is changed: give other values")
-        self._router.check(EventEnvelope(name=request.name, raw=changed))
+        self._router.recorded.check(EventEnvelope(name=request.name, raw=changed))
         return changed
 
     async def run(self, plan: Plan, changed: bytes, branch: str, principal: str) -> AsyncIterator[Step]:
