@@ -16,6 +16,8 @@ from ksi.core.errors import (
     StreamInterruptedError,
     UnsupportedError,
 )
+from ksi.plugins.branch import Branch
+from ksi.plugins.correlation import Correlation
 from ksi.providers.base import Capabilities
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import STORY, Gate, chunks_of, harness, rest, script, take, until_queued
@@ -163,3 +165,28 @@ async def test_what_never_was_is_not_resumed() -> None:
             await ksi.request("completion:resume", {"run": "last"})
         with pytest.raises(NotFoundError):
             await ksi.request("completion:resume", {"run": RUN})
+
+
+async def test_one_that_was_open_where_a_branch_was_cut_is_interrupted_there_and_gone_on_with() -> None:
+    gate = Gate(passing=4)
+    async with harness(script(lambda _: STORY, gate=gate), more=[Branch, Correlation]) as ksi:
+        stream = ksi.stream("completion:create", {"prompt": "Go."}, event_id=RUN)
+        await gate.reached.wait()
+        await ksi.request("store:fork", {"name": "aside"})
+        under_way = [await status_on(ksi, branch) for branch in ("main", "aside")]
+        gate.open()  # whatever it says: else the end of the test would wait for it
+        assert under_way == ["running", "interrupted"]
+        assert await rest(stream) == STORY
+        assert [await status_on(ksi, branch) for branch in ("main", "aside")] == ["done", "interrupted"]
+        (run,) = (await ksi.request("correlation:runs", {"status": "interrupted"}, branch="aside"))["runs"]
+        assert (run["run"], run["tokens"]) == (RUN, 4)
+        (root,) = (await ksi.request("correlation:tree", branch="aside"))["tree"]
+        effect = next(child for child in root["children"] if child["kind"] == "effect")
+        assert [root["status"], effect["status"]] == ["interrupted", "interrupted"]
+        assert (await ksi.request("correlation:runs"))["runs"][0]["status"] == "ok"
+        resumed = ksi.stream("completion:resume", {"run": RUN}, branch="aside")
+        assert await rest(resumed) == STORY.removeprefix("Once upon a time")
+
+
+async def status_on(ksi: EventTestHarness, branch: str) -> str:
+    return str((await ksi.request("completion:status", {"run": RUN}, branch=branch))["completions"][0]["status"])

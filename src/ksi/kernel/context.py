@@ -118,8 +118,8 @@ class EventContext:
             if self.expected is None:
                 self.expected = {}
             self.expected.setdefault(stream, expected_version)
-        entry = entry_of(stream, event, tags)
-        entry.subject = subject or entry.subject or self._execution.envelope.subject
+        entry = entry_of(stream, event, tags, subject)
+        entry.subject = entry.subject or self._execution.envelope.subject
         self.buffer(entry)
 
     def adopt_subject(self, subject: str | None) -> None:

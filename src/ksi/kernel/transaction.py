@@ -61,8 +61,8 @@ class Transaction:
         self._check_open()
         if expected_version is not ANY:
             self._expected.setdefault(stream, expected_version)
-        entry = entry_of(stream, event, tags)
-        entry.subject = subject or entry.subject or self._request.envelope.subject
+        entry = entry_of(stream, event, tags, subject)
+        entry.subject = entry.subject or self._request.envelope.subject
         self._entries.append(entry)
 
     def emit(self, name: str, data: Any = _NOTHING, /, **fields: Any) -> None:

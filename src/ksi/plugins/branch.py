@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -64,13 +65,15 @@ class Branch(AsyncPlugin):
         self,
         name: BranchName,
         context: EventContext,
-        at: Annotated[Place | None, Meta(description="the last position that it sees; the head where not said")] = None,
+        at: Annotated[
+            Place | None, Meta(description="the last position that it sees; the one before this request where not said")
+        ] = None,
         parent: Annotated[str, Meta(description="the branch that it is cut off")] = MAIN,
     ) -> ShownBranch:
         """Cut a branch off another: it sees what there was up to a position, and goes on by itself."""
         cut = optional_position(at)
         if cut is None:  # seen once, so that a rerun after a crash cuts at the same place
-            cut = Position(await context.observe("log:head", {}, self._log.head) or 0)
+            cut = Position(await context.observe("log:head", {}, partial(self._before, context.event_id)))
         asked = {"name": name, "at": cut, "parent": parent}
         await context.effect("store:fork", asked, partial(self._fork, name, cut, parent), idempotent=True)
         return ShownBranch(name, parent, cut, cut)
@@ -113,6 +116,12 @@ class Branch(AsyncPlugin):
     async def diff(self, one: BranchName, other: BranchName) -> BranchDiff:
         """Say how the entities of two branches differ, of those that were written since they parted."""
         return await compare_branches(self._log, self.host.services.get(Plugins).fold_of, one, other)
+
+    async def _before(self, event_id: str) -> int:
+        """The position in front of the request itself, which would be open on the branch for ever."""
+        own = await self._log.get(UUID(event_id))
+        assert own is not None  # it is recorded before its handler runs
+        return own.position - 1
 
     async def _fork(self, name: str, cut: Position, parent: str) -> None:
         try:

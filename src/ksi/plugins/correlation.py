@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ksi.core.envelope import trace_of_run
-from ksi.core.events import Filter, Position, RecordedEvent
+from ksi.core.events import MAIN, Filter, Position, RecordedEvent
 from ksi.core.ports import EventLog
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import query
@@ -100,9 +100,11 @@ class Correlation(AsyncPlugin):
         """
         found: list[RunSummary] = []
         before, looked_at = optional_position(after), 0
-        by_failure = status in ("error", "interrupted")
+        branch = context.branch
+        # What the cut of a branch has interrupted has no end there.
+        by_failure = status == "error" or (status == "interrupted" and branch == MAIN)
         until = None if before is None else Position(before - 1)
-        query, branch = FAILURES if by_failure else ROOTS, context.branch
+        query = FAILURES if by_failure else ROOTS
         async for event in self._log.read_all(query, until=until, backwards=True, branch=branch):
             summary = await self._summary(event, branch)
             if summary is not None and status in (None, summary.status):
@@ -164,7 +166,7 @@ class Correlation(AsyncPlugin):
 
     async def _run(self, run: str, branch: str) -> Run:
         events = self._log.read_all(_of(run), limit=EVENTS_MAX, branch=branch, envelopes=True)
-        return Run([event async for event in events])
+        return Run([event async for event in events], branch)
 
     async def _count_chunks(self, run: Run, branch: str) -> None:
         """A stream's chunks have a log stream of their own, named by its request; facts may stand between them."""

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from ksi.core.envelope import trace_of
-from ksi.core.events import FAILED, RecordedEvent
+from ksi.core.events import FAILED, MAIN, RecordedEvent
 
 EFFECTS, READ = "$effects", "effect:read"
 MODEL_ASKED = "llm:stream"
@@ -44,9 +44,13 @@ class Node(msgspec.Struct):
 
 
 class Run:
-    """The events of one run, put together in position order."""
+    """The events of one run, put together in position order, as it is on ``branch``.
 
-    def __init__(self, events: Iterable[RecordedEvent]) -> None:
+    What was open where the branch was cut off is interrupted there: it goes on elsewhere, if at all.
+    """
+
+    def __init__(self, events: Iterable[RecordedEvent], branch: str = MAIN) -> None:
+        self._branch = branch
         self.roots: list[Node] = []
         self.size = 0
         self.facts_in: Counter[str] = Counter()
@@ -126,7 +130,8 @@ class Run:
                 self._node(event, event.name, "fact")
 
     def _node(self, event: RecordedEvent, name: str, kind: Literal["request", "effect", "fact"]) -> Node:
-        status: Status | None = None if kind == "fact" else "open"
+        open_status: Status = "open" if event.branch == self._branch else "interrupted"
+        status = None if kind == "fact" else open_status
         node = Node(str(event.event_id), name, kind, status, event.position, None, None, 0, [])
         began = event.occurred_at or event.recorded_at
         self._began[event.position] = began

@@ -33,7 +33,11 @@ async def used(completion: UUID, router: Router, log: EventLog) -> Usage:
     answer = await _end(completion, router)
     if isinstance(usage := answer.get("usage"), Mapping):
         return msgspec.convert(usage, Usage)
-    branch = (await router.known_request(completion.bytes)).request.branch
+    return await estimated(completion, log, (await router.known_request(completion.bytes)).request.branch)
+
+
+async def estimated(completion: UUID, log: EventLog, branch: str) -> Usage:
+    """What is seen of it from ``branch``: its chunks, one token each."""
     request = await _asked(completion, log, branch)
     return NOTHING if request is None else estimate_usage(request, output_tokens=await _chunks(completion, log, branch))
 

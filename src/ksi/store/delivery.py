@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Protocol
+from typing import Protocol, get_args
 
+from ksi.core.errors import ValidationError
 from ksi.core.events import Position, RecordedEvent
 from ksi.core.ports import Refusal
 from ksi.store.acks import Acks, Unacked
@@ -90,6 +91,8 @@ class Delivery:
         self._done(event, given)
 
     async def nack(self, event: RecordedEvent, action: Refusal, reason: str, given: int) -> None:
+        if action not in get_args(Refusal):
+            raise ValidationError(f"what is refused is one of {', '.join(get_args(Refusal))}, not {action!r}")
         attempts = self._attempts.get(event.position, 0) + 1
         if action == "retry" and attempts < ATTEMPTS_MAX:
             self._attempts[event.position] = attempts

@@ -13,8 +13,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from ksi.core import canonical
-from ksi.core.clock import Clock, microseconds
+from ksi.core.clock import Clock
+from ksi.core.entries import entry_from
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import KSIError, UnsupportedError, ValidationError
 from ksi.core.events import (
@@ -305,23 +305,10 @@ def _finish(decided: Decided, committed: Committed | None, error: KSIError | Non
 
 
 def _entry(stream: str, event: NewEvent) -> Entry:
+    """One that belongs to no run, and has no cause, where it names none."""
     if stream == REQUESTS:
         raise ValidationError(f"{REQUESTS} holds requests and outcomes; facts go elsewhere")
-    if isinstance(event.data, bytes):
-        canonical.decode(event.data)
-        data = event.data
-    else:
-        data = canonical.encode(event.data)
-    return Entry(
-        stream=stream,
-        name=event.name,
-        data=data,
-        event_id=None if event.event_id is None else event.event_id.bytes,
-        tags=event.tags,
-        schema_version=event.schema_version,
-        subject=event.subject,
-        occurred_us=None if event.occurred_at is None else microseconds(event.occurred_at),
-        metadata=event.metadata,
-        correlation=event.correlation_id or NO_RUN,
-        cause=NO_CAUSE if event.causation_id is None else event.causation_id.bytes,
-    )
+    entry = entry_from(stream, event)
+    entry.correlation = entry.correlation or NO_RUN
+    entry.cause = entry.cause or NO_CAUSE
+    return entry

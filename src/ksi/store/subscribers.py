@@ -6,10 +6,11 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from typing import get_args
 from weakref import WeakValueDictionary
 
 from ksi.core.clock import Clock, microseconds
-from ksi.core.errors import KSIError, StoreClosedError
+from ksi.core.errors import KSIError, StoreClosedError, ValidationError
 from ksi.core.events import MAIN, Lag, ParkedEvent, Position, Query
 from ksi.core.ports import Committed, Overflow, Start
 from ksi.core.threads import settle
@@ -52,6 +53,8 @@ class SubscribedLog(BranchedLog):
         overflow: Overflow = "wait",
         branch: str = MAIN,
     ) -> LogSubscription:
+        if overflow not in get_args(Overflow):
+            raise ValidationError(f"overflow is one of {', '.join(get_args(Overflow))}, not {overflow!r}")
         wanted = Compiled(query, self.sight(branch))
         subscriber = None if subscriber is None else marked(subscriber, branch)
         return LogSubscription(self, wanted, self._place(after, subscriber), subscriber, buffer, overflow)
@@ -71,8 +74,15 @@ class SubscribedLog(BranchedLog):
         return self._checkpoints.get(marked(subscriber, branch))
 
     async def reset_checkpoint(self, subscriber: str, to: Position | None, *, branch: str = MAIN) -> None:
-        """Set it, also backwards; None forgets it."""
+        """Set it, also backwards; None forgets it.
+
+        Raises:
+            ValidationError: It would be beyond the head, and what comes up to there would be skipped.
+        """
         self.sight(branch)
+        head = self._decider.visible
+        if to is not None and not 0 <= to <= head:
+            raise ValidationError(f"a checkpoint at @{to} is not in the log, whose head is @{head}")
         subscriber = marked(subscriber, branch)
         self.acks.forget(subscriber)
         await self._checkpoint_moved(subscriber, to)

@@ -116,11 +116,14 @@ class EventTestHarness:
         finally:
             self._pending.discard(future)
 
-    def stream(self, event: str, data: Data | None = None, *, event_id: str | None = None) -> HarnessStream:
+    def stream(
+        self, event: str, data: Data | None = None, *, event_id: str | None = None, branch: str = MAIN
+    ) -> HarnessStream:
         """Open ``event`` as a stream, as a reader that is always ready for more."""
         opened = HarnessStream()
         self._streams.add(opened)
         envelope = self._envelope(event, data, event_id, None)
+        envelope.branch = branch
         opened.call = self.kernel.router.open_stream(envelope, self._session, opened, CREDIT)
         return opened
 

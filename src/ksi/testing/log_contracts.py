@@ -150,6 +150,38 @@ class AppendContract:
                 await store.append(stream, [NewEvent(name=name, data={})])
         assert (await store.append("counter/a", [added()])).versions == (1,)
 
+    @pytest.mark.parametrize(
+        "slip",
+        [
+            {"tags": "abc"},
+            {"tags": frozenset({1})},
+            {"name": 5},
+            {"name": ""},
+            {"schema_version": "x"},
+            {"correlation_id": 5},
+            {"subject": 5},
+            {"subject": ""},
+            {"event_id": "x"},
+            {"causation_id": "x"},
+            {"occurred_at": "x"},
+            {"metadata": "x"},
+            {"data": "x"},
+        ],
+        ids=str,
+    )
+    async def test_what_is_not_of_its_type_is_refused_and_leaves_nothing(
+        self, store: Journal, slip: dict[str, Any]
+    ) -> None:
+        given: Any = {"name": COUNTER, "data": {"amount": 1}} | slip
+        with pytest.raises(ValidationError):
+            await store.append("counter/a", [NewEvent(**given)])
+        not_an_event: Any = {"name": COUNTER}
+        for stream, event in (("counter/a", not_an_event), ("", added())):
+            with pytest.raises(ValidationError):
+                await store.append(stream, [event])
+        assert (await store.append("counter/a", [added()])).versions == (1,)
+        assert len(await listed(store.read_all())) == 1
+
     async def test_another_branch_is_not_found(self, store: Journal) -> None:
         with pytest.raises(NotFoundError):
             await store.append("counter/a", [added()], branch="what-if")

@@ -79,10 +79,15 @@ class SubscriberContract:
             assert caught.value.actual == 5
         assert await store.version("counter/a") == 1
         await store.reset_checkpoint("fold", Position(2))
+        for nowhere in (7, -1):
+            with pytest.raises(ValidationError):
+                await store.reset_checkpoint("fold", Position(nowhere))
         await store.append_all(appends, checkpoint=("fold", Position(3)))
         assert await store.checkpoint("fold") == 3
 
     async def test_a_slow_subscriber_may_lose_the_oldest(self, store: Journal) -> None:
+        with pytest.raises(ValidationError):
+            store.subscribe(overflow="dropp")  # type: ignore[arg-type]  # what is refused is that
         await store.append("counter/a", [added(0)])
         async with store.subscribe(after="start", buffer=3, overflow="drop") as subscription:
             events = aiter(subscription)
@@ -179,6 +184,8 @@ class DeliveryContract:
         async with asyncio.timeout(10), six.subscribe(subscriber="mailer") as subscription:
             events = aiter(subscription)
             first = await anext(events)
+            with pytest.raises(ValidationError):
+                await subscription.nack(first, "retri", "not yet")  # type: ignore[arg-type]  # what is refused is that
             await subscription.nack(first, "retry", "not yet")
             others = [await anext(events) for _ in range(5)]
             assert [event.data["amount"] for event in others] == [1, 2, 3, 4, 5]

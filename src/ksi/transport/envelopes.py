@@ -8,6 +8,7 @@ import msgspec
 
 from ksi.core.clock import Clock
 from ksi.core.envelope import EventEnvelope
+from ksi.core.errors import InvalidFrameError
 from ksi.core.events import MAIN
 from ksi.kernel.door import Session
 from ksi.wire.frames import Head, id_bytes, payload_json
@@ -19,7 +20,7 @@ def envelope_of(name: str, data: Any, frame: Head, session: Session, clock: Cloc
     ``data`` is its payload, as ``msgspec.Raw`` or decoded already.
 
     Raises:
-        InvalidFrameError: An id in it is no UUID.
+        InvalidFrameError: An id in it is no UUID, or its subject nobody.
     """
     if data.__class__ is msgspec.Raw:
         raw = payload_json(data)
@@ -36,6 +37,8 @@ def envelope_of(name: str, data: Any, frame: Head, session: Session, clock: Cloc
     if frame.traceparent is not None:
         envelope.traceparent = frame.traceparent
     if frame.subject is not None:
+        if not frame.subject:
+            raise InvalidFrameError("subject is empty: leave it out where it is nobody's data", field="subject")
         envelope.subject = frame.subject
     if frame.event_id is not None:
         envelope.id = id_bytes(frame.event_id, field="event_id")

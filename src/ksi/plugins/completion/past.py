@@ -22,6 +22,7 @@ from ksi.providers.base import CompletionRequest
 ALIKE_MAX = 100
 """Completions that are looked at where ids begin alike; a beginning that fits more is too short to mean one."""
 EFFECT = "llm:stream"
+REQUESTS = "$requests"
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +49,7 @@ class Past:
         self._router = router
         self._log = log
         self._context = context
+        self.branch = context.branch
         self._view = context.view(CompletionsView)
 
     async def find(self, reference: str) -> CompletionRecord | None:
@@ -130,10 +132,24 @@ class Past:
         record = await self._view.get(completion)
         if record is not None and record.status != "running":
             return record.status
-        outcome = (await self._known(completion)).outcome
-        if outcome is None:
+        known = await self._known(completion)
+        if known.request.branch != self.branch:
+            return await self._status_at_the_cut(completion)
+        if known.outcome is None:
             return "running"
-        return "done" if outcome.ok else _status_of(msgspec.json.decode(outcome.data)["code"])
+        return "done" if known.outcome.ok else _status_of(msgspec.json.decode(known.outcome.data)["code"])
+
+    async def is_of_here(self, completion: str) -> bool:
+        """Whether it was asked for on this branch, and not seen from it."""
+        return (await self._known(completion)).request.branch == self.branch
+
+    async def _status_at_the_cut(self, completion: str) -> Status:
+        """How one ended that this branch has seen begin elsewhere: if not before the cut, then by it."""
+        query = (Filter(streams=(REQUESTS,), kinds=("outcome",), causation_id=UUID(completion)),)
+        async for event in self._log.read_all(query, branch=self.branch):
+            error = None if event.is_erased else event.data.get("error")
+            return "done" if error is None else _status_of(error["code"])
+        return "interrupted"
 
     async def _asked(self, completion: str) -> Asked | None:
         """What was sent to the provider that was asked last; None where none was called."""

@@ -33,7 +33,7 @@ from ksi.plugins.completion.shapes import (
     Tokens,
 )
 from ksi.plugins.completion.view import CATEGORY, CompletionRecord, CompletionsView
-from ksi.plugins.usage import used
+from ksi.plugins.usage import estimated, used
 from ksi.providers.base import Usage
 from ksi.providers.configured import desk_of
 from ksi.providers.conversation import conversation_of
@@ -219,7 +219,8 @@ class Completion(PushedResults, AsyncPlugin):
 
     async def _shown(self, past: Past, record: CompletionRecord, **more: Any) -> ShownCompletion:
         ticket = self.desk.tickets.get(record.completion)
-        status = await past.status(record.completion) if ticket is None else ticket.status
+        is_here = ticket is not None and self._branch_of(ticket) == past.branch
+        status = ticket.status if ticket is not None and is_here else await past.status(record.completion)
         return ShownCompletion(
             completion=record.completion,
             run=record.run,
@@ -229,16 +230,22 @@ class Completion(PushedResults, AsyncPlugin):
             conversation=record.conversation,
             resumes=record.resumes,
             finish_reason=record.finish_reason,
-            usage=await self._counted(record) if status == "interrupted" else record.usage,
+            usage=await self._counted(past, record) if status == "interrupted" else record.usage,
             cost=record.cost,
             duration_ms=record.duration_ms,
             **more,
         )
 
-    async def _counted(self, record: CompletionRecord) -> Usage:
-        """Of one that a crash cut off nobody else could say what it has used."""
-        services = self.host.services
-        return await used(UUID(record.completion), services.get(Router), services.get(EventLog))
+    def _branch_of(self, ticket: Ticket) -> str | None:
+        running = self.host.services.get(Router).running.get(ids.parse(ticket.completion))
+        return None if running is None else running.envelope.branch
+
+    async def _counted(self, past: Past, record: CompletionRecord) -> Usage:
+        """Of one that was cut off, by a crash or with a branch, nobody else could say what it has used."""
+        completion, log = UUID(record.completion), self.host.services.get(EventLog)
+        if await past.is_of_here(record.completion):
+            return await used(completion, self.host.services.get(Router), log)
+        return await estimated(completion, log, past.branch)
 
     @query("completion:models")
     async def models(self) -> OfferedModels:
