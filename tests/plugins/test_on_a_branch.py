@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ksi.core.errors import UnsupportedError
+from ksi.core.errors import CancelledError, ConflictError, UnsupportedError
+from ksi.core.events import Filter
 from ksi.core.threads import InlineThreads
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event
+from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.branch import Branch
 from ksi.plugins.permission import Permission
 from ksi.plugins.route import RoutePlugin
@@ -56,3 +61,43 @@ async def test_a_branch_that_was_materialized_answers_from_its_tables(tmp_path: 
 
 async def value(ksi: EventTestHarness, key: str, branch: str) -> Any:
     return (await ksi.request("state:get", {"key": key}, branch=branch))["value"]
+
+
+class Waiting(AsyncPlugin):
+    """Waits for ever."""
+
+    name = "waiting"
+
+    @event("waiting:wait", durability="before", on_crash="rerun")
+    async def wait(self, context: EventContext) -> None:
+        await asyncio.Event().wait()
+
+
+async def until_asked(ksi: EventTestHarness) -> None:
+    query = (Filter(names=("waiting:wait",), kinds=("request",)),)
+    async with ksi.log.subscribe(query, after="start", branch="aside") as requests:
+        await anext(aiter(requests))
+
+
+async def test_what_runs_on_a_branch_is_cancelled_before_that_is_discarded() -> None:
+    async with EventTestHarness(State, Branch, Waiting) as ksi:
+        await ksi.request("store:fork", {"name": "aside"})
+        waiting = asyncio.create_task(ksi.request("waiting:wait", branch="aside"))
+        await until_asked(ksi)
+        with pytest.raises(ConflictError):
+            await ksi.request("store:discard", {"name": "aside"}, branch="aside")
+        await ksi.request("store:discard", {"name": "aside"})
+        with pytest.raises(CancelledError):
+            await waiting
+
+
+async def test_what_was_open_on_a_branch_that_is_gone_keeps_no_start_up() -> None:
+    async with EventTestHarness(State, Branch, Waiting) as ksi:
+        await ksi.request("store:fork", {"name": "aside"})
+        waiting = asyncio.create_task(ksi.request("waiting:wait", branch="aside"))
+        await until_asked(ksi)
+        await ksi.log.discard("aside")
+        await ksi.crash()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert (ksi.recovered.rerun, ksi.recovered.closed) == (0, 0)
+        await ksi.request("state:set", {"key": "a", "value": 1})

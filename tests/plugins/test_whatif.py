@@ -217,3 +217,28 @@ async def test_on_a_branch_too_a_crash_costs_nothing_twice(counting: Counting) -
         assert "".join([each.data["text"] async for each in chunks if each.kind == "chunk"]) == answered["text"]
     assert answered["text"] == "heard Who are you?"
     assert len(counting.asked) == 2
+
+
+async def test_one_that_a_crash_cut_off_goes_on_on_its_branch_and_pays_nothing_twice(counting: Counting) -> None:
+    asked_again = "01a00000-0000-7000-8000-000000000002"
+    gate = Gate(passing=1_000)
+    async with harness(script(counting, gate=gate), more=(Agent, State, Branch, TimeTravel, Tellers)) as ksi:
+        for agent in ("first", "second", "third"):
+            await ksi.request("agent:spawn", {"agent": agent})
+        await ksi.request("teller:first", {"text": "My name is Ada."})
+        await ksi.request("teller:second")
+        gate.shut(passing=1_000)
+        at = await request_named(ksi, "teller:first")
+        told_before = len(counting.asked)
+        gate.shut(passing=7)  # all of the first one's answer, and of the second one's a part
+        question = {"at": at, "change": {"text": "My name is Bruno."}, "live": True}
+        asking = asyncio.create_task(ksi.request("timetravel:whatif", question, event_id=asked_again))
+        await gate.reached.wait()
+        gate.open()
+        await ksi.crash()
+        await asyncio.gather(asking, return_exceptions=True)
+        answer = await ksi.request("timetravel:whatif", question, event_id=asked_again)
+        assert answer["branch"] == f"whatif-{at}-{asked_again[-6:]}"
+        assert len(counting.asked) == told_before + 3, "the first, and the second twice: it was cut off"
+        story = (await ksi.request("state:get", {"key": "story"}, branch=answer["branch"]))["value"]
+        assert story == "heard My name is Bruno."

@@ -20,6 +20,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.plugins import Plugins
+from ksi.kernel.router import Router
 from ksi.plugins.shapes import Place, optional_position
 from ksi.store.compare import BranchDiff, compare_branches
 
@@ -87,11 +88,13 @@ class Branch(AsyncPlugin):
         "store:discard",
         durability="before",
         on_crash="rerun",
-        errors=["not_found"],
+        errors=["conflict", "not_found"],
         examples=[{"name": "experiment"}],
     )
     async def discard(self, name: BranchName, context: EventContext) -> ShownBranch:
-        """Read and write a branch no more; its name is not given again."""
+        """Read and write a branch no more; its name is not given again. What runs there is cancelled first."""
+        if name == context.branch:
+            raise ConflictError(f"this request is on {name} itself: ask for it on another branch", branch=name)
         discarded: ShownBranch = await context.effect(
             "store:discard", {"name": name}, partial(self._discard, name), result=ShownBranch, idempotent=True
         )
@@ -138,6 +141,7 @@ class Branch(AsyncPlugin):
         found = (await self._branches()).get(name)
         if found is None or name == MAIN:
             raise NotFoundError("branch", name)
+        await self.host.services.get(Router).cancel_on(name)
         await self._log.discard(name)
         return _shown(found)
 

@@ -78,6 +78,10 @@ class Branches:
             raise NotFoundError("branch", branch)
         return fork
 
+    def stands(self, branch: str) -> bool:
+        """Whether it is there, and not discarded."""
+        return branch == MAIN or (branch in self._forks and branch not in self._discarded)
+
     def is_materialized(self, branch: str) -> bool:
         return branch in self._materialized
 

@@ -243,7 +243,7 @@ class LoopLog(ViewedLog):
     async def open_requests(self) -> AsyncIterator[Known]:
         for raw, position in sorted(self._decider.open.items(), key=lambda item: item[1]):
             known = self._known(raw) if position <= self._decider.visible else None
-            if known is not None and known.outcome is None:
+            if known is not None and known.outcome is None and self._known_branches().stands(known.request.branch):
                 yield known
 
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -223,6 +224,7 @@ class TimeTravel(AsyncPlugin):
 
     @stream(
         "timetravel:whatif",
+        on_crash="rerun",
         timeout=WHATIF_TIMEOUT,
         on_disconnect="detach",
         errors=["not_found", "conflict"],
@@ -253,6 +255,9 @@ class TimeTravel(AsyncPlugin):
             yield End(Answered(None, paid.tokens, paid.cost, []))
             return
         branch = name or f"whatif-{plan.root.position}-{context.event_id[-6:]}"
+        fork = partial(question.fork, plan, branch, is_own=name is None)
+        asked = {"name": branch, "at": plan.root.position - 1, "parent": context.branch}
+        await context.effect("store:fork", asked, fork, idempotent=True)
         async for step in question.run(plan, changed, branch, context.principal):
             yield step
         compared = await compare_branches(self._log, services.get(Plugins).fold_of, context.branch, branch)

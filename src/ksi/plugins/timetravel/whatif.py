@@ -14,7 +14,7 @@ import msgspec
 
 from ksi.core import canonical, ids
 from ksi.core.envelope import EventEnvelope
-from ksi.core.errors import KSIError, NotFoundError, UnsupportedError, ValidationError
+from ksi.core.errors import ConflictError, KSIError, NotFoundError, UnsupportedError, ValidationError
 from ksi.core.events import MAIN, Filter, Position, RecordedEvent
 from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.core.threads import settle
@@ -98,8 +98,10 @@ class WhatIf:
         return changed
 
     async def run(self, plan: Plan, changed: bytes, branch: str, principal: str) -> AsyncIterator[Step]:
-        """Tell it all again on ``branch``, which is made; the request itself with the payload ``changed``."""
-        await self._log.fork(Position(plan.root.position - 1), branch, parent=self._branch)
+        """Tell it all again on ``branch``; the request itself with the payload ``changed``.
+
+        After a crash it goes on where it was: what was told before is found by its id.
+        """
         for event, is_inside in plan.requests:
             what, error = _what(plan, event, is_inside), None
             if what == "kept":
@@ -108,6 +110,14 @@ class WhatIf:
                 raw = changed if what == "changed" else event.raw
                 error = await self._ask(event, raw, branch, principal)
             yield Step(event.position, event.name, what, error)
+
+    async def fork(self, plan: Plan, branch: str, *, is_own: bool) -> None:
+        """Make ``branch``. One whose name ``is_own`` may be there: nobody else can have made it, before a crash."""
+        try:
+            await self._log.fork(Position(plan.root.position - 1), branch, parent=self._branch)
+        except ConflictError:
+            if not is_own or all(info.name != branch for info in await self._log.branches()):
+                raise
 
     async def bill(self, plan: Plan, branch: str | None) -> Bill:
         """What models have cost behind the request; ``branch`` None: nothing was run."""
@@ -154,6 +164,8 @@ class WhatIf:
 
     async def _keep(self, event: RecordedEvent, branch: str) -> None:
         """Write down on ``branch`` what it and all that it caused had written, without running anything."""
+        if await self._log.find(ids.derived(event.id, "branch", branch)) is not None:
+            return
         known = await self._log.find(event.id)
         assert known is not None  # it was read just now
         origin = msgspec.structs.replace(
