@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +59,18 @@ def test_commands_do_not_wait_for_ever_for_a_daemon_that_hangs(started: tuple[Cl
     assert f"kill -9 {pid}" in found["daemon"]["todo"]
     os.kill(pid, signal.SIGCONT)
     assert ksi("stop").returncode == 0
+
+
+def test_a_start_waits_for_http_and_says_why_there_is_none(tmp_path: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    for port, has_http in ((0, True), (taken.getsockname()[1], False)):
+        ksi = Cli(tmp_path / f"{port}")
+        done = ksi("start", "--set", f"http.port={port}")
+        (health,) = map(msgspec.json.decode, done.stdout.splitlines())
+        if has_http:
+            socket.create_connection(("127.0.0.1", int(health["http"].rpartition(":")[2]))).close()
+        else:
+            assert (health["http"], done.returncode) == (None, 0)
+            assert "Address already in use" in done.stderr
+        assert ksi("stop").returncode == 0
+    taken.close()

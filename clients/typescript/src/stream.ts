@@ -4,6 +4,8 @@ import { KsiError } from "./errors.js";
 import type { Call, Exchange } from "./exchange.js";
 import type { Frame, Request } from "./frames.js";
 
+const GAPS_MAX = 100;
+
 /** A part of a streamed answer; `at` is its address: a stream can be resumed after it. */
 export interface Chunk<Data> {
   data: Data;
@@ -18,6 +20,8 @@ export class Stream<Data, End> implements Call, AsyncIterable<Chunk<Data>> {
   readonly end: Promise<End>;
   /** Address of the last chunk that has arrived, or the one behind which it began. */
   at: string | null = null;
+  /** What the daemon said of chunks that it dropped, because the subscriber chose that; the last hundred. */
+  readonly gaps: Record<string, unknown>[] = [];
 
   #chunks: Chunk<Data>[] = [];
   #taken = 0;
@@ -134,7 +138,11 @@ export class Stream<Data, End> implements Call, AsyncIterable<Chunk<Data>> {
   }
 
   #goOn(frame: Frame): void {
-    if (frame.gap) return;
+    if (frame.gap) {
+      this.gaps.push(frame.gap);
+      if (this.gaps.length > GAPS_MAX) this.gaps.shift();
+      return;
+    }
     this.at = frame.at ?? null;
     if (frame.seq === undefined) return; // it says only where the stream begins
     this.#isAnyHere = true;

@@ -14,10 +14,10 @@ from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, duration, json_line, show_value, size
 from ksi.cli.output import status as coloured
-from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, http_url, run, start_here
+from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, http_url, run, start_here, wait_for_http
 from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
 from ksi.client.client import EventClient
-from ksi.core.config import load
+from ksi.core.config import Config, HttpSection, load
 from ksi.core.errors import CapacityError, KSIConnectionError, KSITimeoutError, LapseError
 from ksi.core.result import Success
 
@@ -38,10 +38,10 @@ _timeout = click.option(
 @click.pass_obj
 def start(invocation: Invocation, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Start the daemon in the background; its words go to logs/ in the home."""
-    _check(invocation, settings)
+    config = _check(invocation, settings)
     health = _health(invocation)
     if health is None:
-        health = _start(invocation, plugins, settings)
+        health = _start(invocation, plugins, settings, config.http)
     else:
         invocation.say(f"the daemon runs already in {invocation.home.path}")
         if plugins or settings:
@@ -69,9 +69,9 @@ def stop(invocation: Invocation, timeout: float) -> None:
 @click.pass_obj
 def restart(invocation: Invocation, timeout: float, plugins: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Stop the daemon, if it runs, and start it."""
-    _check(invocation, settings)  # before anything stops
+    config = _check(invocation, settings)  # before anything stops
     _stop(invocation, timeout)
-    _show(invocation, _start(invocation, plugins, settings))
+    _show(invocation, _start(invocation, plugins, settings, config.http))
 
 
 @command()
@@ -91,16 +91,27 @@ async def _looked(client: EventClient) -> Record:
     return health
 
 
-def _check(invocation: Invocation, settings: Sequence[str]) -> None:
+def _check(invocation: Invocation, settings: Sequence[str]) -> Config:
     """What is wrong in the configuration is better said here than in the log of a daemon that does not start."""
-    load(invocation.home, os.environ, settings_of(settings))
+    return load(invocation.home, os.environ, settings_of(settings))
 
 
-def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[str]) -> Record:
+def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[str], http: HttpSection) -> Record:
     start_here(invocation, daemon_arguments(plugins, settings))
     remember_events(invocation, ask(invocation, "system:describe")["events"])
     health: Record = ask(invocation, "system:health")
+    if http.enabled:
+        health["http"] = _http(invocation, health["pid"])
     return health
+
+
+def _http(invocation: Invocation, pid: int) -> str | None:
+    """Where it listens; where it does not, that is said, and the daemon serves its Unix socket."""
+    try:
+        return wait_for_http(invocation.home, pid)
+    except KSIConnectionError as error:
+        invocation.say(error.message)
+        return None
 
 
 def _health(invocation: Invocation) -> Record | None:

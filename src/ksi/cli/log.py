@@ -74,6 +74,8 @@ def log(
     """
     if follow and (as_tree or options["until"] is not None):
         raise click.UsageError("--follow has no end, and shows no trees: leave out --until and --tree")
+    if as_tree and any(options.values()):
+        raise click.UsageError("--tree shows whole runs: of the rest only --run and --limit go with it")
     options["kinds"] = KINDS if "all" in options["kinds"] else options["kinds"]
     wanted = Wanted(limit=limit, correlation_id=run, **options)
     if as_tree:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +22,8 @@ from ksi.core.errors import KSIConnectionError
 from ksi.core.home import Home
 from ksi.store.lock import holder_of, lock_of
 
+HTTP_PATIENCE, HTTP_LOOK_EVERY = 10.0, 0.01
+"""Seconds that the start of HTTP may take, behind that of the Unix socket."""
 LOOK = 5.0
 """Seconds within which a daemon that is well has answered a simple question."""
 
@@ -138,11 +141,30 @@ def daemon_pid(home: Home) -> int | None:
 
 def http_url(home: Home, pid: int | None) -> str | None:
     """Where the daemon listens for HTTP; None where it does not."""
+    return _http_said(home, pid).get("url")
+
+
+def wait_for_http(home: Home, pid: int | None) -> str:
+    """Where the daemon listens for HTTP, as soon as it does.
+
+    Raises:
+        KSIConnectionError: It does not, and says why.
+    """
+    until = monotonic() + HTTP_PATIENCE
+    while not (said := _http_said(home, pid)) and monotonic() < until:
+        sleep(HTTP_LOOK_EVERY)
+    if "url" not in said:
+        raise KSIConnectionError(f"no HTTP: {said.get('error', 'it did not start in time')}")
+    return str(said["url"])
+
+
+def _http_said(home: Home, pid: int | None) -> dict[str, Any]:
+    """What the daemon says of its HTTP: ``url``, or ``error``; nothing yet."""
     try:
-        said = msgspec.json.decode(home.http_file.read_bytes())
+        said: dict[str, Any] = msgspec.json.decode(home.http_file.read_bytes())
     except (FileNotFoundError, msgspec.DecodeError):
-        return None
-    return str(said["url"]) if said["pid"] == pid else None  # else it is what a crash left
+        return {}
+    return said if said["pid"] == pid else {}  # else it is what a crash left
 
 
 @asynccontextmanager

@@ -15,14 +15,11 @@ import msgspec
 
 from ksi.cli.invocation import Invocation
 from ksi.cli.output import Record
-from ksi.cli.reach import daemon_pid, http_url, run
+from ksi.cli.reach import daemon_pid, run, wait_for_http
 from ksi.client.client import EventClient
 from ksi.client.streams import EventStream
-from ksi.core.errors import KSIConnectionError
 
 OPENAI, ANTHROPIC = "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"
-HTTP_TIMEOUT = 10.0
-"""Seconds that a daemon which has just begun needs to listen for HTTP; it tries several times, where it must."""
 EXIT_NOT_FOUND = 127
 
 
@@ -80,14 +77,7 @@ async def _taken(door: EventStream) -> list[Record]:
 
 
 async def _http_url(invocation: Invocation) -> str:
-    pid = daemon_pid(invocation.home)
-    try:
-        async with asyncio.timeout(HTTP_TIMEOUT):
-            while (url := http_url(invocation.home, pid)) is None:  # noqa: ASYNC110  # another process writes it
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise KSIConnectionError("the daemon does not listen for HTTP, and scripts need it: see `ksi doctor`") from None
-    return url
+    return await asyncio.to_thread(wait_for_http, invocation.home, daemon_pid(invocation.home))
 
 
 async def _child(script: Sequence[str], environment: Mapping[str, str]) -> int:

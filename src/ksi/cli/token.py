@@ -14,6 +14,8 @@ from ksi.core.config import load
 from ksi.plugins.profiles import Policy
 from ksi.transport.tokens import USER, Token, TokenStore
 
+PRINCIPAL_MAX = 256
+
 
 @family(invoke_without_command=True)
 @click.pass_context
@@ -31,7 +33,7 @@ def token(context: click.Context) -> None:
 @click.pass_obj
 def create(invocation: Invocation, principal: str | None, profile: str | None, ttl: float | None) -> None:
     """Make a token, and print it: it is shown only here."""
-    principal = principal or _user()
+    principal = _user() if principal is None else _named(principal)
     if profile is not None:
         _refuse_without_effect(invocation, principal, profile)
     _show(invocation, _store(invocation).create(principal, profile, ttl))
@@ -65,6 +67,13 @@ def _store(invocation: Invocation) -> TokenStore:
 
 def _user() -> str:
     return f"{USER}{os.getuid()}"
+
+
+def _named(principal: str) -> str:
+    """An empty one is a variable of a script that was not set, and would be the owner."""
+    if not principal.strip() or not principal.isprintable() or len(principal) > PRINCIPAL_MAX:
+        raise click.UsageError(f"--principal is a name of at most {PRINCIPAL_MAX} letters, as agent:ada")
+    return principal
 
 
 def _refuse_without_effect(invocation: Invocation, principal: str, profile: str) -> None:

@@ -129,7 +129,11 @@ class HttpLink:
             self._give(carried, request.credit)
 
     def close(self) -> None:
-        self._loop.create_task(self._close()).add_done_callback(lambda _: self.closed.set_result(None))
+        self._loop.create_task(self._close()).add_done_callback(self._closed)
+
+    def _closed(self, _: asyncio.Task[None]) -> None:
+        if not self.closed.done():  # with its loop it was cancelled
+            self.closed.set_result(None)
 
     async def _close(self) -> None:
         if self._stopping:  # to hang up does not cancel

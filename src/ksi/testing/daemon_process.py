@@ -160,7 +160,7 @@ def _url_in(file: Path, pid: int) -> str | None:
         said = msgspec.json.decode(file.read_bytes())
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return str(said["url"]) if said["pid"] == pid else None
+    return said.get("url") if said["pid"] == pid else None
 
 
 def descendants(pid: int) -> set[int]:

@@ -71,7 +71,12 @@ class Connection(asyncio.Protocol):
     """A client on the Unix socket."""
 
     def __init__(
-        self, common: Common, principal_of: Callable[[asyncio.Transport], str], token: str | None = None
+        self,
+        common: Common,
+        principal_of: Callable[[asyncio.Transport], str],
+        token: str | None = None,
+        *,
+        source: str = "unix",
     ) -> None:
         """A connection without a transport yet.
 
@@ -93,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._outbox = Outbox(common.limits, self._awaited)
         self._send = self._outbox.send
         self._intake = Intake(common.limits, common.budget, self._take, self._served)
-        self._session = Session(principal="", source="unix", reply_channel=self._outbox)
+        self._session = Session(principal="", source=source, reply_channel=self._outbox)
         self._flat = FlatLane(common.door, self._session, self._send, budget=common.budget, clock=common.clock)
         self._token = token
         self._unwatch: Callable[[], None] = _nothing

@@ -94,6 +94,8 @@ async def test_a_name_that_is_not_the_daemons_is_refused_before_the_token_is_loo
     http: httpx.AsyncClient, host: str
 ) -> None:
     assert await ask(http, host=host) == (421, "misdirected")
+    for method, path in (("GET", "/nowhere"), ("OPTIONS", "/v1/events/probe:ask")):
+        assert (await http.request(method, path, headers={"host": host})).status_code == 421
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:7474"])

@@ -129,6 +129,13 @@ async def test_headers_that_never_end_are_refused(site: Site) -> None:
     assert await raw.end() == (431, "payload_too_large")
 
 
+@pytest.mark.parametrize("head", [b"GET /healthz HTTP/1.1\r\nx: %b", b"GET /healthz?%b HTTP/1.1\r\nx: y"])
+async def test_headers_that_are_too_large_are_refused_also_where_they_come_at_once(site: Site, head: bytes) -> None:
+    raw = await Raw.open(site)
+    raw.writer.write(head % (b"y" * protocol.HEADER_BYTES_MAX) + b"\r\nhost: localhost\r\n\r\n")
+    assert await raw.end() == (431, "payload_too_large")
+
+
 @pytest.mark.parametrize(
     "said",
     [b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9\r\n\r\n", b"{}\n", b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n"],

@@ -56,6 +56,16 @@ async def socket(site: Site) -> AsyncIterator[Socket]:
 
 
 # ── who it is ────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def test_what_is_asked_over_a_websocket_says_so(site: Site) -> None:
+    async with opened(site, token=site.token) as connection:
+        socket = Socket(connection)
+        site.probe.gate.set()
+        await socket.send({"id": 1, "event": "probe:act", "data": {"name": "said"}})
+        assert (await socket.receive())["ok"]
+    (request,) = [event async for event in site.ksi.log.read_stream("$requests") if event.name == "probe:act"][:1]
+    assert request.metadata["source"] == "websocket"
+
+
 async def test_a_browser_says_hello_with_its_token_first(site: Site) -> None:
     async with opened(site) as connection:
         socket = Socket(connection)

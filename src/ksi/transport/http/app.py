@@ -55,8 +55,15 @@ async def _fail(exchange: Exchange, error: KSIError) -> None:
 class App:
     """All routes."""
 
-    def __init__(self, routes: Sequence[Route], otherwise: ASGIApp, possible: Callable[[str], frozenset[str]]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        otherwise: ASGIApp,
+        guard: Guard,
+        possible: Callable[[str], frozenset[str]],
+    ) -> None:
         """``possible`` says which methods can be those of a path."""
+        self._guard = guard
         self._routes = routes
         self._possible = possible
         self._router = Router(routes, default=otherwise, redirect_slashes=False)
@@ -66,8 +73,13 @@ class App:
         try:
             await self._router(scope, receive, send)
         except HTTPException as refused:  # starlette's own: the path is there, the method is not
-            exchange = Exchange(scope, receive, send)
-            await exchange.fail(MethodError(exchange.path, exchange.method, self._allowed(scope, refused)))
+            await self._refusal(self._allowed(scope, refused))(scope, receive, send)
+
+    def _refusal(self, allowed: Sequence[str]) -> Endpoint:
+        async def refuse(exchange: Exchange) -> None:
+            raise MethodError(exchange.path, exchange.method, allowed)
+
+        return Endpoint(refuse, self._guard, is_public=True)
 
     def _allowed(self, scope: Scope, refused: HTTPException) -> list[str]:
         """The methods of all routes of the path; starlette knows those of the first."""

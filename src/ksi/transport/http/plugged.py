@@ -42,11 +42,12 @@ class Plugged:
         self._guard = guard
         self._built_for: object = None
         self._routes = routing.Router()
+        self._otherwise = Endpoint(_nothing_here, guard, is_public=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._built_for is not self._router.table:
             self._built_for = self._router.table
-            self._routes = routing.Router(list(self._built()), default=_nothing_here, redirect_slashes=False)
+            self._routes = routing.Router(list(self._built()), default=self._otherwise, redirect_slashes=False)
         await self._routes(scope, receive, send)
 
     def _built(self) -> Iterable[routing.Route]:
@@ -102,6 +103,5 @@ class Plugged:
             await app(exchange.scope, exchange.receive, expiring.send)
 
 
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    exchange = Exchange(scope, receive, send)
-    await exchange.fail(NotFoundError("page", exchange.path))
+async def _nothing_here(exchange: Exchange) -> None:
+    raise NotFoundError("page", exchange.path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Literal, cast
@@ -92,7 +93,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._awaited == "headers":
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES_MAX:
-                self.refuse(431, PayloadTooLargeError("headers", size=None, limit=HEADER_BYTES_MAX))
+                self._refuse_headers()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -108,6 +109,9 @@ class HttpConnection(HttpToolsProtocol):
         self._header_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if _size_of(self.url, self.headers) > HEADER_BYTES_MAX:
+            self._refuse_headers()
+            return
         self._awaited = "body"
         self.server_state.default_headers = _standing_headers()
         super().on_headers_complete()
@@ -115,7 +119,13 @@ class HttpConnection(HttpToolsProtocol):
         if cycle is not None and self.scope["method"] != "HEAD":  # there no body follows
             cycle.transport = cast(asyncio.Transport, Corked(self.transport))
 
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
+        if self._is_refused:
+            return
         self._awaited = None
         super().on_message_complete()
 
@@ -139,16 +149,19 @@ class HttpConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, InvalidFrameError("no HTTP request"))
 
+    def _refuse_headers(self) -> None:
+        self.refuse(431, PayloadTooLargeError("headers", size=None, limit=HEADER_BYTES_MAX))
+
     def refuse(self, status: int, error: KSIError) -> None:
         """Answer what is no whole request, and close."""
         self._awaited = None
+        self._is_refused = True
         self._watch()
         self._give_up()
         self.transport.write(raw_problem(status, error))
         if status != 503 and self.transport.can_write_eof():
             # To close on what is still unread would reset the connection, and the answer with it.
             self.transport.write_eof()
-            self._is_refused = True
             self.loop.call_later(LINGER, self.transport.abort)
         else:
             self.transport.close()
@@ -209,6 +222,11 @@ def raw_problem(status: int, error: KSIError) -> bytes:
     lines += [b"%b: %b" % header for header in (*headers, *STANDING)]
     lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
     return b"\r\n".join(lines)
+
+
+def _size_of(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Of the head of a request, as it came, but for its first line's method and version."""
+    return len(url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in headers)
 
 
 def _standing_headers() -> list[tuple[bytes, bytes]]:

@@ -47,5 +47,6 @@ def app_of(requests: Requests, guard: Guard, probes: Probes, metrics: Metrics, p
             route("GET", "/readyz", probes.readiness, is_public=True),
         ],
         plugged,
+        guard,
         possible,
     )

@@ -7,6 +7,8 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ksi.core.config import HttpSection
 from ksi.core.errors import ConfigError
 from ksi.core.home import Home
@@ -57,8 +59,14 @@ class Http:
             self._server = server
         except ConfigError as error:
             _log.warning("no HTTP: %s", error.message)
-        except Exception:  # noqa: BLE001  # the door of a task that nobody awaits
+            self._say(error.message)
+        except Exception as error:  # noqa: BLE001  # the door of a task that nobody awaits
             _log.exception("no HTTP")
+            self._say(type(error).__name__)
+
+    def _say(self, reason: str) -> None:
+        """Why there is none, where others look for its address."""
+        self._home.http_file.write_bytes(msgspec.json.encode({"error": reason, "pid": os.getpid()}))
 
     def _loaded(self) -> HttpServer:
         # Here and not above: a third of a second that the first answer on the Unix socket does not wait for.
@@ -74,3 +82,4 @@ class Http:
             await asyncio.gather(self._starting, return_exceptions=True)
         if self._server is not None:
             await self._server.close(grace)
+        self._home.http_file.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class WebSockets:
 
     def connect(self, token: str) -> Connection:
         """A connection of who has ``token``, without a transport yet."""
-        return Connection(self._common, lambda _: self._guard.principal_of(token), token)
+        return Connection(self._common, lambda _: self._guard.principal_of(token), token, source="websocket")
 
     def proved(self, token: str | None) -> str:
         """``token``, if it counts. Raises UnauthorizedError."""
