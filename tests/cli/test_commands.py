@@ -304,3 +304,21 @@ def test_a_conversation_is_shown_searched_exported_and_forked(ksi: Cli) -> None:
     assert ksi("conversation", "export", "quay", "--format", "markdown").stdout.startswith("## user\n\nA harbour\n")
     (forked,) = ksi.records("conversation", "fork", "quay", "quay-2")
     assert (forked["messages"], ksi.records("conversation", "show", "quay-2")) == (2, lines)
+
+
+def test_compositions_of_the_original_are_imported_with_a_word_on_each_field(ksi: Cli, tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "sea.md").write_text("You know the sea.\n")
+    inline = "- name: ksi_tools\n  inline: {allowed_tools: [state:get, state:eat]}\n"
+    sailor = f"name: sailor\ntype: profile\ncomponents:\n- {{name: sea, source: components/sea.md}}\n{inline}"
+    (tmp_path / "profiles" / "sailor.yaml").write_text(sailor)
+    (tmp_path / "profiles" / "crew.yaml").write_text("name: crew\ntype: orchestration\n")
+    done = ksi("composition", "import", str(tmp_path), "--no-json")
+    assert done.returncode == 1
+    assert f"{tmp_path}/profiles/sailor.yaml:6: refused components[1].inline.allowed_tools[1]" in done.stdout
+    assert f"{tmp_path}/profiles/crew.yaml:2: refused file" in done.stdout
+    (made,) = ksi.records("composition", "compose", "sailor")
+    assert (made["prompt"].strip(), made["tools"]) == ("You know the sea.", ["state:get"])
+    again = ksi.records("composition", "import", str(tmp_path / "profiles" / "sailor.yaml"), "--replace", "--dry-run")
+    assert [note["verdict"] for note in again].count("refused") == 1

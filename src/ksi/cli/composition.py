@@ -70,6 +70,23 @@ def check(invocation: Invocation, target: str | None) -> None:
     invocation.say(f"{checked['files']} files, nothing is wrong")
 
 
+@composition.command("import")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE|DIR")
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="Not into the home's folder profiles/.")
+@click.option("--replace", is_flag=True, help="Write over files that are there.")
+@click.option("--dry-run", is_flag=True, help="Write nothing, and say what would come of it.")
+@click.pass_obj
+def import_original(invocation: Invocation, path: Path, to: Path | None, replace: bool, dry_run: bool) -> None:
+    """Bring profiles and prompts of the original KSI here; says of each field what became of it, with its line."""
+    from ksi.cli.original import Import  # YAML, for this command alone
+
+    importing = Import(invocation, path, to or invocation.home.path / "profiles", replace=replace, writes=not dry_run)
+    importing.run()
+    importing.show()
+    if importing.failed:
+        sys.exit(EXIT_EVENT_ERROR)
+
+
 def values(given_values: Sequence[str]) -> dict[str, Any]:
     """``tone=dry`` as a text, ``count:=3`` as JSON. Raises click.UsageError."""
     found: dict[str, Any] = {}
