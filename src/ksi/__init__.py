@@ -11,11 +11,16 @@ _PUBLIC = {
     "EventContext": "ksi.kernel.context",
     "EventEnvelope": "ksi.core.envelope",
     "EventMetadata": "ksi.core.envelope",
+    "EventStore": "ksi.core.ports",
     "Failure": "ksi.core.result",
+    "InMemoryEventStore": "ksi.store.memory",
     "KSIError": "ksi.core.errors",
+    "NewEvent": "ksi.core.events",
     "Options": "ksi.client.client",
+    "PostgresEventStore": "ksi.store.postgres_log",
     "RecordedEvent": "ksi.core.events",
     "Result": "ksi.core.result",
+    "SqliteEventStore": "ksi.store.sqlite_log",
     "Success": "ksi.core.result",
     "SyncEventClient": "ksi.client.sync",
     "TimeTravelDebugger": "ksi.store.debugger",
@@ -39,8 +44,10 @@ if TYPE_CHECKING:
     from ksi.core.envelope import EventEnvelope as EventEnvelope
     from ksi.core.envelope import EventMetadata as EventMetadata
     from ksi.core.errors import KSIError as KSIError
+    from ksi.core.events import NewEvent as NewEvent
     from ksi.core.events import RecordedEvent as RecordedEvent
     from ksi.core.events import fact as fact
+    from ksi.core.ports import EventStore as EventStore
     from ksi.core.result import Failure as Failure
     from ksi.core.result import Result as Result
     from ksi.core.result import Success as Success
@@ -53,6 +60,9 @@ if TYPE_CHECKING:
     from ksi.kernel.declare import stream as stream
     from ksi.kernel.plugin import AsyncPlugin as AsyncPlugin
     from ksi.store.debugger import TimeTravelDebugger as TimeTravelDebugger
+    from ksi.store.memory import InMemoryEventStore as InMemoryEventStore
+    from ksi.store.postgres_log import PostgresEventStore as PostgresEventStore
+    from ksi.store.sqlite_log import SqliteEventStore as SqliteEventStore
 else:
     # Lazy, so that `import ksi.client` and the CLI stay light; hidden from mypy, which would take any name for good.
     def __getattr__(name: str) -> object:

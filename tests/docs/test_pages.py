@@ -100,3 +100,14 @@ def test_the_page_of_codes_has_each_code_once() -> None:
         if isinstance(kind, type) and issubclass(kind, KSIError) and kind is not KSIError
     ]
     assert sorted(listed) == sorted(known)
+
+
+async def test_the_program_of_the_store_runs(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(only(HOW_TO / "use-the-store.md", "python", "SqliteEventStore.open"))
+    assert (await output_of("program.py", cwd=tmp_path)).splitlines() == [
+        "order/1 is at 2",
+        "1 order/1 order:placed {'item': 'tea'}",
+        "2 order/1 order:paid {'cents': 450}",
+        "{'item': 'tea'}",
+        "[]",
+    ]

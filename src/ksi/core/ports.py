@@ -425,6 +425,10 @@ class Journal(EventLog, Protocol):
 
 
 # ── others ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+EventStore = Journal
+"""The log as one object: with its projections and its care, as ``SqliteEventStore.open`` and the others give it."""
+
+
 class ReplyChannel(Protocol):
     """The connection that asked."""
 
