@@ -34,6 +34,7 @@ from ksi.providers.script import Answer, ScriptProvider
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import harness, script
 from tests.plugins.test_agent_tools import GO, TURN, call, results, waiting
+from tests.plugins.test_replay import again
 from tests.transport.http.site import serving
 
 pytestmark = pytest.mark.leakcheck
@@ -93,7 +94,9 @@ async def test_a_profile_names_tools_of_a_server_and_its_agent_calls_them_in_its
         turn = await ksi.request("agent:send_message", GO)
         (asked,) = [event async for event in ksi.log.read_stream("$requests") if event.name == "mcp:call"][:1]
         (noted, _) = await ksi.facts("agent:called_tool")
+        repeated = await again(ksi, None, Agent, Permission, McpServers)  # which knows no server
     assert spawned["tools"] == ["mcp:tools/add"]
+    assert repeated.effects >= 3  # two answers of the model, and that of the tool
     (tool,) = provider.requests[0].tools
     assert (tool.name, tool.description) == ("mcp__tools_add", "Add two numbers.")
     assert set(tool.parameters["properties"]) == {"a", "b"}
