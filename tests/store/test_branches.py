@@ -1,7 +1,8 @@
 """Branches: what is seen from one, and that nobody else sees what happens on it."""
 
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from ksi.core.events import Filter, NewEvent, Position, RecordedEvent
 from ksi.core.ports import Journal
 from ksi.core.views import View, ViewWriter
 from ksi.store import branch_tables
+from ksi.store.branch_tables import on_branches
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
@@ -232,14 +234,21 @@ async def forked(store: Journal) -> None:
     await store.append("counter/b", [added()])
 
 
-async def test_a_materialized_branch_is_not_folded_again_by_the_next_start(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
-    async with SqliteEventStore.open(path) as store:
+@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], AbstractAsyncContextManager[Any]]:
+    """Opens the same log, as often as it is called."""
+    if request.param == "sqlite":
+        return partial(SqliteEventStore.open, tmp_path / "events.db")
+    return partial(PostgresEventStore.open, request.getfixturevalue("url"), keys=tmp_path / "keys")
+
+
+async def test_a_materialized_branch_is_not_folded_again_by_the_next_start(opened: Any) -> None:
+    async with opened() as store:
         await forked(store)
         assert await store.materialize("exp") == ["watched"]
         await store.append("counter/a", [added()], branch="exp")
     Watched.taken.clear()
-    async with SqliteEventStore.open(path) as store:
+    async with opened() as store:
         store.register(Watched)
         on_main, on_branch = store.view(Watched), store.view(Watched, branch="exp")
         assert await on_branch.get("counter/a") == Total("counter/a", 4)
@@ -266,13 +275,13 @@ async def test_a_table_of_a_branch_follows_it_while_it_is_read(tmp_path: Path, m
         assert len(Watched.taken) < 3
 
 
-async def test_the_tables_of_a_branch_go_with_it(tmp_path: Path) -> None:
-    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+async def test_the_tables_of_a_branch_go_with_it(opened: Any) -> None:
+    async with opened() as store:
         await forked(store)
         await store.materialize("exp")
-        assert [name for name in tables(tmp_path / "events.db") if "exp" in name]
+        assert on_branches(store._tables(), "exp")
         await store.discard("exp")
-        assert [name for name in tables(tmp_path / "events.db") if "exp" in name] == []
+        assert on_branches(store._tables(), "exp") == []
         with pytest.raises(NotFoundError):
             await store.materialize("exp")
         with pytest.raises(NotFoundError):
@@ -300,14 +309,14 @@ async def test_a_damaged_table_of_a_branch_is_not_served(tmp_path: Path) -> None
         assert await store.verify() == []
 
 
-async def test_what_is_erased_is_in_no_table_of_a_branch(tmp_path: Path) -> None:
-    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+async def test_what_is_erased_is_in_no_table_of_a_branch(opened: Any) -> None:
+    async with opened() as store:
         store.register(Totals)
         await store.append("counter/a", [added(subject="person/1"), added()])
         await store.fork(Position(2), "exp")
         await store.materialize("exp")
         await store.erase_subject("person/1")
-        assert [name for name in tables(tmp_path / "events.db") if "exp" in name] == []
+        assert on_branches(store._tables(), "exp") == []
         assert await store.view(Totals, branch="exp").get("counter/a") == Total("counter/a", 1)
 
 

@@ -1,23 +1,21 @@
-"""Tables of a branch's read models, for a branch that was materialized: on SQLite."""
+"""Tables of a branch's read models, for a branch that was materialized."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
-
-import apsw
 
 from ksi.core.errors import UnavailableError
 from ksi.core.threads import Threads
 from ksi.core.views import View
-from ksi.store.shelf import SqliteShelf
+from ksi.store.shelf import BufferedShelf
 from ksi.store.sight import MARK, marked
-from ksi.store.swap import drop_aside, set_aside
 from ksi.store.views import KeptView, Place
-from ksi.store.writer import Writer
 
+Write = Callable[[Sequence[Any]], None]
+"""Writes shelves, in the writer's lane."""
 BEHIND_MAX = 4_096
 """Positions that a table may be behind its view in memory: so many are folded again after a start, at most."""
 
@@ -25,11 +23,11 @@ BEHIND_MAX = 4_096
 class BranchTable:
     """The table of one view on one branch: it stands at a position of its own, and is written when it is read."""
 
-    def __init__(self, kept: KeptView, shelf: SqliteShelf, threads: Threads, writer: Writer) -> None:
+    def __init__(self, kept: KeptView, shelf: BufferedShelf, threads: Threads, write: Write) -> None:
         self.kept = kept
         self._shelf = shelf
         self._threads = threads
-        self._writer = writer
+        self._write = write
 
     @property
     def position(self) -> int:
@@ -45,7 +43,7 @@ class BranchTable:
         """The same, and they are written in any case. Raises UnavailableError."""
         self._shelf.begin(position)
         try:
-            await self._threads.run("writer", partial(self._writer.flush_views, [self._shelf]))
+            await self._threads.run("writer", partial(self._write, [self._shelf]))
         except UnavailableError:
             self._shelf.failed()
             raise
@@ -57,31 +55,32 @@ class TableOwner(Protocol):
     """The log as this sees it."""
 
     def forget_branch_view(self, branch: str, view: View[Any]) -> None: ...
+    def forget_table(self, name: str) -> None:
+        """Drop the records of the view ``name``. Raises UnavailableError."""
 
 
 def branch_table(
-    owner: TableOwner, connection: apsw.Connection, threads: Threads, writer: Writer, view: type[View[Any]], branch: str
+    owner: TableOwner,
+    new_shelf: Callable[[View[Any], Place], BufferedShelf],
+    threads: Threads,
+    write: Write,
+    view: type[View[Any]],
+    branch: str,
 ) -> BranchTable:
     """The table of ``view`` on ``branch``; a damaged one is forgotten, and folded again by the next read."""
     kind = type(f"{view.__name__}OnBranch", (view,), {"name": marked(view.name, branch), "inline": True})
     instance, place_of = kind(), Place(kind)
-    shelf = SqliteShelf(connection, instance, place_of)
+    shelf = new_shelf(instance, place_of)
 
     def forget(name: str) -> None:
-        forget_table(writer, name)
+        owner.forget_table(name)
         owner.forget_branch_view(branch, view())
 
     shelf.on_damage = forget
-    return BranchTable(KeptView(instance, shelf, place_of), shelf, threads, writer)
+    return BranchTable(KeptView(instance, shelf, place_of), shelf, threads, write)
 
 
-def forget_table(writer: Writer, name: str) -> None:
-    writer.within(partial(set_aside, name))
-    writer.within(partial(drop_aside, name))
-
-
-def tables_of(connection: apsw.Connection, branch: str | None = None) -> Sequence[str]:
-    """Names of views that have tables on ``branch``; None: on any."""
-    names = [str(name) for (name,) in connection.execute("SELECT name FROM views")]
+def on_branches(views: Iterable[str], branch: str | None = None) -> list[str]:
+    """Of the names ``views`` those that are of tables on ``branch``; None: on any."""
     begins = "" if branch is None else f"{branch}{MARK}"
-    return [name for name in names if MARK in name and name.startswith(begins)]
+    return [name for name in views if MARK in name and name.startswith(begins)]

@@ -13,12 +13,14 @@ import apsw
 from ksi.core.errors import StoreClosedError, UnavailableError
 from ksi.core.events import RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
+from ksi.core.views import View
+from ksi.store.branch_tables import BranchTable, branch_table, on_branches
 from ksi.store.cursor import Cursor
 from ksi.store.log import LoopLog
 from ksi.store.segments import Generations, Segments, StoredRows
 from ksi.store.shelf import BufferedShelf
 from ksi.store.upkeep import CHANGES_MAX, ViewUpkeep
-from ksi.store.views import KeptView
+from ksi.store.views import KeptView, Place
 
 T = TypeVar("T")
 
@@ -165,6 +167,26 @@ class DiskLog(LoopLog, Generic[C, B]):
         """Until no records are being written."""
         while self._upkeep.is_flushing:
             await self._threads.run("writer", nothing)
+
+    @abstractmethod
+    def _new_shelf(self, view: View[Any], place_of: Place) -> B:
+        """One that shows what the table of ``view`` holds."""
+
+    @abstractmethod
+    def _tables(self) -> Sequence[str]:
+        """Names of the views that have tables, those on branches among them."""
+
+    @abstractmethod
+    def forget_table(self, name: str) -> None:
+        """Drop the records of the view ``name``. Raises UnavailableError."""
+
+    def _branch_table(self, view: type[View[Any]], branch: str) -> BranchTable:
+        return branch_table(self, self._new_shelf, self._threads, self._upkeep.write, view, branch)
+
+    async def discard(self, branch: str) -> None:
+        await super().discard(branch)
+        for name in on_branches(self._tables(), branch):
+            await self._threads.run("writer", partial(self.forget_table, name))
 
     async def _put_in_place(self, old: KeptView, new: KeptView) -> None:
         name, shelf = old.view.name, self._shelves[new.view.name]

@@ -15,6 +15,7 @@ from ksi.core.events import MAIN, Backend, Backup, Durable, Position
 from ksi.core.threads import Threads
 from ksi.core.views import View
 from ksi.store.adopt import adopt
+from ksi.store.branch_tables import BranchTable
 from ksi.store.branches import STREAM as BRANCHES
 from ksi.store.disk_log import DiskLog, opened
 from ksi.store.idindex import RecentIds
@@ -199,9 +200,23 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
         if self._access != "own":
             return MemoryShelf(place_of), 0  # each process is at a place of its own, and a table at one
-        shelf = PostgresShelf(self._point, view, place_of)
+        shelf = self._new_shelf(view, place_of)
         shelf.on_damage = self.projections.mend
         return shelf, self._keep_shelf(shelf)
+
+    def _new_shelf(self, view: View[Any], place_of: Place) -> PostgresShelf:
+        return PostgresShelf(self._point, view, place_of)
+
+    def _branch_table(self, view: type[View[Any]], branch: str) -> BranchTable:
+        if self._access != "own":
+            raise UnsupportedError("programs that share a log, or only read it, keep read models in memory")
+        return super()._branch_table(view, branch)
+
+    def _tables(self) -> Sequence[str]:
+        return [str(name) for (name,) in self._point.rows("SELECT name FROM ksi.views")]
+
+    def forget_table(self, name: str) -> None:
+        self._writer.within(partial(drop, name))
 
     async def clear_view(self, kept: KeptView) -> None:
         await self._views_idle()

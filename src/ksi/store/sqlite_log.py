@@ -19,7 +19,7 @@ from ksi.core.views import View
 from ksi.store import aside
 from ksi.store.archiving import Archiving
 from ksi.store.backup import back_up
-from ksi.store.branch_tables import BranchTable, branch_table, forget_table, tables_of
+from ksi.store.branch_tables import on_branches
 from ksi.store.chain import seen_in, witness_of
 from ksi.store.disk_log import DiskLog, nothing, opened
 from ksi.store.idindex import SqliteIds
@@ -244,13 +244,13 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
             if view_damaged(name) in problems:
                 self.projections.mend(name)
         with suppress(*MISREAD):  # where the list of tables is damaged, that is said already
-            self._mend_on_branches([name for name in tables_of(self._point) if view_damaged(name) in problems])
+            self._mend_on_branches([name for name in on_branches(self._tables()) if view_damaged(name) in problems])
         return problems
 
     def _mend_on_branches(self, names: Sequence[str]) -> None:
         """Have these views of branches be folded again by whoever reads them next."""
         for name in names:
-            forget_table(self._writer, name)
+            self.forget_table(name)
             self._branch_views.clear()
 
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
@@ -288,14 +288,6 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         if not self.closed and self._refused is None:
             self._threads.submit("writer", partial(self._writer.within, job), lambda result, error: None)
 
-    def _branch_table(self, view: type[View[Any]], branch: str) -> BranchTable:
-        return branch_table(self, self._point, self._threads, self._writer, view, branch)
-
-    async def discard(self, branch: str) -> None:
-        await super().discard(branch)
-        for name in tables_of(self._point, branch):
-            await self._threads.run("writer", partial(forget_table, self._writer, name))
-
     async def overwrite(self) -> None:
         await self._views_idle()
         kept, self._kept_states = self._kept_states, self._new_snapshots()
@@ -311,9 +303,19 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _shelf(self, view: View[Any], place_of: Place) -> tuple[Shelf, int]:
-        shelf = SqliteShelf(self._point, view, place_of)
+        shelf = self._new_shelf(view, place_of)
         shelf.on_damage = self.projections.mend
         return shelf, self._keep_shelf(shelf)
+
+    def _new_shelf(self, view: View[Any], place_of: Place) -> SqliteShelf:
+        return SqliteShelf(self._point, view, place_of)
+
+    def _tables(self) -> Sequence[str]:
+        return [str(name) for (name,) in self._point.execute("SELECT name FROM views")]
+
+    def forget_table(self, name: str) -> None:
+        self._writer.within(partial(set_aside, name))
+        self._writer.within(partial(drop_aside, name))
 
     async def clear_view(self, kept: KeptView) -> None:
         await self._views_idle()
