@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +16,11 @@ from ksi.cli.output import Record, json_line, size
 from ksi.cli.past import position_of
 from ksi.cli.reach import ask
 from ksi.client.client import Options
+from ksi.core import config
 from ksi.core.clock import SystemClock
+
+if TYPE_CHECKING:
+    from ksi.store.backup import Restored
 
 TIMEOUT = 3600.0
 LOST_UNASKED = 100
@@ -132,11 +138,12 @@ def attach(invocation: Invocation, file: Path, timeout: float) -> None:
 @click.option("--blobs", type=FOLDER, help="The folder with the backup of large payloads.")
 @click.pass_obj
 def restore(invocation: Invocation, file: Path, keys: Path | None, blobs: Path | None) -> None:
-    """Make the log of this home, which has none yet, out of the backup FILE. The backup is checked first."""
-    from ksi.store.backup import restore as restored_from  # SQLite: `ksi backup` asks the daemon without it
+    """Make the log of this home, which has none yet, out of the backup FILE. The backup is checked first.
 
+    Where `store.url` names a database the log is made there, whatever the backup was made of.
+    """
     invocation.home.make()
-    restored = restored_from(file, invocation.home.log, keys)
+    restored = _restored(invocation, file, keys)
     if blobs is not None:
         from ksi.store.mirror import mirrored  # the same
 
@@ -144,6 +151,17 @@ def restore(invocation: Invocation, file: Path, keys: Path | None, blobs: Path |
     click.echo(
         json_line(restored) if invocation.json else f"{restored.path} is there again, up to @{restored.position}"
     )
+
+
+def _restored(invocation: Invocation, file: Path, keys: Path | None) -> Restored:
+    url = config.load(invocation.home, os.environ).store.url
+    if url is None:
+        from ksi.store.backup import restore  # SQLite: `ksi backup` asks the daemon without it
+
+        return restore(file, invocation.home.log, keys)
+    from ksi.store import postgres_backup  # an extra
+
+    return postgres_backup.restore(file, url.reveal(), invocation.home.log, keys)
 
 
 @store.command("accept-loss")

@@ -316,7 +316,7 @@ class EventLog(Protocol):
         What is sealed for a subject is in it as ciphertext; its keys go into ``keys``, another new file.
 
         Raises:
-            UnsupportedError: This backend has tools of its own for that.
+            UnsupportedError: It is in memory only, or has no keys where they are asked for.
             ConflictError: The file is there already.
             LogDamagedError: The log is not whole.
             UnavailableError: The file can not be written.

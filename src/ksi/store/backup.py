@@ -47,9 +47,9 @@ def back_up(log: Path, vfs: str | None, target: Path, keys: Path | None) -> Back
     seen = seen_in(witness_of(log))
     with new_file(target) as made:
         _copy(log, vfs, made)
-        position = _checked(made, seen)
+        position = checked_copy(made, seen)
         if keys is not None:
-            _copy_keys(keys_of(log), keys)
+            copy_keys(keys_of(log), keys)
         return Backup(str(target), position, made.stat().st_size, sha256_of(made), None if keys is None else str(keys))
 
 
@@ -74,7 +74,7 @@ def _drop_views(copy: apsw.Connection) -> None:
     copy.execute("DELETE FROM views")
 
 
-def _copy_keys(file: Path, target: Path) -> None:
+def copy_keys(file: Path, target: Path) -> None:
     with new_file(target) as made:
         source, copy = KeyFile(file), apsw.Connection(str(made))
         try:
@@ -84,7 +84,7 @@ def _copy_keys(file: Path, target: Path) -> None:
             copy.close()
 
 
-def _checked(copy: Path, seen: Link) -> Position:
+def checked_copy(copy: Path, seen: Link) -> Position:
     """Its last position. Raises LogDamagedError."""
     try:
         connection = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)
@@ -122,9 +122,9 @@ def restore(backup: Path, log: Path, keys: Path | None = None) -> Restored:
         witness_of(log).unlink(missing_ok=True)
         with new_file(log) as made:
             shutil.copyfile(backup, made)
-            position = _checked(made, GENESIS)
+            position = checked_copy(made, GENESIS)
             if keys is not None:
-                _copy_keys(keys, keys_of(log))
+                copy_keys(keys, keys_of(log))
         _bear_witness(log)
         return Restored(str(log), position)
     finally:

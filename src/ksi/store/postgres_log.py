@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import apsw
+import psycopg
+
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import StoreClosedError, UnavailableError, UnsupportedError
 from ksi.core.events import MAIN, Backend, Backup, Durable, Position
@@ -22,6 +25,7 @@ from ksi.store.idindex import RecentIds
 from ksi.store.keyfile import KeyFile
 from ksi.store.log import Batch
 from ksi.store.memory_shelf import MemoryShelf
+from ksi.store.postgres_backup import back_up
 from ksi.store.postgres_notify import Doorbell
 from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Session
 from ksi.store.postgres_schema import Access, Connection
@@ -52,7 +56,8 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
     def __init__(
         self, url: str, access: Access, clock: Clock, threads: Threads, durability: Durability, keys: Path | None
     ) -> None:
-        vault = Vault(None if keys is None or access != "own" else KeyFile(keys))
+        self._keys = keys if access == "own" else None
+        vault = Vault(None if self._keys is None else KeyFile(self._keys))
         super().__init__(PostgresWriter(url, access, durability, clock, vault), access, clock, threads, vault)
         self._url = url
         self._bytes = 0
@@ -161,7 +166,10 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         return None if last is None else Position(min(last, self.visible_head()))
 
     async def backup(self, path: Path, *, keys: Path | None = None) -> Backup:
-        raise UnsupportedError("PostgreSQL makes the backup of a log that is in it: pg_dump --schema=ksi")
+        try:
+            return await self._threads.run("reader", partial(back_up, self._url, self._keys, path, keys))
+        except (psycopg.Error, apsw.Error, OSError) as error:
+            raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
 
     async def bytes_on_disk(self) -> int:
         """As it was when the server last answered."""

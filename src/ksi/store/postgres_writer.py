@@ -173,7 +173,9 @@ class _Columns:
         yield from _two([entered for one in written for entered in one.entered])
         yield from _two([opened for one in written for opened in one.opened])
         yield from _two([(one.closed, one.committed.position) for one in written if one.closed is not None])
-        versions = [(stream.encode(), version, row.last) for row in rows for stream, version in _versions(row).items()]
+        versions = [
+            (stream.encode(), version, row.last) for row in rows for stream, version in versions_of(row).items()
+        ]
         yield from _two([(name, version) for name, version, _ in versions])
         yield Bigints([last for _, _, last in versions])
         yield from entries(rows)
@@ -186,7 +188,7 @@ def _two(pairs: Sequence[tuple[bytes, int]]) -> tuple[Byteas, Bigints]:
     return Byteas([raw for raw, _ in pairs]), Bigints([number for _, number in pairs])
 
 
-def _versions(row: Row) -> dict[str, int]:
+def versions_of(row: Row) -> dict[str, int]:
     """The last version of each stream in ``row``, which on a branch is another stream than on main."""
     return {marked(line.stream, row.origin.branch): line.version for line in row.lines}
 

@@ -19,16 +19,15 @@ from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import LogDamagedError, NotFoundError, ValidationError
 from ksi.core.events import Position, fact
 from ksi.core.ports import Entry, Unit
-from ksi.store.adopt import adopt
 from ksi.store.archives import STREAM
 from ksi.store.aside import FILES, free_name
 from ksi.store.backup import sync_file
 from ksi.store.build import build
 from ksi.store.chain import GENESIS, Link, Witness, next_link, sealed, seen_in, witness_of
-from ksi.store.keys import write_all_keys
+from ksi.store.copying import NewLog
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.offline import as_it_lies
-from ksi.store.opening import Commit, check_witness, checked_commits, stored_head
+from ksi.store.opening import Commit, check_witness, checked_commits, stored_checkpoints, stored_head
 from ksi.store.row import pack
 from ksi.store.schema import DAMAGE, connect_writer, set_pragmas
 
@@ -98,9 +97,7 @@ class _Salvage:
         self._clock = clock
         self._aside = free_name(log)
         self._seen = seen_in(witness_of(log))
-        self._link = GENESIS
         self._version = 0
-        self._open: dict[bytes, int] = {}
 
     def run(self) -> LossWasAccepted:
         part = _empty_file(self._log.with_name(self._log.name + ".part"))
@@ -115,40 +112,32 @@ class _Salvage:
         with closing(as_it_lies(self._log)) as old, closing(connect_writer(part, "full", None)) as new:
             set_pragmas(new, journal_mode="delete")
             with new:
-                loss = self._take_over(old, new)
+                loss = self._take_over(old, NewLog(new))
         return loss
 
     # ── the new log ──────────────────────────────────────────────────────────────────────────────────────────────────
-    def _take_over(self, old: apsw.Connection, new: apsw.Connection) -> LossWasAccepted:
+    def _take_over(self, old: apsw.Connection, new: NewLog) -> LossWasAccepted:
         self._take_commits(old, new)
-        write_all_keys(new, self._at)
-        new.executemany("INSERT INTO meta VALUES (?, ?)", [("flushed", self._at), ("verified", self._link.at)])
+        new.write_keys()
         with suppress(apsw.Error):  # a subscriber without a checkpoint begins again: it was promised "at least once"
-            moved = old.execute("SELECT subscriber, branch, min(pos, ?) FROM checkpoints", (self._at,)).fetchall()
-            new.executemany("INSERT INTO checkpoints VALUES (?, ?, ?)", moved)
+            new.write_checkpoints(stored_checkpoints(old).items())
+        self._link = new.link
         reason, head = self._problem(old), _last_known(old)
         loss = LossWasAccepted(self._at, max(self._at, self._seen.last, head.last), reason, str(self._aside))
         self._say(new, loss, max(self._clock.time_us(), self._seen.at + 1, head.at + 1))
-        new.executemany("INSERT INTO open(id, pos) VALUES (?, ?)", list(self._open.items()))
+        new.write_open()
+        self._link = new.link
         return loss
 
-    def _take_commits(self, old: apsw.Connection, new: apsw.Connection) -> None:
+    def _take_commits(self, old: apsw.Connection, new: NewLog) -> None:
         with suppress(LogDamagedError, *DAMAGE):  # what is wrong is said in the fact
             for commit in checked_commits(old, GENESIS):
                 if commit.link.last > self._at:
                     break
-                self._take(new, commit)
-        if self._link.last != self._at:
-            raise ValidationError(f"no whole commit ends at @{self._at}; one before it ends at @{self._link.last}")
-
-    def _take(self, new: apsw.Connection, commit: Commit) -> None:
-        index = _Ids(new)
-        for row, body in zip(commit.rows, commit.bodies, strict=True):
-            new.execute("INSERT INTO log(pos, body, branch) VALUES (?, ?, 0)", (row.last, body))
-            adopt(row, index, self._open)
-            self._version += sum(line.stream == STREAM for line in row.lines)
-        new.execute("INSERT INTO commits VALUES (?, ?, ?)", commit.link)
-        self._link = commit.link
+                new.take(commit)
+                self._version += sum(line.stream == STREAM for row in commit.rows for line in row.lines)
+        if new.link.last != self._at:
+            raise ValidationError(f"no whole commit ends at @{self._at}; one before it ends at @{new.link.last}")
 
     def _problem(self, old: apsw.Connection) -> str:
         """What is wrong behind what was taken over."""
@@ -162,13 +151,13 @@ class _Salvage:
             return str(error)
         return ""
 
-    def _say(self, new: apsw.Connection, loss: LossWasAccepted, at: int) -> None:
+    def _say(self, new: NewLog, loss: LossWasAccepted, at: int) -> None:
         """The first commit behind the loss."""
         entry = Entry(stream=STREAM, name=LOSS, data=canonical.encode(loss))
         origin = EventEnvelope(name="", principal="", source="")
         row = build(Unit(origin=origin, entries=[entry]), Position(loss.lost_to), at, [self._version + 1])
         body = sealed(pack(row))
-        self._take(new, Commit(next_link(self._link, at, row.last, [body]), [row], [body]))
+        new.take(Commit(next_link(new.link, at, row.last, [body]), [row], [body]))
 
     # ── in its place ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _put_in_place(self, part: Path) -> None:
@@ -185,19 +174,6 @@ class _Salvage:
             witness.sync()
         part.rename(self._log)
         sync_file(self._log.parent)
-
-
-class _Ids:
-    """Enters ids in the table of a log that is being made."""
-
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
-
-    def add(self, raw: bytes, position: int) -> None:
-        self._connection.execute("INSERT INTO ids(id, pos) VALUES (?, ?)", (raw, position))
-
-    def close(self, raw: bytes, position: int) -> None:
-        self._connection.execute("UPDATE ids SET done = ? WHERE id = ?", (position, raw))
 
 
 def _last_known(connection: apsw.Connection) -> Link:
