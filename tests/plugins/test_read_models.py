@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import pytest
 
 from ksi.core.ports import Journal
 from ksi.core.views import View
@@ -14,6 +15,7 @@ from ksi.daemon import BUILT_IN
 from ksi.kernel.loader import Source
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
+from ksi.store.offline import verify_file
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import harness, rest, script
@@ -55,26 +57,29 @@ async def records(log: Journal) -> Mapping[str, list[Any]]:
     return found
 
 
-def delete_read_models(path: Path) -> list[str]:
-    """Their tables, and where they stood."""
+def delete_read_models(path: Path, also: str) -> list[str]:
+    """Their tables, and ``also`` something of the list that says where they stood."""
     connection = apsw.Connection(str(path))
     tables = [
         name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'view:%' ORDER BY name")
     ]
     for table in tables:
         connection.execute(f'DROP TABLE "{table}"')
-    connection.execute("DELETE FROM views")
+    connection.execute(also)
     connection.close()
     return tables
 
 
-async def test_deleted_read_models_are_equal_to_before_after_the_next_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("also", ["DELETE FROM views", "", "DROP TABLE views"])
+async def test_deleted_read_models_are_equal_to_before_after_the_next_start(tmp_path: Path, also: str) -> None:
     path, provider = tmp_path / "events.db", script()
     async with SqliteEventStore.open(path) as log, harness(provider, more=MORE, log=log) as ksi:
         await live(ksi)
         before = await records(log)
     assert [name for name, found in before.items() if not found] == []
-    assert delete_read_models(path) == sorted(f"view:{view.name}" for view in VIEWS)
+    assert delete_read_models(path, also) == sorted(f"view:{view.name}" for view in VIEWS)
+    if also:
+        assert verify_file(path).problems == []
     async with SqliteEventStore.open(path) as log, harness(provider, more=MORE, log=log):
         assert await records(log) == before
         assert await log.verify() == []

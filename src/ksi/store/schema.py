@@ -19,7 +19,15 @@ DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 MISREAD = (*DAMAGE, TypeError, ValueError, AttributeError, struct.error)
 """The same, and what follows where a record says another type of its value: no layer below us notices that."""
 APPLICATION = 0x4B_53_49_31  # "KSI1"
-TABLES = """
+VIEWS = """
+-- Which views have tables. What is derived is made again where it is gone.
+CREATE TABLE IF NOT EXISTS views(
+  name TEXT PRIMARY KEY, version INTEGER NOT NULL, shape TEXT NOT NULL, pos INTEGER NOT NULL) WITHOUT ROWID;
+"""
+FORGET_GONE = """
+DELETE FROM views WHERE 'view:' || name NOT IN (SELECT name FROM sqlite_master WHERE type = 'table')
+"""
+TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 -- Ids of streams, given when a stream's keys are first written.
 CREATE TABLE streams(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -34,8 +42,7 @@ CREATE TABLE commits(at INTEGER PRIMARY KEY, last INTEGER NOT NULL, hash BLOB NO
 -- at: the first position of the posting, which is a msgpack array of the differences of rows' positions.
 CREATE TABLE keys(key INTEGER, branch INTEGER, at INTEGER, posting BLOB NOT NULL, PRIMARY KEY (key, branch, at))
   WITHOUT ROWID;
-CREATE TABLE views(name TEXT PRIMARY KEY, version INTEGER NOT NULL, shape TEXT NOT NULL, pos INTEGER NOT NULL)
-  WITHOUT ROWID;
+{VIEWS}
 CREATE TABLE checkpoints(subscriber TEXT, branch INTEGER, pos INTEGER NOT NULL, PRIMARY KEY (subscriber, branch))
   WITHOUT ROWID;
 """
@@ -68,6 +75,8 @@ def _prepare(connection: apsw.Connection, durability: Durability) -> None:
         set_pragmas(connection, journal_mode="wal", synchronous=durability, wal_autocheckpoint=0, cache_size=-4_096)
         set_pragmas(connection, secure_delete=1)  # records of views hold in the clear what the log has sealed
         bring_up(connection, version, STEPS)
+        connection.execute(VIEWS)
+        connection.execute(FORGET_GONE)
     except apsw.NotADBError as error:
         raise LogDamagedError(str(error), position=0) from None
 

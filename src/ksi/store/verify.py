@@ -82,6 +82,8 @@ def view_damaged(name: str) -> str:
 
 def _damaged_views(connection: apsw.Connection) -> Iterator[str]:
     """Views of which a record, an index or the entry is not as it was written."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'views'").get:
+        return  # what is derived is made again by the next start
     for (name,) in connection.execute("SELECT name FROM views"):
         entry = entry_of(connection, name)
         if entry is None or not _is_whole_table(connection, quoted(f"view:{name}"), entry.records):
