@@ -331,6 +331,25 @@ async def test_records_of_views_are_tables_that_others_can_read(postgres: Postgr
     assert rows == [("a", 3), ("b", 4)]
 
 
+async def test_a_view_whose_table_somebody_has_dropped_is_built_again(
+    postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "RECENT_MAX", 0)  # so that each record is asked for
+    async with PostgresEventStore.open(url) as store:
+        store.register(CounterView)
+        await store.append("counter/a", [added(3)])
+    postgres.execute('DROP TABLE ksi."view:counters"')
+    async with PostgresEventStore.open(url) as store:
+        store.register(CounterView)
+        assert await store.view(CounterView).get("a") == Counter("a", 3)
+        await store.views_written()
+        postgres.execute('DROP TABLE ksi."view:counters"')
+        with pytest.raises(UnavailableError, match="built again"):
+            await store.view(CounterView).get("a")
+        await asyncio.gather(*store.projections._mending)
+        assert await store.view(CounterView).get("a") == Counter("a", 3)
+
+
 # ── what a crash of the server takes with it ─────────────────────────────────────────────────────────────────────────
 async def test_records_that_the_server_has_lost_are_neither_served_nor_written_over_but_built_again(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from psycopg import sql
+from psycopg.errors import UndefinedTable
 
 from ksi.core import canonical
 from ksi.core.errors import UnavailableError
@@ -37,9 +38,10 @@ class PostgresShelf(BufferedShelf):
     def rename(self, name: str) -> None:
         super().rename(name)
         self._name = table_of(name)
+        self._table = self._name.as_string(None)
 
     def _stored_position(self) -> int | None:
-        rows = self._session.rows("SELECT version, shape, pos FROM ksi.views WHERE name = %s", (self.name,))
+        rows = self._session.rows(_ENTRY, (self.name, self._table))
         return rows[0][2] if rows and rows[0][:2] == (self.version, self.shape) else None
 
     def _read(self, key: Key) -> Any | None:
@@ -48,7 +50,12 @@ class PostgresShelf(BufferedShelf):
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """One of nulls where none fits."""
-        rows = self._session.rows(query, values)
+        try:
+            rows = self._session.rows(query, values)
+        except UnavailableError as error:
+            if not isinstance(error.__cause__, UndefinedTable):
+                raise
+            rows = []
         if not rows:
             self.on_damage(self.name)
             raise UnavailableError(f"the view {self.name}", "the server has lost its records; it is built again")
@@ -70,7 +77,7 @@ class PostgresShelf(BufferedShelf):
             return
         if self._new:
             self._create(writer)
-        elif writer.execute(_HOLDS, (self.name, self.version, self.shape)).fetchone() is None:
+        elif writer.execute(_HOLDS, (self.name, self._table, self.version, self.shape)).fetchone() is None:
             self._is_lost = True
             return
         rows = [(sort_key(key), record) for key, record in self._flushing.items()]
@@ -149,7 +156,8 @@ SELECT found.* FROM ksi.views LEFT JOIN LATERAL (
     SELECT {1}, place, data::text FROM {0} WHERE {1} >= %s AND {1} < %s ORDER BY {1} ASC LIMIT %s
 ) found ON true WHERE name = %s
 """
-_HOLDS = "SELECT FROM ksi.views WHERE name = %s AND version = %s AND shape = %s"
+_ENTRY = "SELECT version, shape, pos FROM ksi.views WHERE name = %s AND to_regclass(%s) IS NOT NULL"
+_HOLDS = f"{_ENTRY} AND version = %s AND shape = %s"
 _OTHERS = """
 SELECT relname FROM pg_class WHERE relnamespace = 'ksi'::regnamespace AND relkind = 'r' AND relname LIKE 'view:%%'
 AND relname <> ALL (%s)
