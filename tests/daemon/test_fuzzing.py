@@ -15,8 +15,8 @@ from ksi.testing.daemon_process import DaemonProcess
 HERE = Path(__file__).parent / "fuzzing"
 SETTINGS = {"http.port": 0, "providers.default": "script", "providers.script": "There was a lighthouse"}
 SEED = "20261124"
-LEFT_OUT = ("askSystemShutdown", "askStoreBackup")
-"""The one stops the daemon, the other writes files wherever it is told to."""
+LEFT_OUT = ("askSystemShutdown", "askStoreBackup", "askPermissionAssign")
+"""The first stops the daemon, the second writes files wherever it is told to, the third takes our rights from us."""
 
 
 async def asked_at_random(home: Path, *options: str) -> None:

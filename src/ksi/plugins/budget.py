@@ -252,6 +252,12 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     price: Price
 
 
+CALL: Mapping[str, Any] = {
+    "completion": "01JD8Z", "scopes": ["agent:ada"], "provider": "script", "model": "script", "input_tokens": 12,
+    "output_tokens": 64, "price": {"input": 0, "output": 0},
+}  # fmt: skip
+
+
 class Budget(AsyncPlugin):
     """Keeps caps, and is asked before every call of a model."""
 
@@ -334,7 +340,7 @@ class Budget(AsyncPlugin):
         """See :class:`ksi.providers.budgets.Budgets`."""
         context.append(f"reservation/{call}", BudgetWasSettled(call, usage))
 
-    @event("budget:reserve", key=lambda _: KEY)
+    @event("budget:reserve", key=lambda _: KEY, examples=[CALL])
     async def take(self, request: Reserve, context: EventContext) -> Reservation:
         """Take a call out of the budgets of its scopes, or say which has not enough left."""
         found = [await context.view(AccountsView).get("scope", scope) for scope in request.scopes]

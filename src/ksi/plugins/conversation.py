@@ -153,7 +153,7 @@ class Conversation(AsyncPlugin):
     views = (ConversationsView,)
     folds = (ConversationFold(),)
 
-    @query("conversation:list")
+    @query("conversation:list", examples=({"limit": 10},))
     async def list_conversations(
         self, context: EventContext, limit: Annotated[int, Meta(ge=1, le=1000)] = 100, after: str | None = None
     ) -> Conversations:

@@ -62,7 +62,7 @@ class Model(AsyncPlugin):
 
     name = "model"
 
-    @query("model:list")
+    @query("model:list", examples=({},))
     async def list_models(self) -> Models:
         """List the models that can be asked for."""
         desk = self.host.services.get(Desk)
@@ -80,7 +80,7 @@ class Model(AsyncPlugin):
             ]
         )
 
-    @query("provider:list")
+    @query("provider:list", examples=({},))
     async def list_providers(self) -> Providers:
         """List who can be asked for answers, and how busy they are. None of them is asked for it."""
         desk = self.host.services.get(Desk)

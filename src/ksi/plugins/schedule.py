@@ -217,7 +217,12 @@ class Scheduler(AsyncPlugin):
         now = self._now()
         return ShownSchedules([_shown(each, now) for each in await all_records(context.view(SchedulesView))])
 
-    @event("schedule:fire", key=lambda request: f"schedule/{request.name}", permission="schedule:add")
+    @event(
+        "schedule:fire",
+        key=lambda request: f"schedule/{request.name}",
+        permission="schedule:add",
+        examples=[{"name": "nightly", "due": 1_764_000_000_000_000}],
+    )
     async def fire(
         self,
         name: Name,

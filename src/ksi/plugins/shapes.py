@@ -24,7 +24,12 @@ File = Annotated[str, Meta(description="a file on the daemon's machine, absolute
 Folder = Annotated[str, Meta(description="a folder on the daemon's machine, absolute")]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="at most so many")]
 
-
+MODEL_ERRORS = (
+    "budget_exceeded", "context_length", "interrupted", "invalid_answer", "model_unavailable", "provider_auth",
+    "provider_bug", "provider_error", "provider_invalid_request", "provider_overloaded", "provider_timeout",
+    "rate_limited", "stream_interrupted",
+)  # fmt: skip
+"""What an event may answer with that asks a model."""
 DIGITS_MAX = 18
 """Of a position: what has more is none in any log."""
 PAGE_BYTES = 512 * 1024

@@ -26,6 +26,7 @@ from ksi.plugins.agent.view import (
     record_of,
     stream_of,
 )
+from ksi.plugins.shapes import MODEL_ERRORS
 
 TURN = "turn"
 
@@ -88,7 +89,7 @@ class Agent(Supervision, AsyncPlugin):
         category=TURN,
         on_crash="rerun",
         belongs_to=stream_of,
-        errors=("not_found", "conflict", "overloaded", "cancelled", "provider_error", "tool_server_failed"),
+        errors=("not_found", "conflict", "overloaded", "cancelled", "tool_server_failed", *MODEL_ERRORS),
         examples=({"agent": "poet", "text": "What is the sea?"},),
     )
     async def send_message(self, request: SendMessage, context: EventContext) -> AsyncIterator[Text | End[Turn]]:

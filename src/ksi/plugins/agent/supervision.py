@@ -31,6 +31,7 @@ from ksi.plugins.agent.view import (
 if TYPE_CHECKING:
     from ksi.kernel.plugin import Host
 
+ADA = {"agent": "ada"}
 ITS_OWN = (ProviderError, HandlerError, ToolError)
 """Errors of a turn that say something of its agent: not those of who asked, of a budget, of the daemon."""
 
@@ -40,14 +41,14 @@ class Supervision:
 
     host: Host
 
-    @event("agent:pause", key=stream_of, belongs_to=stream_of, errors=("not_found", "conflict"))
+    @event("agent:pause", key=stream_of, belongs_to=stream_of, errors=("not_found", "conflict"), examples=(ADA,))
     async def pause(self, agent: AgentName, context: EventContext) -> AgentRecord:
         """Have an agent take no messages. The turns that it is in go on to their end."""
         record = await ready(context, agent)
         context.append(f"{CATEGORY}/{agent}", AgentPaused(agent=agent))
         return msgspec.structs.replace(record, status="paused")
 
-    @event("agent:resume", key=stream_of, belongs_to=stream_of, errors=("not_found",))
+    @event("agent:resume", key=stream_of, belongs_to=stream_of, errors=("not_found",), examples=(ADA,))
     async def resume(self, agent: AgentName, context: EventContext) -> AgentRecord:
         """Have an agent take messages again that was paused, or has failed."""
         record = await living(context, agent)
@@ -59,7 +60,7 @@ class Supervision:
         key=stream_of,
         belongs_to=stream_of,
         errors=("not_found", "conflict", "composition_error", "permission_denied", "tool_server_failed"),
-        examples=({"agent": "ada"}, {"agent": "ada", "fresh": True}),
+        examples=(ADA, {"agent": "ada", "fresh": True}),
     )
     async def restart(self, agent: AgentName, context: EventContext, fresh: bool = False) -> AgentRecord:
         """Begin an agent again: its turns are cancelled, and its profile counts as it is written now.
@@ -81,7 +82,7 @@ class Supervision:
         described = await spawned_by(request, context, conversation=conversation, before=record)
         return AgentRestarted(**msgspec.structs.asdict(described))
 
-    @event("agent:terminate", key=stream_of, belongs_to=stream_of, errors=("not_found", "conflict"))
+    @event("agent:terminate", key=stream_of, belongs_to=stream_of, errors=("not_found", "conflict"), examples=(ADA,))
     async def terminate(self, agent: AgentName, context: EventContext) -> AgentRecord:
         """End an agent: the turns that it is in are cancelled, and it takes no more."""
         record = await living(context, agent)

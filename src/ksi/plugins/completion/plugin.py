@@ -33,6 +33,7 @@ from ksi.plugins.completion.shapes import (
     Tokens,
 )
 from ksi.plugins.completion.view import CATEGORY, CompletionRecord, CompletionsView
+from ksi.plugins.shapes import MODEL_ERRORS
 from ksi.plugins.usage import estimated, used
 from ksi.providers.base import Usage
 from ksi.providers.configured import desk_of
@@ -68,7 +69,7 @@ class Completion(PushedResults, AsyncPlugin):
         category=CATEGORY,
         on_crash="interrupted",
         belongs_to=lambda request: conversation_of(request.conversation),
-        errors=("not_found", "conflict", "overloaded", "cancelled", "interrupted", "provider_error"),
+        errors=("not_found", "conflict", "overloaded", "cancelled", *MODEL_ERRORS),
         examples=({"prompt": "Tell me about the sea.", "max_tokens": 64},),
     )
     async def create(self, request: CreateCompletion, context: EventContext) -> AsyncIterator[Text | End[Answered]]:
@@ -94,7 +95,7 @@ class Completion(PushedResults, AsyncPlugin):
         "completion:resume",
         category=CATEGORY,
         on_crash="interrupted",
-        errors=("not_found", "ambiguous", "conflict", "unsupported", "overloaded", "cancelled", "interrupted"),
+        errors=("not_found", "ambiguous", "conflict", "unsupported", "overloaded", "cancelled", *MODEL_ERRORS),
         examples=({"run": "last"},),
     )
     async def resume(
@@ -186,7 +187,7 @@ class Completion(PushedResults, AsyncPlugin):
         return matching[0] if matching else None
 
     # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
-    @query("completion:status", errors=("not_found", "ambiguous"))
+    @query("completion:status", errors=("not_found", "ambiguous"), examples=({}, {"run": "last"}))
     async def status(
         self, context: EventContext, run: RunName | None = None, limit: int = 20, after: str | None = None
     ) -> CompletionStatus:
@@ -247,7 +248,7 @@ class Completion(PushedResults, AsyncPlugin):
             return await used(completion, self.host.services.get(Router), log)
         return await estimated(completion, log, past.branch)
 
-    @query("completion:models")
+    @query("completion:models", examples=({},))
     async def models(self) -> OfferedModels:
         """The models that can be asked for, and what they can do."""
         return OfferedModels(

@@ -107,7 +107,13 @@ class PushedResults:
         context.emit("completion:deliver", deliver)
         return Queued(request_id=request_id, session_id=session_id)
 
-    @event("completion:deliver", durability="before", on_crash="rerun", timeout=None)
+    @event(
+        "completion:deliver",
+        durability="before",
+        on_crash="rerun",
+        timeout=None,
+        examples=({"request_id": "r1", "client_id": None, "completion": {"prompt": "Tell me about the sea."}},),
+    )
     async def deliver(self, request: DeliverCompletion, context: EventContext) -> None:
         """Complete what ``completion:async`` took, and push the result."""
         began = context.now()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from ksi.plugins.door.upstream import Upstream
 
+DIGEST = 32 * "ab"
+"""That of no token, for examples."""
 SCRIPT, ASK, SOURCE = "door:script", "door:ask", "door:source"
 RunReference = Annotated[str, Meta(description="its id, a unique beginning of it or of one of its events, @1234, last")]
 Ignore = Annotated[
@@ -116,7 +118,7 @@ class Doors(AsyncPlugin):
         return door
 
     # ── doors ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    @stream("door:record", on_crash="interrupted", errors=["conflict"])
+    @stream("door:record", on_crash="interrupted", errors=["conflict"], examples=[{"token_sha256": DIGEST}])
     async def record(
         self, token_sha256: Digest, context: EventContext, upstreams: Upstreams = PROVIDERS
     ) -> AsyncIterator[Opened | End[Closed]]:
@@ -126,7 +128,12 @@ class Doors(AsyncPlugin):
             async for each in said:
                 yield each
 
-    @stream("door:whatif", on_crash="interrupted", errors=["conflict", "not_found", "ambiguous"])
+    @stream(
+        "door:whatif",
+        on_crash="interrupted",
+        errors=["conflict", "not_found", "ambiguous"],
+        examples=[{"token_sha256": DIGEST, "of": "last", "change": {"messages.0.content": "Tell me about rivers."}}],
+    )
     async def whatif(
         self,
         token_sha256: Digest,
@@ -148,7 +155,12 @@ class Doors(AsyncPlugin):
             async for each in said:
                 yield each
 
-    @stream("door:replay", record=False, errors=["conflict", "not_found", "ambiguous"])
+    @stream(
+        "door:replay",
+        record=False,
+        errors=["conflict", "not_found", "ambiguous"],
+        examples=[{"token_sha256": DIGEST, "run": "last"}],
+    )
     async def replay(
         self, token_sha256: Digest, run: RunReference, context: EventContext, ignore: Ignore = ()
     ) -> AsyncIterator[Opened | Diverged | End[Replayed]]:
@@ -167,7 +179,7 @@ class Doors(AsyncPlugin):
             except asyncio.CancelledError:
                 yield End(Replayed(found, door.calls, len(door.memory.left()), door.divergences))
 
-    @query("door:close", errors=["not_found"])
+    @query("door:close", errors=["not_found"], examples=[{"token_sha256": DIGEST, "exit_code": 0}])
     async def close(self, token_sha256: Digest, exit_code: int, context: EventContext) -> None:
         """Say that a script has ended."""
         door = self._open.get(token_sha256)
@@ -204,7 +216,12 @@ class Doors(AsyncPlugin):
         return self.host.services.get(Router)
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    @stream(CALL, on_crash="interrupted", errors=["budget_exceeded", "provider_overloaded", "stream_interrupted"])
+    @stream(
+        CALL,
+        on_crash="interrupted",
+        errors=["budget_exceeded", "provider_overloaded", "stream_interrupted"],
+        examples=[{"run": "last", "protocol": "openai", "method": "GET", "path": "/models"}],
+    )
     async def call(self, asked: Asked, context: EventContext) -> AsyncIterator[Part | End[Answered]]:
         """One request of a script. It comes through a door only, which has the script's key."""
         source = await context.observe(SOURCE, {}, lambda: self._source(asked, context), result=Source)
