@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ksi.codegen import described
 from ksi.codegen.catalogue import read
 from ksi.codegen.descriptions import WRITERS, Descriptions, Format, description
 from ksi.plugins.describe import Describe
@@ -42,6 +43,17 @@ async def test_a_saved_registry_gives_the_same_without_the_daemon(daemon: Daemon
     assert description(saved, form, status_of) == (
         made if isinstance(made, str) else msgspec.json.encode(made).decode()
     )
+
+
+async def test_many_events_come_in_pages(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await daemon.ask("describe:registry")
+    monkeypatch.setattr(described, "PAGE_BYTES", 5_000)
+    page = await daemon.ask("describe:registry")
+    found, pages = page["events"], 1
+    while "next" in page:
+        page = await daemon.ask("describe:registry", after=page["next"])
+        found, pages = found + page["events"], pages + 1
+    assert (found, pages > 3) == (whole["events"], True)
 
 
 async def test_what_is_unloaded_is_not_described_any_more_and_the_hash_says_so(daemon: Daemon) -> None:

@@ -10,8 +10,8 @@ import msgspec
 
 from ksi.cli.failure import EXIT_EVENT_ERROR
 from ksi.cli.invocation import Invocation, command
-from ksi.cli.output import Record, json_line, show_records
-from ksi.cli.reach import ask
+from ksi.cli.output import Record, show_records
+from ksi.cli.reach import all_pages, run
 from ksi.codegen.catalogue import Catalogue, read
 from ksi.codegen.compatibility import changes
 from ksi.codegen.descriptions import JSON_FORMATS, WRITERS, Format, description
@@ -43,12 +43,13 @@ def describe(
 
 def _described(invocation: Invocation, form: Format, saved: Path | None) -> str:
     """The text, JSON indented."""
-    if saved is None:
-        made = ask(invocation, f"describe:{form}")
-        text = made if isinstance(made, str) else json_line(made)
-    else:
-        text = description(_read(saved), form, status_of)
+    text = description(_registered(invocation) if saved is None else _read(saved), form, status_of)
     return msgspec.json.format(text, indent=2) + "\n" if form in JSON_FORMATS else text
+
+
+def _registered(invocation: Invocation) -> Catalogue:
+    """What every format is made of, in pages: a document of many events is no answer of one frame."""
+    return read(msgspec.json.encode(run(invocation, lambda client: all_pages(client, "describe:registry"))))
 
 
 def _read(saved: Path) -> Catalogue:
@@ -66,7 +67,7 @@ def _write(text: str, output: Path | None) -> None:
 
 
 def _check(invocation: Invocation, old: Catalogue, saved: Path | None) -> int:
-    new = read(_described(invocation, "registry", saved).encode())
+    new = _registered(invocation) if saved is None else _read(saved)
     found = changes(old, new)
     show_records(invocation, [msgspec.to_builtins(change) for change in found], _line)
     broken = sum(change.breaking for change in found)

@@ -7,7 +7,7 @@ import click
 from ksi.cli.arguments import EVENT_NAME, remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, json_line, show_records, show_table
-from ksi.cli.reach import ask
+from ksi.cli.reach import described_events
 from ksi.cli.schema import as_command, schema_lines
 from ksi.core.errors import UnknownEventError
 
@@ -17,8 +17,7 @@ from ksi.core.errors import UnknownEventError
 @click.pass_obj
 def events(invocation: Invocation, pattern: str | None) -> None:
     """List what the daemon can do; with the name of an event, its schemas and examples."""
-    found: list[Record] = ask(invocation, "system:describe", pattern=pattern or "*")["events"]
-    found.sort(key=lambda event: str(event["name"]))
+    found = described_events(invocation, pattern=pattern or "*")
     if pattern is None:
         remember_events(invocation, found)
     if pattern is not None and not found:

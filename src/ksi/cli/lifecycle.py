@@ -14,7 +14,17 @@ from ksi.cli.arguments import remember_events
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import Record, duration, json_line, show_value, size
 from ksi.cli.output import status as coloured
-from ksi.cli.reach import LOOK, UnresponsiveError, ask, daemon_pid, http_url, run, start_here, wait_for_http
+from ksi.cli.reach import (
+    LOOK,
+    UnresponsiveError,
+    ask,
+    daemon_pid,
+    described_events,
+    http_url,
+    run,
+    start_here,
+    wait_for_http,
+)
 from ksi.cli.serve import daemon_arguments, daemon_options, settings_of
 from ksi.client.client import EventClient
 from ksi.core.config import Config, HttpSection, load
@@ -98,7 +108,7 @@ def _check(invocation: Invocation, settings: Sequence[str]) -> Config:
 
 def _start(invocation: Invocation, plugins: Sequence[str], settings: Sequence[str], http: HttpSection) -> Record:
     start_here(invocation, daemon_arguments(plugins, settings))
-    remember_events(invocation, ask(invocation, "system:describe")["events"])
+    remember_events(invocation, described_events(invocation))
     health: Record = ask(invocation, "system:health")
     if http.enabled:
         health["http"] = _http(invocation, health["pid"])

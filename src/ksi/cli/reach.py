@@ -15,6 +15,7 @@ import msgspec
 from ksi.cli.arguments import remember_events
 from ksi.cli.failure import EXIT_INTERRUPTED
 from ksi.cli.invocation import Invocation
+from ksi.cli.output import Record
 from ksi.client.client import EventClient, Options
 from ksi.client.spawn import is_answering, start_daemon
 from ksi.client.streams import EventStream
@@ -96,6 +97,23 @@ def ask(
     )
 
 
+def described_events(invocation: Invocation, **fields: Any) -> list[Record]:
+    """All that ``system:describe`` says."""
+    events: list[Record] = run(invocation, lambda client: all_pages(client, "system:describe", **fields))["events"]
+    return events
+
+
+async def all_pages(client: EventClient, event: str, **fields: Any) -> Record:
+    """The answer to an event that gives ``events`` in pages, with all of them; anew where they change meanwhile."""
+    whole: Record = await client.request(event, fields)
+    while after := whole.pop("next", None):
+        page = await client.request(event, fields | {"after": after})
+        if page.get("hash") != whole.get("hash"):
+            return await all_pages(client, event, **fields)
+        whole = page | {"events": whole["events"] + page["events"]}
+    return whole
+
+
 def accept(invocation: Invocation, event: str, data: Mapping[str, Any], options: Options) -> Any:
     """Have a request done and do not wait for it: its ids, once it is on disk."""
     return msgspec.to_builtins(run(invocation, lambda client: client.send(event, data, options=options)))
@@ -175,5 +193,5 @@ async def _client(invocation: Invocation, *, may_start: bool) -> AsyncIterator[E
         start_here(invocation)
     async with EventClient(home=invocation.home.path, name="ksi", branch=invocation.branch) as client:
         if is_new:
-            remember_events(invocation, (await client.request("system:describe"))["events"])
+            remember_events(invocation, (await all_pages(client, "system:describe"))["events"])
         yield client

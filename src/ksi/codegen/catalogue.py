@@ -78,8 +78,11 @@ class Catalogue(msgspec.Struct, frozen=True):
 
     def saved(self) -> bytes:
         """The catalogue as JSON, for :func:`read`."""
-        saved = Saved(self.ksi, self.hash, [event.described for event in self.events])
-        return msgspec.json.encode(saved)
+        return msgspec.json.encode(Saved(self.ksi, self.hash, self.described))
+
+    @property
+    def described(self) -> list[Described]:
+        return [event.described for event in self.events]
 
 
 def catalogue_of(events: Iterable[Described], *, ksi: str = __version__) -> Catalogue:

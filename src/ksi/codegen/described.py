@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ksi.kernel.spec import EventSpec
+
+PAGE_BYTES = 512 << 10
+"""Of the events in one answer: with many plugins all of them would not fit into a frame."""
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -48,6 +52,20 @@ def described(spec: EventSpec) -> Described:
         plugin=", ".join(handler.owner for handler in spec.handlers),
         permission=declaration.permission if isinstance(declaration.permission, str) else spec.name,
     )
+
+
+def page_of(events: Iterable[Described], after: str | None) -> tuple[list[Described], str | UnsetType]:
+    """Those of ``events``, which are in the order of their names, behind ``after``; and the name that more follow."""
+    page: list[Described] = []
+    size = 0
+    for event in events:
+        if after is not None and event.name <= after:
+            continue
+        size += len(msgspec.json.encode(event))
+        if page and size > PAGE_BYTES:
+            return page, page[-1].name
+        page.append(event)
+    return page, UNSET
 
 
 def _answer(spec: EventSpec) -> Mapping[str, Any]:

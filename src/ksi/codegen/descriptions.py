@@ -54,6 +54,10 @@ class Descriptions:
             edition.texts[form] = description(edition.catalogue, form, self._status_of)
         return edition.texts[form]
 
+    def catalogue(self) -> Catalogue:
+        """What they are made of."""
+        return self._current().catalogue
+
     def _current(self) -> _Edition:
         edition, specs = self._edition, list(self._registry.events.values())
         if edition is None or edition.specs != specs:  # they compare by identity: a reload makes new ones

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from ksi.codegen.described import page_of
 from ksi.codegen.descriptions import Descriptions
 from ksi.kernel.declare import query
 from ksi.kernel.plugin import AsyncPlugin
@@ -44,11 +45,15 @@ class AsyncApi(msgspec.Struct, frozen=True, rename={"content_type": "defaultCont
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """Events as ``system:describe`` has them. Equal hashes: they are the same, to the last word."""
+    """Events as ``system:describe`` has them, a page of them; ``next`` goes into ``after``, where more follow.
+
+    Equal hashes: all the events are the same, to the last word.
+    """
 
     ksi: str
     hash: str
     events: Array
+    next: str | UnsetType = UNSET
 
 
 class Describe(AsyncPlugin):
@@ -84,6 +89,8 @@ class Describe(AsyncPlugin):
         return self._descriptions.get("python")
 
     @query("describe:registry", blocking=True, examples=[{}])
-    def registry(self) -> Registry:
+    def registry(self, after: Annotated[str | None, Meta(description="next of the page before")] = None) -> Registry:
         """Describe the events so that all the other descriptions can be made of it, and compared with later ones."""
-        return msgspec.json.decode(self._descriptions.get("registry"), type=Registry)
+        catalogue = self._descriptions.catalogue()
+        page, following = page_of(catalogue.described, after)
+        return Registry(catalogue.ksi, catalogue.hash, msgspec.Raw(msgspec.json.encode(page)), following)

@@ -20,6 +20,8 @@ _NAMES = {
     "null": "None",
 }
 Schema = Mapping[str, Any]
+PAGE_MAX = 1000
+"""Events in one answer, also where nobody says how many: more may not fit into a frame."""
 
 
 class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,7 +43,7 @@ class Discover(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Literal["name", "summary", "parameters"], Meta(description="how much is said of each; parameters is all")
     ] = "parameters"
     after: Annotated[str | None, Meta(description="next of the page before")] = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] | None = None
 
 
 class Discovered(msgspec.Struct, frozen=True):
@@ -62,7 +64,7 @@ class Discovery(msgspec.Struct, frozen=True):
 def discovery(specs: Iterable[EventSpec], request: Discover) -> Discovery:
     """Those of ``specs``, which are in the order of their names, that fit ``request``, a page of them."""
     fitting = [spec for spec in specs if _fits(spec, request)]
-    page = fitting if request.limit is None else fitting[: request.limit]
+    page = fitting[: request.limit or PAGE_MAX]
     found: dict[str, list[Discovered]] = {}
     for spec in page:
         found.setdefault(namespace_of(spec), []).append(_discovered(spec, request.detail))

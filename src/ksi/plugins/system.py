@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ksi import __version__
-from ksi.codegen.described import Described, described
+from ksi.codegen.described import Described, described, page_of
 from ksi.core.clock import Clock
 from ksi.core.events import Backend, Durable, RecordedEvent, fact
 from ksi.core.ports import EventLog, Shutdown
@@ -71,9 +71,10 @@ class Help(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """Events by name."""
+    """Events by name; ``next`` goes into ``after``, and is there only where more follow."""
 
     events: list[Described]
+    next: str | UnsetType = UNSET
 
 
 class ShuttingDown(msgspec.Struct, frozen=True):
@@ -136,10 +137,12 @@ class System(AsyncPlugin):
 
     @query("system:describe", inline=True, examples=[{}, {"pattern": "state:*"}])
     def describe(
-        self, pattern: Annotated[str, Meta(description="names of events; state: is a whole namespace")] = "*"
+        self,
+        pattern: Annotated[str, Meta(description="names of events; state: is a whole namespace")] = "*",
+        after: Annotated[str | None, Meta(description="next of the page before")] = None,
     ) -> Description:
         """Describe events whole: JSON schemas, errors, rules."""
-        return Description([described(spec) for spec in self._registry.find(pattern)])
+        return Description(*page_of(map(described, self._registry.find(pattern)), after))
 
     @event("system:shutdown", errors=["missing_service"], examples=[{}, {"reason": "upgrade"}])
     async def shutdown_daemon(

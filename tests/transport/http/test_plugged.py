@@ -36,6 +36,7 @@ class Tickets(AsyncPlugin):
             Route(path="/tickets", methods=("POST",), event="tickets:open"),
             Route(path="/tickets/new/{title}", event="tickets:open"),
             Route(path="/tickets.txt", event="tickets:text", media="text/plain"),
+            Route(path="/tickets.all", event="tickets:all"),
             Route(path="/page/{rest:path}", app=page),
             Route(path="/open", app=page, is_public=True),
             Route(path="/broken", app=broken),
@@ -60,6 +61,11 @@ class Tickets(AsyncPlugin):
         """Say several lines."""
         return "one\ntwo"
 
+    @query("tickets:all")
+    async def everything(self) -> str:
+        """Say more than a frame holds."""
+        return "x" * (2 << 20)
+
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
@@ -79,6 +85,11 @@ async def test_a_path_asks_an_event_with_what_stands_in_it(http: httpx.AsyncClie
 async def test_an_answer_of_another_media_type_is_its_text(http: httpx.AsyncClient) -> None:
     answer = await http.get("/tickets.txt")
     assert (answer.text, answer.headers["content-type"]) == ("one\ntwo", "text/plain")
+
+
+async def test_what_has_a_path_of_its_own_may_be_larger_than_a_frame(http: httpx.AsyncClient) -> None:
+    assert len((await http.get("/tickets.all")).json()) == 2 << 20
+    assert (await http.get("/v1/events/tickets:all")).status_code == 413
 
 
 async def test_an_app_finds_out_who_asks_unless_it_is_public(site: Site, http: httpx.AsyncClient) -> None:

@@ -113,8 +113,11 @@ class Requests:
         return envelope_of(name, msgspec.Raw(raw), _head(exchange.headers), exchange.session, self._clock)
 
     # ── the door ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def ask(self, exchange: Exchange, envelope: EventEnvelope) -> bytes:
+    async def ask(self, exchange: Exchange, envelope: EventEnvelope, limit: int | None = None) -> bytes:
         """The answer's JSON. A query whose client leaves is cancelled; a command is done all the same.
+
+        Args:
+            limit: Of the answer, in bytes; None: that of a frame, so that all doors answer alike.
 
         Raises:
             Gone: The client left.
@@ -128,8 +131,9 @@ class Requests:
             raw = await self._awaited(exchange, envelope, answer, call)
         finally:
             self.release(size)
-        if len(raw) > self.limits.frame_bytes_max:
-            raise PayloadTooLargeError("answer", size=len(raw), limit=self.limits.frame_bytes_max)
+        limit = limit or self.limits.frame_bytes_max
+        if len(raw) > limit:
+            raise PayloadTooLargeError("answer", size=len(raw), limit=limit)
         return raw
 
     async def _awaited(

@@ -24,6 +24,8 @@ OWN = "/v1"
 """Where paths of the daemon itself begin."""
 MODELS = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models", "/v1/models/{model:path}")
 """Paths below it that are not its own: OpenAI's and Anthropic's packages have them fixed."""
+DOCUMENT_BYTES_MAX = 64 << 20
+"""Of what is at a path of its own, and asked for nowhere else: the description of a thousand events has ten."""
 DESCRIPTIONS = (
     Route(path="/openapi.json", event="describe:openapi"),
     Route(path="/asyncapi.json", event="describe:asyncapi"),
@@ -76,7 +78,7 @@ class Plugged:
                 envelope = self._requests.queried(exchange, name, exchange.parameters)
             else:
                 envelope = await self._requests.posted(exchange, name)
-            raw = await self._requests.ask(exchange, envelope)
+            raw = await self._requests.ask(exchange, envelope, DOCUMENT_BYTES_MAX)
             body = raw if media == JSON else msgspec.json.decode(raw, type=str).encode()
             await exchange.answer(Answer(body=body, media=media))
 
