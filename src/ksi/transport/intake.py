@@ -43,6 +43,7 @@ class Intake:
         """Drop what waits."""
         self._transport = None
         self._lines.clear()
+        self._splitter.drop()  # a closed connection is a circle of objects, which the collector may be long in finding
         self._budget.forget(self._room)
         self._count(0)
         self._watch_stall()
@@ -79,10 +80,16 @@ class Intake:
         self._pauses.discard(reason)
         if not self._pauses and self._transport is not None:
             self._transport.resume_reading()
+        if reason == "write" and self._lines and not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._serve)
         self._watch_stall()
 
     def _serve(self) -> None:
         self._is_scheduled = False
+        if "write" in self._pauses:  # what is asked would be answered into memory
+            self._served()
+            return
         self._take(self._lines)
         if self._lines:
             self._is_scheduled = True

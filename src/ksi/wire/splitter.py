@@ -41,19 +41,20 @@ class Splitter:
         is_too_large = self._is_skipping or self.size + len(end) > self._limit
         line = self._too_large() if is_too_large else b"".join((*self._parts, end))
         self._is_skipping = False
-        self._drop()
+        self.drop()
         return line
 
     def _hold(self, rest: bytes) -> None:
         self._parts.append(rest)
         self.size += len(rest)
         if self.size > self._limit:
-            self._drop()
+            self.drop()
             self._is_skipping = True
         elif len(self._parts) > _PARTS_MAX:
             self._parts = [b"".join(self._parts)]
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Keep nothing of a line that is not complete."""
         self._parts = []
         self.size = 0
 
