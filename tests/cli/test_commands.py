@@ -318,7 +318,13 @@ def test_compositions_of_the_original_are_imported_with_a_word_on_each_field(ksi
     assert done.returncode == 1
     assert f"{tmp_path}/profiles/sailor.yaml:6: refused components[1].inline.allowed_tools[1]" in done.stdout
     assert f"{tmp_path}/profiles/crew.yaml:2: refused file" in done.stdout
+    assert {each["name"]: each["level"] for each in ksi.records("doctor")}["profiles"] == "ok"
     (made,) = ksi.records("composition", "compose", "sailor")
     assert (made["prompt"].strip(), made["tools"]) == ("You know the sea.", ["state:get"])
     again = ksi.records("composition", "import", str(tmp_path / "profiles" / "sailor.yaml"), "--replace", "--dry-run")
     assert [note["verdict"] for note in again].count("refused") == 1
+    wrong = Path(ksi.home, "profiles", "wrong.yaml")
+    wrong.write_text("prompts: none\n")
+    (profiles,) = [each for each in ksi.records("doctor") if each["name"] == "profiles"]
+    wrong.unlink()
+    assert (profiles["level"], profiles["found"]) == ("warn", f"can not be used: {wrong}:1")

@@ -192,6 +192,20 @@ def test_doctor_finds_what_a_killed_daemon_left_and_files_that_others_may_read(
     assert found["format"]["found"] == "no log yet"
 
 
+def test_doctor_finds_what_agents_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    default = '[providers]\ndefault = "openai"\n'
+    (tmp_path / "ksi.toml").write_text(f'{default}[mcp.files]\ncommand = ["no-such-program"]\n')
+    found = findings(tmp_path, capsys)
+    assert (found["servers"]["level"], found["servers"]["found"]) == ("fail", "no program of files (no-such-program)")
+    assert (found["providers"]["level"], "OPENAI_API_KEY" in found["providers"]["todo"]) == ("warn", True)
+    (tmp_path / "ksi.toml").write_text('[providers]\ndefault = "claude"\nclaude.command = "no-such-program"\n')
+    assert findings(tmp_path, capsys)["providers"]["level"] == "warn"
+
+
 @pytest.mark.parametrize(
     ("pragma", "level"),
     [

@@ -13,14 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Literal
 
 import apsw
 import click
 import msgspec
 
 from ksi import __version__
+from ksi.cli import equipment
 from ksi.cli.failure import EXIT_EVENT_ERROR, remedy
+from ksi.cli.finding import Check, configured, unknown
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import json_line, size, status
 from ksi.cli.reach import LOOK, UnresponsiveError, ask
@@ -45,15 +46,6 @@ FSYNCS = 20
 FSYNC_SLOW_MS = 20.0
 FSYNC_DOUBTFUL_MS = 0.05
 _LIBRARIES = ("apsw", "click", "httpx", "msgspec", "pluggy", "pydantic", "uvloop")
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One finding; ``todo`` says what to do where it is not ok."""
-
-    name: str
-    level: Literal["ok", "warn", "fail"]
-    found: str
-    todo: str = ""
 
 
 @command()
@@ -92,10 +84,10 @@ def sqlite(_: Invocation) -> Check:
 
 
 def store(invocation: Invocation) -> Check:
-    try:
-        url = config.load(invocation.home, os.environ).store.url
-    except ConfigError:
-        return Check("store", "warn", "not known: the configuration can not be read")
+    said = configured(invocation)
+    if said is None:
+        return unknown("store")
+    url = said.store.url
     if url is None:
         return Check("store", "ok", f"SQLite, {invocation.home.log}")
     if importlib.util.find_spec("psycopg") is None:
@@ -215,11 +207,10 @@ def model(_: Invocation) -> Check:
 
 
 def sandbox(invocation: Invocation) -> Check:
-    found = confinement()
-    try:
-        wanted = config.load(invocation.home, os.environ).sandbox.confinement
-    except ConfigError:
-        return Check("sandbox", "warn", "not known: the configuration can not be read")
+    said = configured(invocation)
+    if said is None:
+        return unknown("sandbox")
+    found, wanted = confinement(), said.sandbox.confinement
     if wanted == "none":
         return Check("sandbox", "warn", "commands of agents can do all that you can", "sandbox.confinement says so")
     if found == "none" or (found, wanted) == ("partial", "full"):
@@ -293,7 +284,12 @@ CHECKS: tuple[Callable[[Invocation], Check], ...] = (
     secrets,
     log_format,
     daemon,
+    equipment.http,
+    equipment.plugins,
+    equipment.providers,
     model,
+    equipment.compositions,
+    equipment.servers,
     sandbox,
     disk,
     fsync,
