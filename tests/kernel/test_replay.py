@@ -376,3 +376,58 @@ async def test_a_run_on_a_branch_is_repeated_with_what_stands_there(ksi: EventTe
     ksi.kernel.router.dispatch(envelope, session, lambda token, raw, error: settle(token, raw, error), answer)
     assert await answer == b"2"
     assert (await replayed(ksi.log, Shop, run=envelope.correlation_id, branch="other")).facts == 1
+
+
+# ── types that got more fields ───────────────────────────────────────────────────────────────────────────────────────
+GROWING = """
+from collections.abc import AsyncIterator
+import msgspec
+from ksi import AsyncPlugin, End, EventContext, event, fact, stream
+
+@fact("growing:grew")
+class Grew(msgspec.Struct):
+    size: int{more}
+
+class Leaf(msgspec.Struct):
+    size: int{more}
+
+class Tree(msgspec.Struct):
+    leaves: list[Leaf]{more}
+
+class Growing(AsyncPlugin):
+    name = "growing"
+
+    @event("growing:grow")
+    async def grow(self, context: EventContext) -> Tree:
+        context.append("growing/1", Grew(1))
+        return Tree([Leaf(1), Leaf(2)]{said})
+
+    @stream("growing:bud")
+    async def bud(self) -> AsyncIterator[Leaf | End[Tree]]:
+        yield Leaf(1)
+        yield End(Tree([Leaf(1)]))
+"""
+
+
+def growing(place: Path, name: str, more: str = "", said: str = "") -> str:
+    file = place / f"{name}.py"
+    file.write_text(GROWING.format(more=more, said=said))
+    return str(file)
+
+
+async def test_what_lacks_a_field_that_was_added_since_is_as_if_it_had_its_default(tmp_path: Path) -> None:
+    then = growing(tmp_path, "then")
+    now = growing(tmp_path, "now", more="\n    cost: float | None = None\n    kind: str = 'oak'")
+    costs = growing(tmp_path, "costs", more="\n    cost: float | None = None", said=", cost=1.0")
+    async with EventTestHarness(then) as ksi:
+        await ksi.request("growing:grow")
+        run = await newest_run(ksi.log)
+        assert (await replayed(ksi.log, now, run=run)).facts == 1
+        with pytest.raises(ReplayDivergenceError):
+            await replayed(ksi.log, costs, run=run)
+        assert [chunk async for chunk in ksi.stream("growing:bud")] == [{"size": 1}]
+        assert (await replayed(ksi.log, now)).chunks == 1
+    async with EventTestHarness(now) as ksi:
+        await ksi.request("growing:grow")
+        with pytest.raises(ReplayDivergenceError):
+            await replayed(ksi.log, then)

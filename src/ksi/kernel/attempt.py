@@ -12,6 +12,7 @@ from ksi.core.errors import ReplayDivergenceError
 from ksi.core.events import Position, RecordedEvent
 from ksi.core.ports import Entry, Known, Outcome, Unit
 from ksi.kernel.effects import COMPLETED, EFFECTS, REQUESTED
+from ksi.kernel.filled import Fill, is_same
 from ksi.kernel.reads import reads_of, with_values
 from ksi.kernel.rerun import History
 
@@ -19,6 +20,8 @@ REQUESTS = "$requests"
 CUT_OFF = frozenset({"cancelled", "interrupted", "outcome_unknown", "timeout", "deadline_exceeded", "shutting_down"})
 """Codes of outcomes that came from outside: the handler itself had not ended."""
 Shown = Mapping[str, Any]
+Fills = Callable[[str, str], Fill | None]
+"""By kind, and the name of the fact or of the event that answers."""
 
 
 class Attempt:
@@ -29,9 +32,11 @@ class Attempt:
 
     Args:
         events: All that it caused, in position order.
+        fills: How what it records is filled up with the defaults of fields that were added since, where that is known.
     """
 
-    def __init__(self, known: Known, events: Sequence[RecordedEvent]) -> None:
+    def __init__(self, known: Known, events: Sequence[RecordedEvent], fills: Fills) -> None:
+        self._fills = fills
         self.envelope = known.request
         self.position = known.position
         self.outcome = next((event for event in reversed(events) if _is_outcome(event)), None)
@@ -115,11 +120,18 @@ class Attempt:
             self.is_over = True  # it came further than it had come: nobody knows in which step it was stopped
             self.stop()
             return
-        found = next((event for event in self._next_of(expected) if _is_same(event, entry)), None)
+        found = self._found(self._next_of(expected), entry)
         if found is None:
             self.diverge(expected[0] if expected else None, _shown_entry(entry))
         else:
             expected.remove(found)
+
+    def _found(self, expected: Sequence[RecordedEvent], entry: Entry) -> RecordedEvent | None:
+        found = next((event for event in expected if _is_same(event, entry, None)), None)
+        if found is not None or not expected:
+            return found
+        fill = self._fills(entry.kind, entry.name if entry.kind == "fact" else self.envelope.name)
+        return next((event for event in expected if _is_same(event, entry, fill)), None)
 
     def _next_of(self, expected: deque[RecordedEvent]) -> list[RecordedEvent]:
         """What may come now: the next one, or any of its commit where the handler did several things at once."""
@@ -133,9 +145,14 @@ class Attempt:
         left = self._left()
         if left is not None:
             self.diverge(left, requested)
-        elif self.outcome is not None and self.outcome.data != _answer(outcome.ok, answer):
+        elif self.outcome is not None and not self._is_answer(self.outcome.data, _answer(outcome.ok, answer)):
             self.diverge(self.outcome, requested)
         self.is_over = True
+
+    def _is_answer(self, recorded: Mapping[str, Any], came: Mapping[str, Any]) -> bool:
+        if recorded == came or not (recorded["ok"] and came["ok"]):
+            return recorded == came
+        return is_same(recorded["data"], came["data"], self._fills("outcome", self.envelope.name))
 
     def _left(self) -> RecordedEvent | None:
         """The first thing that is recorded and did not come again."""
@@ -207,10 +224,10 @@ def _is_awaited(request: RecordedEvent) -> bool:
     return "!" not in request.metadata.get("path", "").rpartition("/")[2]
 
 
-def _is_same(recorded: RecordedEvent, entry: Entry) -> bool:
+def _is_same(recorded: RecordedEvent, entry: Entry, fill: Fill | None) -> bool:
     """In content: place, name, tags and data; ids and times are the log's own."""
     return (recorded.stream, recorded.name, recorded.tags) == (entry.stream, entry.name, entry.tags) and (
-        recorded.raw == entry.data or recorded.data == canonical.decode(entry.data)
+        recorded.raw == entry.data or is_same(recorded.data, canonical.decode(entry.data), fill)
     )
 
 

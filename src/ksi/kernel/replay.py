@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
-from ksi.core import ids
+from ksi.core import canonical, ids
 from ksi.core.envelope import EventEnvelope
 from ksi.core.errors import (
     KSIError,
@@ -34,7 +35,9 @@ from ksi.core.threads import settle
 from ksi.kernel.attempt import REQUESTS, Attempt
 from ksi.kernel.effects import NOW
 from ksi.kernel.execution import Execution
+from ksi.kernel.filled import Fill
 from ksi.kernel.joining import UNLIMITED
+from ksi.kernel.plugins import Plugins
 from ksi.kernel.rerun import caused_by
 from ksi.kernel.router import Router
 from ksi.kernel.streaming import Streaming
@@ -131,7 +134,17 @@ class Replay:
     async def _attempt_of(self, known: Known, branch: str) -> Attempt:
         assert self._router is not None
         caused = caused_by(self._router, known.request)
-        return Attempt(known, [each async for each in self._past.read_all(caused, branch=branch)])
+        return Attempt(known, [each async for each in self._past.read_all(caused, branch=branch)], self._fill_of)
+
+    def _fill_of(self, kind: str, name: str) -> Fill | None:
+        """How a fact, a chunk or an answer of today's type gets the fields that it lacks."""
+        assert self._router is not None
+        if kind == "fact":
+            found = self._router.services.get(Plugins).facts.newest().get(name)
+            return None if found is None else partial(_filled, msgspec.json.Decoder(found[1]).decode)
+        row = self._router.table.get(name)
+        codec = None if row is None else row.spec.chunk if kind == "chunk" else row.spec.answer
+        return None if codec is None else lambda raw: codec.encode(codec.decode(raw))
 
     async def _original(self, event_id: bytes) -> AsyncIterator[Attempt]:
         """The request that was run, and what it had requested, where that was: who keeps it copies what came of it."""
@@ -253,6 +266,10 @@ class Replay:
 
     def monotonic(self) -> float:
         return self.time_us() / 1e6
+
+
+def _filled(decode: Callable[[bytes], Any], raw: bytes) -> bytes:
+    return canonical.encode(decode(raw))
 
 
 _EVERYTHING = Position((1 << 63) - 1)
