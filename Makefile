@@ -9,6 +9,9 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
+# Files of tests that run at once.
+JOBS ?= auto
+
 # `make VENV=.venv-3.13 PYTHON=python3.13 test` tests on another Python, beside the usual environment.
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -35,8 +38,8 @@ test-deps: $(VENV)  ## what the tests need beyond .venv: TypeScript and a parser
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null 2>&1 || \
 		echo "test-deps: no PostgreSQL, and not root on a Debian that could install it: its tests are skipped"
 
-test: $(VENV)  ## all tests but the long ones; ARGS=… goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)  ## all tests but the long ones; ARGS=… goes to pytest, JOBS=0 runs one after the other
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 soak: $(VENV)  ## the long tests: kills and power loss by the hundred
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)

@@ -140,7 +140,11 @@ class JournalContract:
         )
         assert [event.name for event in caused] == ["mail:send"]
 
-    @pytest.mark.parametrize("raw", [ids.new_id(), uuid4().bytes, b"\xff" * 6 + b"\x4f" + b"\xff" * 9])
+    @pytest.mark.parametrize(
+        "raw",
+        [ids.new_id(), uuid4().bytes, b"\xff" * 6 + b"\x4f" + b"\xff" * 9],
+        ids=["a new id", "a random one", "the highest"],
+    )
     @pytest.mark.parametrize("size", [1, 30, 31, 32, 100])
     async def test_every_event_of_a_large_unit_has_its_own_id(self, store: Journal, raw: bytes, size: int) -> None:
         entries = [Entry(stream="counter/a", name=COUNTER, data=b'{"amount":1}') for _ in range(size)]

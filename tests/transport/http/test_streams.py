@@ -181,6 +181,7 @@ async def test_a_stream_that_still_runs_is_followed_to_its_end(site: Site, http:
         (f"probe/{ids.text(ids.new_id())}?after=other/1@2", 400, "invalid_frame"),
         ("probe:count", 405, "unsupported"),
     ],
+    ids=["a word", "a run that never was", "a position of another stream", "a request's name"],
 )
 async def test_a_stream_that_is_not_there_is_a_problem(
     http: httpx.AsyncClient, path: str, status: int, code: str
