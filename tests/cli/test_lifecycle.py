@@ -72,5 +72,7 @@ def test_a_start_waits_for_http_and_says_why_there_is_none(tmp_path: Path) -> No
         else:
             assert (health["http"], done.returncode) == (None, 0)
             assert "Address already in use" in done.stderr
+        (http,) = [check for check in ksi.records("doctor") if check["name"] == "http"]
+        assert http["level"] == ("ok" if has_http else "warn")
         assert ksi("stop").returncode == 0
     taken.close()

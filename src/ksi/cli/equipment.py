@@ -8,7 +8,7 @@ from typing import Any
 
 from ksi.cli.finding import Check, configured, unknown
 from ksi.cli.invocation import Invocation
-from ksi.cli.reach import LOOK, ask
+from ksi.cli.reach import LOOK, ask, http_problem, http_url
 from ksi.core.config import ClaudeSection, ProvidersSection
 from ksi.core.errors import KSIError
 
@@ -82,17 +82,13 @@ def compositions(invocation: Invocation) -> Check:
 
 
 def http(invocation: Invocation) -> Check:
-    config = configured(invocation)
-    if config is None:
-        return unknown("http")
-    if not config.http.enabled:
-        return Check("http", "ok", "http.enabled is false")
-    if _asked(invocation, "system:health") is None:
+    health = _asked(invocation, "system:health")
+    if health is None:
         return Check("http", "ok", "not asked: no daemon answers")
-    if not invocation.home.http_file.exists():
-        found = f"the daemon runs without it: somebody else has port {config.http.port}, or it could not begin"
-        return Check("http", "warn", found, "logs/daemon.log says why; http.port takes another, 0 a free one")
-    return Check("http", "ok", "the daemon serves it")
+    problem = http_problem(invocation.home, health["pid"])
+    if problem is not None:
+        return Check("http", "warn", f"the daemon runs without it: {problem}", "http.port: 0 takes a free one")
+    return Check("http", "ok", http_url(invocation.home, health["pid"]) or "not served")
 
 
 def _asked(invocation: Invocation, event: str) -> Any:

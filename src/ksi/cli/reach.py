@@ -162,6 +162,11 @@ def http_url(home: Home, pid: int | None) -> str | None:
     return _http_said(home, pid).get("url")
 
 
+def http_problem(home: Home, pid: int | None) -> str | None:
+    """Why it does not, where it would have."""
+    return _http_said(home, pid).get("error")
+
+
 def wait_for_http(home: Home, pid: int | None) -> str:
     """Where the daemon listens for HTTP, as soon as it does.
 
