@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from ksi.client import http
 from ksi.client.client import EventClient, Options
 from ksi.client.sync import SyncEventClient
 from ksi.core import ids
-from ksi.core.errors import KSIConnectionError, UnauthorizedError, UnknownEventError, ValidationError
+from ksi.core.errors import (
+    KSIConnectionError,
+    PayloadTooLargeError,
+    UnauthorizedError,
+    UnknownEventError,
+    ValidationError,
+)
+from ksi.wire.splitter import FRAME_BYTES_MAX
 from tests.client.ways import WAYS, Way, Ways, opened
 
 
@@ -51,6 +59,29 @@ async def test_what_stands_beside_the_payload_arrives(ways: Ways, client: EventC
         assert await client.request("work:do", number=1, options=options) == 1
     facts = await ways.ksi.facts("work:*")
     assert [(fact.data, fact.correlation_id) for fact in facts] == [({"number": 1}, "run")]
+
+
+# ── what no frame holds ──────────────────────────────────────────────────────────────────────────────────────────────
+async def test_a_chunk_that_no_frame_holds_is_an_error_over_each_way(client: EventClient) -> None:
+    with pytest.raises(PayloadTooLargeError):
+        async with asyncio.timeout(10), client.stream("work:large", size=FRAME_BYTES_MAX) as stream:
+            await anext(aiter(stream))
+
+
+async def test_a_line_that_the_client_can_not_read_is_an_error(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FRAME_BYTES_MAX", 0)
+    with pytest.raises(PayloadTooLargeError):
+        async with asyncio.timeout(10), ways.client("http") as client, client.stream("work:large", size=9_000) as said:
+            await anext(aiter(said))
+
+
+async def test_an_event_that_no_frame_holds_is_shown_without_its_data(client: EventClient) -> None:
+    await client.request("work:write", size=FRAME_BYTES_MAX)
+    await client.request("work:write", size=1)
+    async with asyncio.timeout(10), client.subscribe("work:", after="start") as events:
+        (large, small) = [(await anext(aiter(events))).data for _ in range(2)]
+    assert (large["data"], large["data_bytes"] > FRAME_BYTES_MAX) == (None, True)
+    assert (small["data"], "data_bytes" in small) == ({"text": "x"}, False)
 
 
 async def test_a_detached_request_gives_its_receipt(client: EventClient) -> None:

@@ -20,6 +20,13 @@ class Done(msgspec.Struct, frozen=True):
     number: int
 
 
+@fact("work:written")
+class Written(msgspec.Struct, frozen=True):
+    """Something was written."""
+
+    text: str
+
+
 class Work(AsyncPlugin):
     """What is asked over each way; it says what became of it."""
 
@@ -36,6 +43,16 @@ class Work(AsyncPlugin):
         """Do it once."""
         context.append("work/all", Done(number))
         return number
+
+    @event("work:write")
+    async def write(self, size: int, context: EventContext) -> None:
+        """Record something of that size."""
+        context.append("work/all", Written("x" * size))
+
+    @stream("work:large", record=False)
+    async def large(self, size: int) -> AsyncIterator[str]:
+        """Say something of that size."""
+        yield "x" * size
 
     @query("work:log")
     async def log(self) -> list[str]:

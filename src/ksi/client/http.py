@@ -14,7 +14,7 @@ import msgspec
 
 from ksi.client.link import Listener, Patience
 from ksi.client.messages import Message, frame_in, message_of, problem_in
-from ksi.core.errors import CancelledError, InvalidFrameError, KSIConnectionError, PayloadTooLargeError
+from ksi.core.errors import CancelledError, InvalidFrameError, KSIConnectionError, KSIError
 from ksi.wire.answers import FRAME_OVERHEAD, Answer, WireError
 from ksi.wire.frames import Request
 from ksi.wire.splitter import FRAME_BYTES_MAX, Splitter
@@ -29,7 +29,7 @@ CLOSE_PATIENCE = 1.0
 MISSES_MAX = 3
 """How often a request that is to be cancelled is looked for: it may be on its way, behind the word that cancels it."""
 _GRANT = httpx.Timeout(CONNECT_TIMEOUT)
-_BROKEN = (httpx.RequestError, InvalidFrameError, PayloadTooLargeError)
+_BROKEN = (httpx.RequestError, InvalidFrameError)
 _ASK = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
 _READ = httpx.Timeout(None, connect=CONNECT_TIMEOUT, read=SILENCE_MAX)
 
@@ -164,6 +164,8 @@ class HttpLink:
         except TimeoutError:
             since = f"since {self._reconnect_timeout:g} s"
             self._listener.fail(carried.id, KSIConnectionError(f"no daemon answers at {self._client.base_url} {since}"))
+        except KSIError as error:  # what came can not be read: to ask again would bring the same
+            self._listener.fail(carried.id, error)
         finally:
             del self._carried[carried.id]
 

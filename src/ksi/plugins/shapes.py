@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ksi.core import ids
 from ksi.core.errors import ValidationError
 from ksi.core.events import Kind, Position, RecordedEvent
+from ksi.wire.splitter import FRAME_BYTES_MAX
 
 _POSITION = r"^@?[0-9]{1,18}$"
 Place = Annotated[
@@ -34,10 +35,15 @@ DIGITS_MAX = 18
 """Of a position: what has more is none in any log."""
 PAGE_BYTES = 512 * 1024
 """Of data in a page: an answer is one frame, and a frame has at most 1 MiB."""
+DATA_BYTES_MAX = FRAME_BYTES_MAX - (16 << 10)
+"""Of one event's data. What is larger would let nobody come past it: the event is shown without."""
 
 
 class ShownEvent(msgspec.Struct, frozen=True):
-    """An event as the log holds it. ``data`` of an outcome is ``{"ok", "data"}`` or ``{"ok", "error"}``."""
+    """An event as the log holds it. ``data`` of an outcome is ``{"ok", "data"}`` or ``{"ok", "error"}``.
+
+    Data that no frame holds is null, and ``data_bytes`` says how large it is.
+    """
 
     position: int
     name: str
@@ -51,11 +57,14 @@ class ShownEvent(msgspec.Struct, frozen=True):
     principal: str | None
     data: msgspec.Raw
     metadata: Mapping[str, Any]
+    data_bytes: int | UnsetType = UNSET
 
 
 def shown(event: RecordedEvent) -> ShownEvent:
     """``event`` for clients; its data goes through as it stands."""
     metadata = dict(event.metadata)
+    size = len(event.raw)
+    is_shown = size <= DATA_BYTES_MAX
     return ShownEvent(
         position=event.position,
         name=event.name,
@@ -67,8 +76,9 @@ def shown(event: RecordedEvent) -> ShownEvent:
         causation_id=None if event.cause is None else ids.text(event.cause),
         recorded_at=event.recorded_at,
         principal=metadata.pop("principal", None),
-        data=msgspec.Raw(event.raw),
+        data=msgspec.Raw(event.raw if is_shown else b"null"),
         metadata=metadata,
+        data_bytes=UNSET if is_shown else size,
     )
 
 
@@ -77,7 +87,7 @@ async def page_of(events: AsyncIterator[RecordedEvent], limit: int) -> tuple[lis
     found: list[ShownEvent] = []
     size = 0
     async for event in events:
-        size += len(event.raw)
+        size += min(len(event.raw), DATA_BYTES_MAX)
         if found and size > PAGE_BYTES:
             return found, True
         found.append(shown(event))

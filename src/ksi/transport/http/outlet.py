@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from ksi.core.errors import KSIError
+from ksi.core.errors import KSIError, PayloadTooLargeError
 from ksi.kernel.door import StreamCall
 from ksi.transport.http.exchange import Exchange
 from ksi.transport.http.formats import Format
@@ -32,8 +32,9 @@ END_GRACE = 10.0
 class Outlet:
     """A :class:`~ksi.kernel.door.Sink` that writes to an HTTP client."""
 
-    def __init__(self, exchange: Exchange, form: Format, granted: int | None) -> None:
+    def __init__(self, exchange: Exchange, form: Format, granted: int | None, *, frame_bytes_max: int) -> None:
         """``granted``: chunks that the reader is ready for at first; None: it never says."""
+        self._limit = frame_bytes_max
         self._exchange = exchange
         self._form = form
         self._loop = asyncio.get_running_loop()
@@ -45,6 +46,7 @@ class Outlet:
         self._call: StreamCall | None = None
         self._chunks = 0  #: among the parts
         self._cut: asyncio.TimerHandle | None = None
+        self._is_refused = False
         self.is_ended = False
         self.refusal: KSIError | None = None
         """The error of a stream that ended with its first word."""
@@ -54,6 +56,11 @@ class Outlet:
         self._put(self._form.opening(at))
 
     def chunk(self, at: str | None, raw: bytes) -> None:
+        if self.is_ended:
+            return
+        if len(raw) > self._limit:  # as at the other doors: what goes through one goes through all
+            self._refuse(PayloadTooLargeError("chunk", size=len(raw), limit=self._limit))
+            return
         self._window.came(len(raw))
         self._chunks += 1
         self._put(self._form.chunk(at, raw))
@@ -64,10 +71,17 @@ class Outlet:
     def end(self, raw: bytes | None, error: KSIError | None) -> None:
         if self.is_ended:
             return
+        if raw is not None and len(raw) > self._limit:
+            error = PayloadTooLargeError("end value", size=len(raw), limit=self._limit)
         self.is_ended = True
         self.refusal = None if self._parts else error
         self._put(self._form.end(raw, error))
         self._cut = self._loop.call_later(END_GRACE, self._exchange.abort)
+
+    def _refuse(self, error: KSIError) -> None:
+        self.end(None, error)
+        self._is_refused = True
+        self.cancel()
 
     # ── the reader ───────────────────────────────────────────────────────────────────────────────────────────────────
     def first_credit(self) -> int:
@@ -77,6 +91,8 @@ class Outlet:
     def begin(self, call: StreamCall) -> None:
         """Ask ``call`` for more from now on."""
         self._call = call
+        if self._is_refused:
+            call.cancel()
 
     def grant(self, granted: int) -> None:
         """The reader is ready for so many chunks in all; said again, it is the same."""

@@ -59,7 +59,7 @@ class Streams:
     async def resume(self, exchange: Exchange) -> None:
         """Read a stream that somebody started: the chunks after an address, then live, then the end."""
         address = _resumed(exchange)
-        outlet = Outlet(exchange, format_of(exchange), _credit_of(exchange))
+        outlet = self._outlet(exchange)
         call = self._door.resume(address, exchange.session, outlet, outlet.first_credit())
         await self._serve(exchange, outlet, call, at=address, patience=RESUME_PATIENCE)
 
@@ -83,7 +83,7 @@ class Streams:
         return outlet
 
     async def _open(self, exchange: Exchange, envelope: EventEnvelope) -> None:
-        outlet = Outlet(exchange, format_of(exchange), _credit_of(exchange))
+        outlet = self._outlet(exchange)
         size = len(envelope.raw)
         self._requests.hold(size)
         try:
@@ -117,6 +117,10 @@ class Streams:
             outlet.close()
             if not outlet.is_ended:
                 call.disconnected()
+
+    def _outlet(self, exchange: Exchange) -> Outlet:
+        limit = self._requests.limits.frame_bytes_max
+        return Outlet(exchange, format_of(exchange), _credit_of(exchange), frame_bytes_max=limit)
 
     def _watched(self, exchange: Exchange, outlet: Outlet, call: StreamCall) -> Callable[[], None]:
         """End it with its token."""
