@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -32,8 +34,10 @@ from ksi.core.events import MAIN, ArchiveCategory, Filter, Position, RecordedEve
 from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.store import archive_file, archiving
 from ksi.store.archive_file import read_page
+from ksi.store.backup import restore
 from ksi.store.memory import InMemoryEventStore
 from ksi.store.offline import verify_file
+from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.store.stub import archive_of, read_row, stub_of
 from ksi.testing.counters import ALL_KINDS, added, listed, request, written
@@ -41,6 +45,7 @@ from ksi.testing.vfs import DiskVFS
 from tests.store.images import flip
 
 WORDS = 4
+Opened = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 @dataclass
@@ -86,9 +91,17 @@ def made(directory: Path) -> Path:
     return directory
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+    """Opens the same log, as often as it is called."""
+    if request.param == "sqlite":
+        return partial(SqliteEventStore.open, tmp_path / "events.db")
+    return partial(PostgresEventStore.open, request.getfixturevalue("url"), keys=tmp_path / "keys")
+
+
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[SqliteEventStore]:
-    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+async def log(opened: Opened) -> AsyncIterator[Journal]:
+    async with opened() as store:
         yield store
 
 
@@ -98,7 +111,7 @@ def file(tmp_path: Path) -> Path:
 
 
 # ── out and back ─────────────────────────────────────────────────────────────────────────────────────────────────────
-async def test_chunks_and_effects_leave_and_come_back_as_they_were(log: SqliteEventStore, file: Path) -> None:
+async def test_chunks_and_effects_leave_and_come_back_as_they_were(log: Journal, file: Path) -> None:
     run = await answered(log)
     before, facts = await everything(log), await listed(log.read_all())
     archive = await log.archive(file, before=await end_of(log))
@@ -118,23 +131,39 @@ async def test_chunks_and_effects_leave_and_come_back_as_they_were(log: SqliteEv
     ]
 
 
-async def test_what_has_left_is_still_away_after_the_next_start(tmp_path: Path, file: Path) -> None:
-    path = tmp_path / "events.db"
-    async with SqliteEventStore.open(path) as store:
+async def test_what_has_left_is_still_away_after_the_next_start(opened: Opened, file: Path) -> None:
+    async with opened() as store:
         run = await answered(store)
         before = await everything(store)
         await store.archive(file, before=await end_of(store))
-    assert verify_file(path).problems == []
-    async with SqliteEventStore.open(path) as store:
+        assert (await store.sizes()).archived > 0
+    async with opened() as store:
+        assert await store.verify() == []
         with pytest.raises(ArchivedError) as caught:
             await listed(store.read_stream(run.stream, backwards=True))
         assert caught.value.file == str(file)
         await store.attach(file)
         assert (await everything(store))[: len(before)] == before
-    assert verify_file(path).problems == []
+        assert await store.verify() == []
 
 
-async def test_only_what_is_asked_for_leaves(log: SqliteEventStore, file: Path) -> None:
+async def test_who_follows_a_log_in_a_database_hears_what_has_left(url: str, file: Path) -> None:
+    async with PostgresEventStore.open(url) as owner, PostgresEventStore.open(url, access="read") as reader:
+        run = await answered(owner)
+        before = await end_of(owner)
+        with pytest.raises(UnsupportedError):
+            await reader.archive(file, before=before)
+        await owner.archive(file, before=before)
+        async with PostgresEventStore.open(url, access="read") as later:
+            for follower in (reader, later):
+                await follower.catch_up()
+                await follower.keys_written()  # so that nothing is in memory
+                with pytest.raises(ArchivedError) as caught:
+                    await listed(follower.read_stream(run.stream))
+                assert caught.value.file == str(file)
+
+
+async def test_only_what_is_asked_for_leaves(log: Journal, file: Path) -> None:
     run = await answered(log)
     only: list[ArchiveCategory] = ["chunks"]
     assert (await log.archive(file, before=await end_of(log), categories=only)).rows == WORDS
@@ -143,7 +172,7 @@ async def test_only_what_is_asked_for_leaves(log: SqliteEventStore, file: Path) 
         await listed(log.read_stream(run.stream))
 
 
-async def test_a_run_that_is_open_stays_and_leaves_when_it_is_closed(log: SqliteEventStore, tmp_path: Path) -> None:
+async def test_a_run_that_is_open_stays_and_leaves_when_it_is_closed(log: Journal, tmp_path: Path) -> None:
     run = await answered(log, closes=False)
     other = await answered(log)
     assert (await log.archive(tmp_path / "one", before=await end_of(log))).rows == WORDS + 2
@@ -155,7 +184,7 @@ async def test_a_run_that_is_open_stays_and_leaves_when_it_is_closed(log: Sqlite
     assert await log.verify() == []
 
 
-async def test_where_nothing_can_leave_there_is_no_file(log: SqliteEventStore, file: Path) -> None:
+async def test_where_nothing_can_leave_there_is_no_file(log: Journal, file: Path) -> None:
     await log.append("counter/a", [added()])
     assert (await log.archive(file, before=await end_of(log))).rows == 0
     assert contents(file) is None
@@ -163,7 +192,7 @@ async def test_where_nothing_can_leave_there_is_no_file(log: SqliteEventStore, f
         await log.archive(file, before=Position(99))
 
 
-async def test_what_was_attached_can_leave_again(log: SqliteEventStore, file: Path, tmp_path: Path) -> None:
+async def test_what_was_attached_can_leave_again(log: Journal, file: Path, tmp_path: Path) -> None:
     await answered(log)
     first = await log.archive(file, before=await end_of(log))
     assert (await log.attach(file)).rows == (first.rows)
@@ -175,7 +204,7 @@ async def test_what_was_attached_can_leave_again(log: SqliteEventStore, file: Pa
 
 
 # ── who reads ────────────────────────────────────────────────────────────────────────────────────────────────────────
-async def test_ids_are_known_for_ever(log: SqliteEventStore, file: Path) -> None:
+async def test_ids_are_known_for_ever(log: Journal, file: Path) -> None:
     run = await answered(log)
     chunk = (await listed(log.read_stream(run.stream)))[0]
     await log.archive(file, before=await end_of(log))
@@ -189,7 +218,7 @@ async def test_ids_are_known_for_ever(log: SqliteEventStore, file: Path) -> None
         await log.at(chunk.position)
 
 
-async def test_lists_of_streams_and_branches_need_no_file(log: SqliteEventStore, file: Path) -> None:
+async def test_lists_of_streams_and_branches_need_no_file(log: Journal, file: Path) -> None:
     run = await answered(log)
     await log.fork(Position(4), "cut")  # its last event is a chunk
     streams = [info async for info in log.streams()]
@@ -201,7 +230,7 @@ async def test_lists_of_streams_and_branches_need_no_file(log: SqliteEventStore,
     assert await log.version(run.stream) == WORDS + 1
 
 
-async def test_a_subscriber_of_chunks_hears_which_file_it_needs(log: SqliteEventStore, file: Path) -> None:
+async def test_a_subscriber_of_chunks_hears_which_file_it_needs(log: Journal, file: Path) -> None:
     await answered(log)
     await log.archive(file, before=await end_of(log))
     async with log.subscribe([ALL_KINDS], after="start") as events:
@@ -223,7 +252,7 @@ async def test_keys_are_written_anew_over_what_has_left(tmp_path: Path, file: Pa
             await listed(store.read_stream(run.stream))
 
 
-async def test_a_subject_is_erased_in_the_archive_too(log: SqliteEventStore, file: Path) -> None:
+async def test_a_subject_is_erased_in_the_archive_too(log: Journal, file: Path) -> None:
     run = await answered(log, subject="person/1")
     await log.archive(file, before=await end_of(log))
     assert b"w1" not in (contents(file) or b"w1")
@@ -233,14 +262,22 @@ async def test_a_subject_is_erased_in_the_archive_too(log: SqliteEventStore, fil
     assert await log.verify() == []
 
 
-async def test_a_copy_of_the_log_is_as_whole_as_the_log(log: SqliteEventStore, file: Path, tmp_path: Path) -> None:
+async def test_a_copy_of_the_log_is_as_whole_as_the_log(log: Journal, file: Path, tmp_path: Path) -> None:
     await answered(log)
     await log.archive(file, before=await end_of(log))
+    before = await listed(log.read_all())
     assert (await log.backup(tmp_path / "copy.db")).position == await log.head()
+    restore(tmp_path / "copy.db", tmp_path / "again" / "events.db")
+    async with SqliteEventStore.open(tmp_path / "again" / "events.db") as again:
+        assert await listed(again.read_all()) == before
+        with pytest.raises(ArchivedError):
+            await everything(again)
+        assert (await again.attach(file)).rows == WORDS + 2
+        assert await again.verify() == []
 
 
 # ── what is wrong ────────────────────────────────────────────────────────────────────────────────────────────────────
-async def test_a_file_that_is_no_archive_of_this_log_is_refused(log: SqliteEventStore, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_archive_of_this_log_is_refused(log: Journal, tmp_path: Path) -> None:
     await answered(log)
     async with SqliteEventStore.open(tmp_path / "other.db") as other:
         await answered(other)
@@ -258,7 +295,7 @@ async def test_a_file_that_is_no_archive_of_this_log_is_refused(log: SqliteEvent
         await log.archive(tmp_path / "theirs", before=await end_of(log))
 
 
-async def test_an_archive_of_which_a_bit_is_flipped_is_refused(log: SqliteEventStore, file: Path) -> None:
+async def test_an_archive_of_which_a_bit_is_flipped_is_refused(log: Journal, file: Path) -> None:
     await answered(log)
     await log.archive(file, before=await end_of(log))
     place = (contents(file) or b"").index(b"w2")

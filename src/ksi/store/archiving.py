@@ -1,4 +1,4 @@
-"""Moving rows of the SQLite log into an archive, and back.
+"""Moving rows of a log into an archive, and back.
 
 In this order, so that a crash between any two steps loses nothing: the file is whole, checked and on the platter; the
 log says so in a fact; then the rows are replaced by their stubs, a page a commit. A row is in the log or in the file or
@@ -27,19 +27,18 @@ from ksi.core.threads import Threads
 from ksi.store.archive_file import PAGE, About, Leaving, check_archive, read_page, write_archive
 from ksi.store.archives import STREAM, WAS_ARCHIVED, WAS_ATTACHED, Archives, WasArchived, WasAttached
 from ksi.store.backup import new_file, sha256_of
+from ksi.store.bodies import Bodies
 from ksi.store.chain import DIGEST
 from ksi.store.cursor import Cursor
-from ksi.store.opening import meta
 from ksi.store.query import StreamRange
 from ksi.store.row import Row
 from ksi.store.stub import ID, category, is_stub, leaves, read_row, stub_of
 from ksi.store.tail import RowSource
-from ksi.store.writer import Writer
 
 T = TypeVar("T")
-ANY_ARCHIVED = "archived"
-"""In the table ``meta`` once a row has left: readers then look for stubs."""
-Readers = Callable[[], AbstractContextManager[apsw.Connection]]
+Readers = Callable[[], AbstractContextManager[Bodies]]
+Within = Callable[[Callable[[Bodies], None]], None]
+"""Runs a job in a transaction of the writer's. Raises UnavailableError."""
 
 
 class ArchivedLog(Protocol):
@@ -57,17 +56,17 @@ class ArchivedLog(Protocol):
 class Archiving:
     """See the module. One at a time; other requests go on meanwhile."""
 
-    def __init__(self, log: ArchivedLog, threads: Threads, writer: Writer, readers: Readers) -> None:
+    def __init__(self, log: ArchivedLog, threads: Threads, within: Within, readers: Readers) -> None:
         self._log = log
         self._threads = threads
-        self._writer = writer
+        self._within = within
         self._readers = readers
         self._turn = asyncio.Lock()
 
-    def load(self, connection: apsw.Connection) -> None:
-        """Know which archives there are; the log was just opened."""
+    def load(self, *, is_any: bool) -> None:
+        """Know which archives there are, if ``is_any``; the log was just opened."""
         archives = Archives()
-        archives.is_any = bool(meta(connection, ANY_ARCHIVED))
+        archives.is_any = is_any
         cursor = Cursor(StreamRange(STREAM, 1, None), after=0, until=self._log.visible_head())
         while archives.is_any and not cursor.at_end:
             archives.see(cursor.page(self._log.stored_source(), PAGE))
@@ -96,7 +95,7 @@ class Archiving:
         return await self._in_reader(lambda log: _prepare(log, path, wanted, open_runs, start), path)
 
     async def _say(self, path: Path, about: About) -> WasArchived:
-        size, sha256 = await self._in_reader(lambda _: (path.stat().st_size, sha256_of(path)), path)
+        size, sha256 = await self._beside(lambda: (path.stat().st_size, sha256_of(path)), path)
         made = WasArchived(
             path=str(path),
             id=about.id.hex(),
@@ -116,6 +115,7 @@ class Archiving:
         """See :meth:`ksi.core.ports.EventLog.attach`."""
         async with self._turn:
             about = await self._in_reader(lambda log: _of(log, path), path)
+            await self._log.keys_written()  # so that no stub that gives way is in memory
             rows = await self._each_page(path, _put_back)
             attached = WasAttached(str(path), about.id.hex(), rows)
             await self._record(WAS_ATTACHED, attached)
@@ -127,35 +127,43 @@ class Archiving:
         cursor = Cursor(StreamRange(STREAM, 1, None), after=appended.positions[0] - 1, until=appended.positions[0])
         self._log.archives.see(cursor.page(self._log.stored_source(), 1))
 
-    async def _each_page(self, path: Path, put: Callable[[apsw.Connection, Sequence[Leaving]], int]) -> int:
+    async def _each_page(self, path: Path, put: Put) -> int:
         """Have ``put`` change the log, a page of the archive in each commit; the sum of what it gives."""
         self._log.archives.is_any = True
         changed, last = 0, 0
-        while page := await self._in_reader(partial(_read, path, last), path):
+        while page := await self._beside(partial(read_page, path, last), path):
             changed += await self._threads.run("writer", partial(self._change, put, page))
             last = page[-1].last
         return changed
 
-    def _change(self, put: Callable[[apsw.Connection, Sequence[Leaving]], int], page: Sequence[Leaving]) -> int:
-        changed: list[int] = []
-        self._writer.within(lambda connection: changed.append(put(connection, page)))
-        return sum(changed)
+    def _change(self, put: Put, page: Sequence[Leaving]) -> int:
+        changed = 0
 
-    async def _in_reader(self, job: Callable[[apsw.Connection], T], path: Path) -> T:
+        def work(log: Bodies) -> None:
+            nonlocal changed
+            changed = put(log, page)
+
+        self._within(work)
+        return changed
+
+    async def _in_reader(self, job: Callable[[Bodies], T], path: Path) -> T:
         """Run ``job`` beside the loop. Raises UnavailableError where a file can not be read or written."""
 
         def work() -> T:
-            with self._readers() as connection:
-                return job(connection)
+            with self._readers() as log:
+                return job(log)
 
+        return await self._beside(work, path)
+
+    async def _beside(self, job: Callable[[], T], path: Path) -> T:
         try:
-            return await self._threads.run("reader", work)
+            return await self._threads.run("reader", job)
         except (apsw.Error, OSError) as error:
             raise UnavailableError(f"the archive {path}", f"{type(error).__name__}: {error}") from error
 
 
 # ── beside the loop ──────────────────────────────────────────────────────────────────────────────────────────────────
-def _prepare(log: apsw.Connection, path: Path, wanted: About, open_runs: frozenset[str], start: int) -> About:
+def _prepare(log: Bodies, path: Path, wanted: About, open_runs: frozenset[str], start: int) -> About:
     if path.exists():
         about = _of(log, path)
         if (about.before, about.categories) != (wanted.before, wanted.categories):
@@ -165,7 +173,7 @@ def _prepare(log: apsw.Connection, path: Path, wanted: About, open_runs: frozens
     first = next(leaving := iter(rows), None)
     if first is None:
         return replace(wanted, rest=rows.rest)
-    about_it = partial(replace, wanted, log=_first_hash(log))
+    about_it = partial(replace, wanted, log=log.first_hash())
     with new_file(path) as made:
         write_archive(
             made, chain([first], leaving), lambda count, stubs: about_it(rest=rows.rest, rows=count, stubs=stubs)
@@ -176,7 +184,7 @@ def _prepare(log: apsw.Connection, path: Path, wanted: About, open_runs: frozens
 class _Rows:
     """The rows of a log that leave for an archive, in order."""
 
-    def __init__(self, log: apsw.Connection, wanted: About, open_runs: frozenset[str], start: int) -> None:
+    def __init__(self, log: Bodies, wanted: About, open_runs: frozenset[str], start: int) -> None:
         self._log = log
         self._wanted = wanted
         self._open_runs = open_runs
@@ -186,14 +194,11 @@ class _Rows:
     def __iter__(self) -> Iterator[Leaving]:
         last = self._start
         # Page by page: a statement that stays open would keep the WAL from being copied.
-        while page := self._page(last):
+        while page := self._log.page(last, self._wanted.before, PAGE):
             for last, stored in page:
                 stub = None if is_stub(stored) else self._stub_of(read_row(stored), stored)
                 if stub is not None:
                     yield Leaving(last, stored, stub)
-
-    def _page(self, after: int) -> list[tuple[int, bytes]]:
-        return list(self._log.execute(_PAGE, (after, self._wanted.before, PAGE)))
 
     def _stub_of(self, row: Row, stored: bytes) -> bytes | None:
         if category(row) not in self._wanted.categories:
@@ -208,47 +213,32 @@ def _runs_of(row: Row) -> set[str | None]:
     return {row.origin.correlation_id, *(line.correlation_id for line in row.lines if leaves(line))}
 
 
-def _read(path: Path, after: int, log: apsw.Connection) -> list[Leaving]:
-    return read_page(path, after)
-
-
-def _of(log: apsw.Connection, path: Path) -> About:
+def _of(log: Bodies, path: Path) -> About:
     """What the archive at ``path`` is; it is checked. Raises ConflictError where it is of another log."""
     about = check_archive(path)
-    if about.log != _first_hash(log):
+    if about.log != log.first_hash():
         raise ConflictError(f"{path} is an archive of another log", path=str(path))
     return about
 
 
-def _first_hash(log: apsw.Connection) -> bytes:
-    found: bytes = log.execute("SELECT hash FROM commits ORDER BY at LIMIT 1").get or b""
-    return found
-
-
 # ── in the writer's transactions ─────────────────────────────────────────────────────────────────────────────────────
-def _put_stubs(connection: apsw.Connection, page: Sequence[Leaving]) -> int:
+Put = Callable[[Bodies, Sequence[Leaving]], int]
+
+
+def _put_stubs(log: Bodies, page: Sequence[Leaving]) -> int:
     """Put stubs in the place of the rows that stand there as the archive holds them."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, 1)", (ANY_ARCHIVED,))
-    leaving = [(row.stub, row.last) for row in page if _stored(connection, row.last) == row.body]
-    connection.executemany(_PUT, leaving)
+    log.note_any_away()
+    leaving = [(row.stub, row.last) for row in page if log.body_at(row.last) == row.body]
+    log.put(leaving)
     return len(leaving)
 
 
-def _put_back(connection: apsw.Connection, page: Sequence[Leaving]) -> int:
+def _put_back(log: Bodies, page: Sequence[Leaving]) -> int:
     """The other way round. A stub of another archive of the same row gives way too: the digest says that it is that."""
-    back = [(row.body, row.last) for row in page if _is_stub_of(_stored(connection, row.last), row.body)]
-    connection.executemany(_PUT, back)
+    back = [(row.body, row.last) for row in page if _is_stub_of(log.body_at(row.last), row.body)]
+    log.put(back)
     return len(back)
 
 
 def _is_stub_of(stored: bytes | None, body: bytes) -> bool:
     return stored is not None and is_stub(stored) and stored[-DIGEST:] == body[-DIGEST:]
-
-
-def _stored(connection: apsw.Connection, last: int) -> bytes | None:
-    found: bytes | None = connection.execute("SELECT body FROM log WHERE pos = ?", (last,)).get
-    return found
-
-
-_PAGE = "SELECT pos, body FROM log WHERE pos > ? AND pos < ? ORDER BY pos LIMIT ?"
-_PUT = "UPDATE log SET body = ? WHERE pos = ?"

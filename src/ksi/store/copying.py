@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import apsw
 
 from ksi.store.adopt import adopt
+from ksi.store.bodies import SqliteBodies
 from ksi.store.chain import GENESIS, Link
 from ksi.store.keys import write_all_keys
 from ksi.store.opening import Commit
+from ksi.store.stub import is_stub
 
 
 class NewLog:
@@ -19,12 +21,14 @@ class NewLog:
         self._connection = connection
         self._ids = _Ids(connection)
         self._open: dict[bytes, int] = {}
+        self._any_away = False
         self.link: Link = GENESIS
 
     def take(self, commit: Commit) -> None:
         for row, body in zip(commit.rows, commit.bodies, strict=True):
             self._connection.execute("INSERT INTO log(pos, body, branch) VALUES (?, ?, 0)", (row.last, body))
             adopt(row, self._ids, self._open)
+            self._any_away = self._any_away or is_stub(body)
         self._connection.execute("INSERT INTO commits VALUES (?, ?, ?)", commit.link)
         self.link = commit.link
 
@@ -33,6 +37,8 @@ class NewLog:
         write_all_keys(self._connection, self.link.last)
         known = [("flushed", self.link.last), ("verified", self.link.at)]
         self._connection.executemany("INSERT INTO meta VALUES (?, ?)", known)
+        if self._any_away:
+            SqliteBodies(self._connection).note_any_away()
 
     def write_checkpoints(self, checkpoints: Iterable[tuple[str, int]]) -> None:
         """Of subscribers, none of which stands behind what was taken."""

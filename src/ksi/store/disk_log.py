@@ -6,14 +6,16 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import apsw
 
 from ksi.core.errors import StoreClosedError, UnavailableError
-from ksi.core.events import RecordedEvent
+from ksi.core.events import Archive, ArchiveCategory, Attached, Position, RecordedEvent
 from ksi.core.threads import SystemThreads, Threads
 from ksi.core.views import View
+from ksi.store.archiving import Archiving
 from ksi.store.branch_tables import BranchTable, branch_table, on_branches
 from ksi.store.cursor import Cursor
 from ksi.store.log import LoopLog
@@ -50,6 +52,7 @@ class DiskLog(LoopLog, Generic[C, B]):
     _readers: list[C]
     _shelves: dict[str, B]
     _upkeep: ViewUpkeep
+    _archiving: Archiving
 
     # ── what a backend says ──────────────────────────────────────────────────────────────────────────────────────────
     @abstractmethod
@@ -121,6 +124,14 @@ class DiskLog(LoopLog, Generic[C, B]):
 
     def _start_of(self, stream: str, version: int) -> int:
         return self.stored_source().start_of(stream, version)
+
+    async def archive(
+        self, path: Path, *, before: Position, categories: Sequence[ArchiveCategory] = ("chunks", "effects")
+    ) -> Archive:
+        return await self._archiving.archive(path, before, categories)
+
+    async def attach(self, path: Path) -> Attached:
+        return await self._archiving.attach(path)
 
     async def destroy_key(self, subject: str) -> None:
         try:

@@ -16,11 +16,13 @@ from ksi.core.errors import ConflictError, NotFoundError, UnavailableError, Unsu
 from ksi.core.events import Backup
 from ksi.store.adopt import adopt
 from ksi.store.backup import Restored, checked_copy, copy_keys, new_file, sha256_of
+from ksi.store.bodies import SqliteBodies
 from ksi.store.chain import GENESIS
 from ksi.store.copying import NewLog
 from ksi.store.keyfile import keys_of
 from ksi.store.opening import Commit, checked_commits, stored_checkpoints, stored_head
 from ksi.store.postgres_arrays import Bigints, Byteas
+from ksi.store.postgres_bodies import PostgresBodies
 from ksi.store.postgres_keys import write_anew
 from ksi.store.postgres_reading import News, read_news
 from ksi.store.postgres_reading import stored_checkpoints as checkpoints_in_database
@@ -133,6 +135,8 @@ def _fill(source: apsw.Connection, target: Connection) -> None:
     stood = {name.encode(): position for name, position in stored_checkpoints(source).items()}
     target.execute("INSERT INTO ksi.checkpoints SELECT * FROM unnest(%b, %b)", (Byteas(stood), Bigints(stood.values())))
     write_anew(target)
+    if SqliteBodies(source).are_any_away():
+        PostgresBodies(target).note_any_away()
     assert stored_head(source).last == rows.last  # what was checked is what was written
 
 

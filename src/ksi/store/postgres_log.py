@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,13 @@ import psycopg
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import StoreClosedError, UnavailableError, UnsupportedError
-from ksi.core.events import MAIN, Backend, Backup, Durable, Position
+from ksi.core.events import MAIN, Archive, ArchiveCategory, Attached, Backend, Backup, Durable, LogSizes, Position
 from ksi.core.threads import Threads
 from ksi.core.views import View
 from ksi.store.adopt import adopt
+from ksi.store.archives import STREAM as ARCHIVES
+from ksi.store.archiving import Archiving
+from ksi.store.bodies import ANY_ARCHIVED, Bodies
 from ksi.store.branch_tables import BranchTable
 from ksi.store.branches import STREAM as BRANCHES
 from ksi.store.disk_log import DiskLog, opened
@@ -26,17 +29,19 @@ from ksi.store.keyfile import KeyFile
 from ksi.store.log import Batch
 from ksi.store.memory_shelf import MemoryShelf
 from ksi.store.postgres_backup import back_up
+from ksi.store.postgres_bodies import PostgresBodies
 from ksi.store.postgres_notify import Doorbell
 from ksi.store.postgres_reading import News, PostgresIdTable, PostgresTable, Session
-from ksi.store.postgres_schema import Access, Connection
+from ksi.store.postgres_schema import Access, Connection, connect
 from ksi.store.postgres_shared import SharedLog
 from ksi.store.postgres_shelf import PostgresShelf, drop, drop_others, put_in_place
 from ksi.store.postgres_snapshots import Job, PostgresSnapshots, drop_snapshots
 from ksi.store.postgres_verify import verify_database
 from ksi.store.postgres_writer import PostgresWriter
-from ksi.store.row import Row
+from ksi.store.row import Row, events_of
 from ksi.store.schema import Durability
 from ksi.store.segments import Generations
+from ksi.store.sizes import sizes_from
 from ksi.store.tail import Tail
 from ksi.store.upkeep import ViewUpkeep
 from ksi.store.vault import Vault
@@ -68,6 +73,7 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         self._doorbell = Doorbell(url, self._rung)
         self._point = Session(url)  # for what is asked on the loop
         self._upkeep = ViewUpkeep(self, threads, self._writer.flush_views)
+        self._archiving = Archiving(self, threads, self._with_bodies, self._bodies)
         if access != "read":
             self.snapshots = self._kept_states = self._new_snapshots()
         self.durable: Durable = "disk" if durability == "full" and self._writer.syncs else "process"
@@ -90,6 +96,8 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
         self._at = recent.link.at
         self._checkpoints = dict(recent.checkpoints)
         self._decider.start(Position(recent.link.last), recent.checkpoints)
+        # Who only reads may meet a stub before the fact that says so has come.
+        self._archiving.load(is_any=self._access != "own" or self._any_away())
 
     @classmethod
     @asynccontextmanager
@@ -147,8 +155,11 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
     def _enter(self, row: Row, body: bytes) -> None:
         self._remember(row, body)
         adopt(row, self.ids, self._open)
-        if any(line.stream == BRANCHES for line in row.lines):
+        streams = {line.stream for line in row.lines}
+        if BRANCHES in streams:
             self._branches = None
+        if ARCHIVES in streams:
+            self.archives.see(line for line in events_of(row) if line.stream == ARCHIVES)
 
     # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────
     def _connected(self) -> Session:
@@ -170,6 +181,49 @@ class PostgresEventStore(DiskLog[Session, PostgresShelf], SharedLog):
             return await self._threads.run("reader", partial(back_up, self._url, self._keys, path, keys))
         except (psycopg.Error, apsw.Error, OSError) as error:
             raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
+
+    async def archive(
+        self, path: Path, *, before: Position, categories: Sequence[ArchiveCategory] = ("chunks", "effects")
+    ) -> Archive:
+        self._check_owner()
+        return await super().archive(path, before=before, categories=categories)
+
+    async def attach(self, path: Path) -> Attached:
+        self._check_owner()
+        return await super().attach(path)
+
+    def _check_owner(self) -> None:
+        if self._access != "own":
+            raise UnsupportedError("only who owns a log moves rows out of it and back: others may be reading them")
+
+    async def keys_written(self) -> None:
+        """They are in the database with their rows; but what is in memory would be read from there."""
+        if len(self._generations.tails()[0]):
+            self._generations.begin()
+            self._generations.written()
+
+    def _any_away(self) -> bool:
+        return self._point.value("SELECT 1 FROM ksi.meta WHERE key = %s", (ANY_ARCHIVED,)) is not None
+
+    @contextmanager
+    def _bodies(self) -> Iterator[Bodies]:
+        try:
+            with closing(connect(self._url)) as connection:
+                yield PostgresBodies(connection)
+        except psycopg.Error as error:
+            raise UnavailableError("the log", f"{type(error).__name__}: {error}") from error
+
+    def _with_bodies(self, job: Callable[[Bodies], None]) -> None:
+        self._writer.within(lambda connection: job(PostgresBodies(connection)))
+
+    async def sizes(self) -> LogSizes:
+        """The database says nothing of free pages; what was changed or deleted counts until it is used again."""
+        head = self.visible_head()
+
+        def work(session: Session) -> LogSizes:
+            return sizes_from(head, lambda position: session.value(_BODY_AT, (position,)), session.value(_BYTES), 0)
+
+        return await self._in_reader(work)
 
     async def bytes_on_disk(self) -> int:
         """As it was when the server last answered."""
@@ -266,4 +320,5 @@ _BYTES = """
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE relnamespace = 'ksi'::regnamespace AND relkind = 'r'
 """
+_BODY_AT = "SELECT body FROM ksi.log WHERE last >= %s ORDER BY last LIMIT 1"
 _LAST_AT = "SELECT last FROM ksi.commits WHERE at <= %s ORDER BY at DESC LIMIT 1"

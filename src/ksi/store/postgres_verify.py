@@ -9,6 +9,7 @@ import psycopg
 
 from ksi.core.errors import LogDamagedError, NotFoundError, UnavailableError
 from ksi.store.adopt import entered_of
+from ksi.store.archives import CheckedStubs
 from ksi.store.chain import GENESIS
 from ksi.store.offline import Verdict
 from ksi.store.postgres_arrays import Byteas
@@ -44,12 +45,13 @@ def verify_database(url: str, vault: Vault | None = None) -> Verdict:
 
 def _problems(connection: Connection, payloads: SealedPayloads) -> Iterator[str]:
     ids: dict[bytes, tuple[int, int | None]] = {}
-    indexes, keys = Indexes(ids.get), _Keys()
+    indexes, keys, stubs = Indexes(ids.get), _Keys(), CheckedStubs()
     try:
         for rows in _pages(connection):
             ids.clear()
-            ids.update(_stored_ids(connection, rows))
-            for row in rows:
+            ids.update(_stored_ids(connection, [row for row, _ in rows]))
+            for row, stored in rows:
+                stubs.add(row, stored)
                 yield from indexes.add(row)
                 keys.add(row)
                 payloads.add(row)
@@ -60,17 +62,18 @@ def _problems(connection: Connection, payloads: SealedPayloads) -> Iterator[str]
     if keys.counts != connection.execute(_COUNTS).fetchone():
         yield KEYS_DAMAGED
     yield from payloads.end()
+    yield from stubs.end()
     head = stored_link(connection).last
     yield from wrong_snapshots(connection, head)
     yield from _beyond(connection, head)
 
 
-def _pages(connection: Connection) -> Iterator[list[Row]]:
+def _pages(connection: Connection) -> Iterator[Sequence[tuple[Row, bytes]]]:
     news = read_news(connection, GENESIS)
-    yield [row for row, _ in news.rows]
+    yield news.rows
     while news.more:
         news = read_news(connection, news.link)
-        yield [row for row, _ in news.rows]
+        yield news.rows
 
 
 def _stored_ids(connection: Connection, rows: Sequence[Row]) -> Iterator[tuple[bytes, tuple[int, int | None]]]:

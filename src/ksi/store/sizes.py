@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apsw
 
@@ -19,10 +19,16 @@ SAMPLE = 4_096
 
 def sizes_of(log: apsw.Connection) -> LogSizes:
     """Bytes in the file that ``log`` reads."""
-    head = stored_head(log).last
+    page = pragma(log, "page_size")
+    total, free = page * pragma(log, "page_count"), page * pragma(log, "freelist_count")
+    return sizes_from(stored_head(log).last, lambda position: log.execute(_AT, (position,)).get, total, free)
+
+
+def sizes_from(head: int, body_at: Callable[[int], bytes | None], total: int, free: int) -> LogSizes:
+    """Of ``total`` bytes, ``free`` ones among them. ``body_at`` gives the row at a position, or the next one."""
     step = max(1, head // SAMPLE)
     found: Counter[str] = Counter()
-    for stored, weight in _sample(log, head, step):
+    for stored, weight in _sample(body_at, head, step):
         row = read_row(stored)
         shares = _shares(row)
         if is_stub(stored):
@@ -31,16 +37,14 @@ def sizes_of(log: apsw.Connection) -> LogSizes:
         per_byte = len(stored) * weight / (sum(shares.values()) * row.size)
         for category, size in shares.items():
             found[category] += round(size * per_byte)
-    total, page = pragma(log, "page_count"), pragma(log, "page_size")
-    free = pragma(log, "freelist_count") * page
-    others = max(0, total * page - free - sum(found.values()))
+    others = max(0, total - free - sum(found.values()))
     return LogSizes(**found, others=others, free=free, is_estimate=step > 1)
 
 
-def _sample(log: apsw.Connection, head: int, step: int) -> Iterator[tuple[bytes, int]]:
+def _sample(body_at: Callable[[int], bytes | None], head: int, step: int) -> Iterator[tuple[bytes, int]]:
     """Rows, each with the number of positions that it stands for."""
     for position in range(step, head + 1, step):
-        stored: bytes | None = log.execute(_AT, (position,)).get
+        stored = body_at(position)
         if stored is not None:
             yield stored, step
 

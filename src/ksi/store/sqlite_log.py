@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -13,12 +13,13 @@ import apsw
 
 from ksi.core.clock import Clock, SystemClock, microseconds
 from ksi.core.errors import KSIError, LogDamagedError, StoreClosedError, UnavailableError
-from ksi.core.events import MAIN, Archive, ArchiveCategory, Attached, Backend, Backup, Durable, LogSizes, Position
+from ksi.core.events import MAIN, Backend, Backup, Durable, LogSizes, Position
 from ksi.core.threads import Threads
 from ksi.core.views import View
 from ksi.store import aside
 from ksi.store.archiving import Archiving
 from ksi.store.backup import back_up
+from ksi.store.bodies import Bodies, SqliteBodies
 from ksi.store.branch_tables import on_branches
 from ksi.store.chain import seen_in, witness_of
 from ksi.store.disk_log import DiskLog, nothing, opened
@@ -74,7 +75,7 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
             self._point = connect_reader(path, vfs)  # for what is asked on the loop
             self.snapshots = self._kept_states = self._new_snapshots()
             self._upkeep = Upkeep(self, self._threads, self._writer, self._generations)
-            self._archiving = Archiving(self, self._threads, self._writer, self._reader)
+            self._archiving = Archiving(self, self._threads, self._with_bodies, self._bodies)
             if meta(self._point, "index") != INDEX:
                 self._writer.write_all_keys(meta(self._point, "flushed") or 0)
             self._start(recover(self._point, self._writer.witness, Tail(self._stored_rows)))
@@ -92,7 +93,7 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         self._at = found.head.at
         self._checkpoints = found.checkpoints
         self._decider.start(Position(found.head.last), found.checkpoints)
-        self._archiving.load(self._point)
+        self._archiving.load(is_any=SqliteBodies(self._point).are_any_away())
 
     @classmethod
     @asynccontextmanager
@@ -259,13 +260,13 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
         except (apsw.Error, OSError) as error:
             raise UnavailableError("the backup", f"{type(error).__name__}: {error}") from error
 
-    async def archive(
-        self, path: Path, *, before: Position, categories: Sequence[ArchiveCategory] = ("chunks", "effects")
-    ) -> Archive:
-        return await self._archiving.archive(path, before, categories)
+    @contextmanager
+    def _bodies(self) -> Iterator[Bodies]:
+        with self._reader() as connection:
+            yield SqliteBodies(connection)
 
-    async def attach(self, path: Path) -> Attached:
-        return await self._archiving.attach(path)
+    def _with_bodies(self, job: Callable[[Bodies], None]) -> None:
+        self._writer.within(lambda connection: job(SqliteBodies(connection)))
 
     async def sizes(self) -> LogSizes:
         return await self._in_reader(sizes_of)
