@@ -26,7 +26,7 @@ from ksi.core.blobs import Blobs
 from ksi.core.clock import Clock, SystemClock
 from ksi.core.config import Config, TraceSection
 from ksi.core.errors import ConfigError, KSIError
-from ksi.core.home import Home
+from ksi.core.home import Home, said_of_disk
 from ksi.core.ports import Journal, Shutdown, Tokens
 from ksi.core.threads import SystemThreads, Threads
 from ksi.kernel.assemble import Kernel, Ports
@@ -302,6 +302,9 @@ def run(config: Config, *, plugins: Sequence[str] = ()) -> int:
     except KSIError as error:
         _log.error("the daemon does not run: %s: %s", error.code, error.message)
         sys.stderr.write(f"ksi: {error.code}: {error.message}\n")
+        return EXIT_FAILED
+    except OSError as error:
+        sys.stderr.write(f"ksi: unavailable: {error}{said_of_disk(config.home.log)}\n")
         return EXIT_FAILED
     return EXIT_OK
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ksi.core.errors import UnavailableError
+from ksi.core.home import said_of_disk
 from ksi.core.threads import SystemThreads
 from ksi.store.sqlite_log import PROBE_PAUSE, SqliteEventStore
 from ksi.testing.counters import Counter, CounterView, command, listed, submitted, written
@@ -27,6 +28,28 @@ def full_disk(path: Path, room: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_log_that_can_not_even_be_opened_says_which_disk_does_not_take_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with SqliteEventStore.open(path):
+        pass
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room, said in ((0, f"{path}-lock: File too large"), (100, f"{path}: disk I/O error")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(UnavailableError, match=said):
+                async with SqliteEventStore.open(path):
+                    pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    async with SqliteEventStore.open(path) as store:
+        assert await store.verify() == []
+
+
+def test_of_a_full_disk_an_error_says_so() -> None:
+    assert said_of_disk(Path("/proc/version")) == "; its disk is full (0 bytes are free): make room, and start again"
+    assert said_of_disk(Path("/nowhere/at/all")) == ""
 
 
 async def fill(store: SqliteEventStore, units: int = 300) -> tuple[int, int]:

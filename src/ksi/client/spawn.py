@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ksi.core.errors import KSIConnectionError, KSIError, from_wire
-from ksi.core.home import Home
+from ksi.core.home import Home, said_of_disk
 
 START_TIMEOUT = 60.0
 """Seconds: a start after a crash has requests to run again, and one that is broken off counts as an attempt at them."""
@@ -85,4 +85,6 @@ def _why(output: Path) -> KSIError | None:
 def _tail(output: Path) -> str:
     with output.open(encoding="utf-8", errors="replace") as lines:
         last = deque(lines, maxlen=_LOG_LINES)
-    return f"; the end of {output}:\n{''.join(last).rstrip()}" if last else f"; it wrote nothing into {output}"
+    if last:
+        return f"; the end of {output}:\n{''.join(last).rstrip()}"
+    return f"; it wrote nothing into {output}{said_of_disk(output)}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from ksi.core.errors import ConfigError
+
+ROOM_MIN = 65_536
+"""Bytes with which even opening a log fails: it writes an index of what is not yet in its place."""
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -101,3 +105,13 @@ class Home(msgspec.Struct, frozen=True):
             return cls(Path(chosen).expanduser().absolute())
         data = environ.get("XDG_DATA_HOME") or "~/.local/share"
         return cls(Path(data).expanduser().absolute() / "ksi")
+
+
+def said_of_disk(path: Path) -> str:
+    """What is to be added to an error about ``path`` where its disk is full; else nothing."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return ""
+    free = disk.f_bavail * disk.f_frsize
+    return f"; its disk is full ({free} bytes are free): make room, and start again" if free < ROOM_MIN else ""

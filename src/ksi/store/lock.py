@@ -9,7 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ksi.core.errors import LogLockedError
+from ksi.core.errors import LogLockedError, UnavailableError
+from ksi.core.home import said_of_disk
 
 _SIGNED = re.compile(r"pid (\d+),")
 
@@ -43,24 +44,27 @@ class LockFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("a+")
+        self._file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = self._holder()
             self._file.close()
             raise LogLockedError(str(path), holder) from None
-        self._sign()
+        try:
+            self._sign()
+        except OSError as error:
+            self.release()
+            raise UnavailableError("the log", f"{path}: {error.strerror}{said_of_disk(path)}") from error
 
     def _holder(self) -> str:
         self._file.seek(0)
-        return self._file.read().strip() or "another process"
+        return self._file.read().decode(errors="replace").strip() or "another process"
 
     def _sign(self) -> None:
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._file.truncate(0)
-        self._file.write(f"pid {os.getpid()}, since {started}\n")
-        self._file.flush()
+        self._file.write(f"pid {os.getpid()}, since {started}\n".encode())
 
     def release(self) -> None:
         """The file stays: removing it would let two processes lock two files of one name."""

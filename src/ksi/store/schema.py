@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import apsw
 
-from ksi.core.errors import LogDamagedError, LogVersionError
+from ksi.core.errors import LogDamagedError, LogVersionError, UnavailableError
+from ksi.core.home import said_of_disk
 
 Durability = Literal["full", "normal"]
 _log = logging.getLogger(__name__)
@@ -57,13 +58,17 @@ def connect_writer(path: Path, durability: Durability, vfs: str | None) -> apsw.
     Raises:
         LogDamagedError: The file is no log.
         LogVersionError: It is one of a newer version.
+        UnavailableError: Its disk does not take what even opening writes.
     """
-    connection = apsw.Connection(str(path), vfs=vfs)
     try:
-        _prepare(connection, durability)
-    except BaseException:
-        connection.close()
-        raise
+        connection = apsw.Connection(str(path), vfs=vfs)
+        try:
+            _prepare(connection, durability)
+        except BaseException:
+            connection.close()
+            raise
+    except (apsw.IOError, apsw.FullError, apsw.CantOpenError) as error:
+        raise UnavailableError("the log", f"{path}: {error}{said_of_disk(path)}") from error
     return connection
 
 
