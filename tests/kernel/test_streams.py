@@ -209,6 +209,25 @@ async def test_a_reader_that_stalls_gets_an_end_frame_and_the_stream_is_cancelle
         assert (await recorded(ksi))[-1].data["error"]["code"] == "cancelled"
 
 
+async def test_a_stream_that_says_nothing_for_too_long_is_ended_but_not_for_its_readers_pace() -> None:
+    @stream("p:silent", idle_timeout=5)
+    async def silent(self: Any, pauses: tuple[float, ...]) -> AsyncIterator[int]:
+        for number, pause in enumerate(pauses):
+            await asyncio.sleep(pause)
+            yield number
+
+    async with EventTestHarness(plugin(silent)) as ksi:
+        loop = asyncio.get_running_loop()
+        reader = Reader(ksi, 1, "p:silent", b'{"pauses":[4,4,4,30]}')
+        await asyncio.sleep(30)
+        assert (len(reader.chunks), reader.ends) == (1, []), "it is the reader who is slow"
+        since = loop.time()
+        reader.call.grant(8)
+        await reader.ended.wait()
+        assert (len(reader.chunks), reader.code) == (3, "timeout")
+        assert loop.time() - since == pytest.approx(13, abs=0.1)
+
+
 async def test_a_reader_that_is_gone_cancels_or_detaches_as_declared() -> None:
     async with EventTestHarness(plugin(count, detached)) as ksi:
         for name in ("p:count", "p:detached"):

@@ -76,6 +76,29 @@ def test_a_token_that_is_not_there_can_not_be_revoked(tokens: TokenStore) -> Non
         tokens.revoke("0123abcd")
 
 
+def test_one_that_is_rotated_has_the_same_rights_and_the_old_one_ends_with_its_grace(
+    tokens: TokenStore, clock: ManualClock, tmp_path: Path
+) -> None:
+    old = tokens.create("agent:ada", "restricted", ttl=100)
+    clock.advance(50)
+    new = tokens.rotate(tokens.verify(old).token_id, grace=10)
+    assert {tokens.verify(each).principal for each in (old, new)} == {"agent:ada"}
+    assert tokens.verify(new).profile == "restricted"
+    clock.advance(11)
+    with pytest.raises(UnauthorizedError):
+        tokens.verify(old)
+    clock.advance(88)
+    assert tokens.verify(new)
+    clock.advance(2)
+    with pytest.raises(UnauthorizedError):
+        tokens.verify(new)
+    own = tokens.default(tmp_path / "token", "uid:1")
+    fresh = tokens.rotate_default(tmp_path / "token", "uid:1")
+    assert (tokens.default(tmp_path / "token", "uid:1"), fresh != own) == (fresh, True)
+    with pytest.raises(UnauthorizedError):
+        tokens.verify(own)
+
+
 def test_a_principal_has_one_profile(tokens: TokenStore) -> None:
     first = tokens.verify(tokens.create("agent:ada", "restricted"))
     with pytest.raises(ConflictError) as caught:

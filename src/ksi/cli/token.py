@@ -52,6 +52,19 @@ def list_tokens(invocation: Invocation) -> None:
 
 
 @token.command()
+@click.argument("token_id", metavar="ID", required=False)
+@click.option("--grace", type=DURATION, help="The old one counts so long, as 10m. Default: no more.")
+@click.pass_obj
+def rotate(invocation: Invocation, token_id: str | None, grace: float | None) -> None:
+    """Make a token in place of another, with the same rights for as long, and print it. Without ID: your own."""
+    store = _store(invocation)
+    if token_id is None:
+        _show(invocation, store.rotate_default(invocation.home.token_file, _user(), grace or 0.0))
+    else:
+        _show(invocation, store.rotate(token_id, grace or 0.0))
+
+
+@token.command()
 @click.argument("token_id", metavar="ID")
 @click.pass_obj
 def revoke(invocation: Invocation, token_id: str) -> None:

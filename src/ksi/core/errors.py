@@ -376,13 +376,14 @@ class LapseError(KSIError):
 
 
 class EventTimeoutError(LapseError):
-    """The event's own limit (``timeout``, seconds) passed."""
+    """The event's own limit passed: ``timeout``, or ``idle_timeout`` of a stream that said nothing (seconds)."""
 
     code = "timeout"
     retryable = True
 
-    def __init__(self, event_name: str, *, seconds: float) -> None:
-        super().__init__(f"{event_name!r} took longer than its limit of {seconds:g} s")
+    def __init__(self, event_name: str, *, seconds: float, is_silent: bool = False) -> None:
+        did = "said nothing for" if is_silent else "took longer than"
+        super().__init__(f"{event_name!r} {did} its limit of {seconds:g} s")
         self.event_name = event_name
         self.seconds = seconds
 

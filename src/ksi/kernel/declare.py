@@ -72,6 +72,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability
     key: Callable[[Any], str] | None = None
     timeout: float | None = TIMEOUT
+    idle_timeout: float | None = None
     concurrent: int | None = None
     queued_max: int = 1024
     inline: bool = False
@@ -202,6 +203,7 @@ def stream(
     record: bool = True,
     category: str | None = None,
     timeout: float | None = None,
+    idle_timeout: float | None = None,
     concurrent: int | None = None,
     queued_max: int = 1024,
     on_crash: OnCrash = "unknown",
@@ -219,6 +221,8 @@ def stream(
 
     Args:
         record: False for streams that show what is recorded elsewhere (subscriptions, logs).
+        idle_timeout: Seconds that it may take to its first chunk, and between two; those in which it waits for its
+            reader do not count.
         category: First part of the name of its chunks' stream; the event's namespace where nothing is said.
         on_crash: What a crash makes of it once it has acted: run again (recorded effects are served),
             ``outcome_unknown``, or ``interrupted``, which an event of the plugin's own may resume.
@@ -234,6 +238,7 @@ def stream(
             category=category,
             durability="before" if record else "none",
             timeout=timeout,
+            idle_timeout=idle_timeout,
             concurrent=concurrent,
             queued_max=queued_max,
             on_crash=on_crash,

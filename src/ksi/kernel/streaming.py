@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ksi.core import canonical, ids
 from ksi.core.errors import (
     CancelledError,
+    EventTimeoutError,
     InvalidResponseError,
     KSIError,
     ReplayDivergenceError,
@@ -63,6 +64,8 @@ class Streaming(Execution):
         self._wakeup: asyncio.Future[None] | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._given = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._asked_at = 0.0  #: loop's time since which the next chunk is waited for; where silence has a limit
         self._is_detached = sink is None
         self._is_lost = False
         self._grace: asyncio.TimerHandle | None = None
@@ -217,15 +220,19 @@ class Streaming(Execution):
         try:
             if self._must_wait():
                 await self._wait(chunks)
+            self._watch_idle(self.row.declaration.idle_timeout)
             async for chunk in chunks:
                 end = self._take(chunk, end)
                 if self.cancelled:
                     break
                 if end is None and self._must_wait():
                     end = await self._wait(chunks)
+                if self._idle is not None:
+                    self._asked_at = self.router.loop.time()
         except ENDS as raised:  # the router's door
             error = self.row.explain(raised)
         finally:
+            self._stop_idle()
             await self._close(chunks)
         self._pumped(end, self._broken or error, context)
 
@@ -296,6 +303,27 @@ class Streaming(Execution):
             for each in joined:
                 each.leave(error)
         self._left(grace=0.0)
+
+    def _watch_idle(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._asked_at = self.router.loop.time()
+            self._idle = self.router.loop.call_later(seconds, self._look_idle, seconds)
+
+    def _look_idle(self, seconds: float) -> None:
+        """End it where it has said nothing for ``seconds``, though it was asked to."""
+        now = self.router.loop.time()
+        if self._wakeup is not None or self._paused:
+            self._asked_at = now  # for the reader, the disk, or somebody's consent
+        left = self._asked_at + seconds - now
+        if left > 0:
+            self._idle = self.router.loop.call_later(left, self._look_idle, seconds)
+        elif not self.is_ending:
+            self.give_up(EventTimeoutError(self.row.name, seconds=seconds, is_silent=True))
+
+    def _stop_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():

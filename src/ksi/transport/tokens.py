@@ -72,6 +72,34 @@ class TokenStore:
         if profile is not None and principal.startswith(USER):
             message = f"the profile of {principal} is that of its connections too: set permission.principals"
             raise ConflictError(message, principal=principal)
+        token, text = self._made(principal, profile, None if ttl is None else int(ttl * _SECOND_US))
+        with self._changed() as kept:
+            _refuse_second_profile(kept, token)
+            kept.tokens.append(token)
+            if profile is not None:
+                kept.profiles[principal] = profile
+        return text
+
+    def rotate(self, token_id: str, grace: float = 0.0) -> str:
+        """A new token in place of another: of the same principal and profile, for as long; told only here.
+
+        The old one counts ``grace`` seconds more, in which its holders can take the new one.
+
+        Raises:
+            NotFoundError: There is no such token.
+        """
+        with self._changed() as kept:
+            old = _found(kept, token_id)
+            kept.tokens.remove(old)
+            lives_us = None if old.expires_us is None else old.expires_us - old.created_us
+            token, text = self._made(old.principal, old.profile, lives_us)
+            kept.tokens.append(token)
+            ends_us = token.created_us + int(grace * _SECOND_US)
+            kept.tokens.append(msgspec.structs.replace(old, expires_us=min(ends_us, old.expires_us or ends_us)))
+        return text
+
+    def _made(self, principal: str, profile: str | None, lives_us: int | None) -> tuple[Token, str]:
+        """What is kept of a new token, and the token."""
         token_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         now = self._clock.time_us()
         token = Token(
@@ -80,14 +108,9 @@ class TokenStore:
             principal=principal,
             profile=profile,
             created_us=now,
-            expires_us=None if ttl is None else now + int(ttl * _SECOND_US),
+            expires_us=None if lives_us is None else now + lives_us,
         )
-        with self._changed() as kept:
-            _refuse_second_profile(kept, token)
-            kept.tokens.append(token)
-            if profile is not None:
-                kept.profiles[principal] = profile
-        return f"{PREFIX}{token_id}_{secret}"
+        return token, f"{PREFIX}{token_id}_{secret}"
 
     def verify(self, token: str) -> Identity:
         """Who ``token`` stands for.
@@ -112,9 +135,7 @@ class TokenStore:
             NotFoundError: There is no such token.
         """
         with self._changed() as kept:
-            found = next((token for token in kept.tokens if token.id == token_id), None)
-            if found is None:
-                raise NotFoundError("token", token_id)
+            found = _found(kept, token_id)
             kept.tokens.remove(found)
         return found
 
@@ -139,6 +160,12 @@ class TokenStore:
         except (FileNotFoundError, UnauthorizedError):
             token = self.create(principal)
             _write(file, f"{token}\n".encode())
+        return token
+
+    def rotate_default(self, file: Path, principal: str, grace: float = 0.0) -> str:
+        """A new token in ``file``, in place of the one that is there."""
+        token = self.rotate(self.verify(self.default(file, principal)).token_id, grace)
+        _write(file, f"{token}\n".encode())
         return token
 
     def _has_expired(self, token: Token) -> bool:
@@ -171,6 +198,13 @@ class TokenStore:
             _write(self._path, msgspec.json.encode(kept))
         finally:
             os.close(directory)
+
+
+def _found(kept: _Kept, token_id: str) -> Token:
+    found = next((token for token in kept.tokens if token.id == token_id), None)
+    if found is None:
+        raise NotFoundError("token", token_id)
+    return found
 
 
 def _refuse_second_profile(kept: _Kept, new: Token) -> None:
