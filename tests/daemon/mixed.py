@@ -18,6 +18,7 @@ class Mixed(AsyncPlugin):
         self._order: dict[str, list[int]] = defaultdict(list)
         self._both = asyncio.Barrier(2)
         self._ended: list[str] = []
+        self._left: list[asyncio.Task[bool]] = []
         self._gate = asyncio.Event()
 
     # ── speeds ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,6 +112,16 @@ class Mixed(AsyncPlugin):
     def open_gate(self) -> None:
         """A query, so that it is served while the daemon stops."""
         self._gate.set()
+
+    @query("mixed:tasks", inline=True)
+    def tasks(self) -> int:
+        """How many tasks the daemon has."""
+        return len(asyncio.all_tasks())
+
+    @query("mixed:leak")
+    async def leak(self) -> None:
+        """Leaves one behind."""
+        self._left.append(asyncio.create_task(asyncio.Event().wait()))
 
     @query("mixed:none")
     async def none(self) -> str | None:

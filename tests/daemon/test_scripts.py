@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -57,6 +58,15 @@ client = OpenAI()
 for prompt in sys.argv[1:]:
     messages = [{"role": "user", "content": prompt}]
     print(client.chat.completions.create(model="m", messages=messages).choices[0].message.content)
+"""
+FIVE_OF_ANTHROPIC = """
+import sys
+from anthropic import Anthropic
+
+client = Anthropic(max_retries=0)
+for prompt in sys.argv[1:]:
+    messages = [{"role": "user", "content": prompt}]
+    print(client.messages.create(model="m", max_tokens=64, messages=messages).content[0].text)
 """
 PROMPTS = ("tell one", "tell two", "tell three", "tell four", "tell five")
 
@@ -105,21 +115,20 @@ async def test_the_key_of_the_script_is_not_stored(ksi: Scripts, upstream: Upstr
     assert [file for file in files if KEY.encode() in file.read_bytes()] == []
 
 
-async def test_one_changed_character_names_the_call_that_has_it(ksi: Scripts, upstream: Upstream) -> None:
-    script = ksi.script("agent.py", FIVE)
+@pytest.mark.parametrize("text", [FIVE, FIVE_OF_ANTHROPIC], ids=["openai", "anthropic"])
+async def test_one_changed_character_names_its_call_and_what_if_pays_only_from_there_on(
+    ksi: Scripts, upstream: Upstream, text: str
+) -> None:
+    script = ksi.script("agent.py", text)
     await ksi("record", "--", script, *PROMPTS)
+    connections = upstream.connections
     replayed = await ksi("replay", "last", "--", script, *PROMPTS[:2], "tell threE", *PROMPTS[3:])
-    assert replayed.code == 1
-    assert replayed.out == "one tell \ntwo tell \n"
+    assert (replayed.code, replayed.out) == (1, "one tell \ntwo tell \n")
     shown = [line for line in replayed.said.splitlines() if line[:2] in ("- ", "+ ")]
-    assert ["tell three" in shown[0], "tell threE" in shown[1]] == [True, True]
+    assert ["tell three" in shown[0], "tell threE" in shown[1], len(shown)] == [True, True, 2]
     assert "ConflictError" in replayed.said
-    assert len(upstream.bodies) == 5
+    assert (len(upstream.bodies), upstream.connections) == (5, connections)
 
-
-async def test_what_if_pays_only_from_the_call_that_is_changed_on(ksi: Scripts, upstream: Upstream) -> None:
-    script = ksi.script("agent.py", FIVE)
-    await ksi("record", "--", script, *PROMPTS)
     async with ksi.daemon.client() as client:
         calls = (await client.request("log:read", kinds=["request"], pattern="door:call"))["events"]
     upstream.bodies.clear()
@@ -189,30 +198,48 @@ async def door(ksi: Scripts, event: str, **fields: Any) -> AsyncIterator[tuple[s
         assert [chunk async for chunk in opened] == []
 
 
-async def gathered(base: str, order: list[str]) -> dict[str, str]:
-    """Five streamed answers at once, begun in this order."""
+async def in_openais_words(base: str, prompt: str) -> str:
     async with openai.AsyncOpenAI(base_url=base, api_key=KEY, max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": prompt}]
+        stream = await client.chat.completions.create(model="m", messages=messages, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-        async def ask(prompt: str, turns: int) -> str:
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            messages: Any = [{"role": "user", "content": prompt}]
-            stream = await client.chat.completions.create(model="m", messages=messages, stream=True)
-            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-        answers = await asyncio.gather(*(ask(prompt, turns) for turns, prompt in enumerate(order)))
+async def in_anthropics_words(base: str, prompt: str) -> str:
+    url = f"{base.removesuffix('/v1')}/anthropic"
+    async with anthropic.AsyncAnthropic(base_url=url, api_key=KEY, max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": prompt}]
+        async with client.messages.stream(model="m", max_tokens=64, messages=messages) as stream:
+            return "".join([text async for text in stream.text_stream])
+
+
+Ask = Callable[[str, str], Awaitable[str]]
+
+
+async def gathered(ask: Ask, base: str, order: list[str]) -> dict[str, str]:
+    """Five streamed answers at once, begun in this order."""
+
+    async def later(prompt: str, turns: int) -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await ask(base, prompt)
+
+    answers = await asyncio.gather(*(later(prompt, turns) for turns, prompt in enumerate(order)))
     return dict(zip(order, answers, strict=True))
 
 
+@pytest.mark.parametrize("ask", [in_openais_words, in_anthropics_words])
 @pytest.mark.parametrize("replays", [5, pytest.param(50, marks=pytest.mark.soak)])
-async def test_five_streams_at_once_are_the_same_in_any_order(ksi: Scripts, upstream: Upstream, replays: int) -> None:
+async def test_five_streams_at_once_are_the_same_in_any_order(
+    ksi: Scripts, upstream: Upstream, replays: int, ask: Ask
+) -> None:
     async with door(ksi, "door:record") as (base, _, _, run):
-        recorded = await gathered(base, list(PROMPTS))
+        recorded = await gathered(ask, base, list(PROMPTS))
     connections, source = upstream.connections, random.Random(5)
     for _ in range(replays):
         async with door(ksi, "door:replay", run=run) as (base, opened, _, _):
-            assert await gathered(base, source.sample(PROMPTS, 5)) == recorded
-        assert (opened.end["divergences"], opened.end["left"]) == (0, 0)
+            assert await gathered(ask, base, source.sample(PROMPTS, 5)) == recorded
+        assert (opened.end["calls"], opened.end["divergences"], opened.end["left"]) == (5, 0, 0)
     assert upstream.connections == connections
 
 

@@ -402,6 +402,25 @@ async def test_an_ask_that_is_denied_ends_in_its_error_and_the_turn_goes_on(cras
     assert "no nails today" in result.content
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_an_ask_whose_right_is_taken_ends_in_its_error_and_the_turn_goes_on(crashes: bool) -> None:
+    provider = then([NAIL], "Then not.")
+    async with harness(provider, more=(Permission, Agent, Hammer)) as ksi:
+        await spawn(ksi)
+        await grant(ksi, ask=["hammer:*"])
+        ksi.stream("agent:send_message", GO, event_id=TURN)
+        await waiting(ksi)
+        if crashes:
+            await ksi.crash()
+            await waiting(ksi)
+        await grant(ksi, deny=["hammer:*"])
+        turn = await ksi.request("agent:send_message", GO, event_id=TURN)
+        assert (turn["text"], await nails(ksi)) == ("Then not.", [])
+        (decided,) = await ksi.facts("permission:was_decided")
+    assert (decided.data["approved"], decided.data["why"]) == (False, "its right was taken")
+    assert results(provider.requests[1])[0].content.endswith("rule grant: deny hammer:*")
+
+
 @pytest.mark.parametrize("word", ["approve", "deny"])
 @pytest.mark.parametrize("steps", range(0, 12, 2))
 async def test_a_word_that_comes_while_the_turn_comes_back_is_heard(word: str, steps: int) -> None:

@@ -135,6 +135,7 @@ class Approvals:
         context.append(f"permission/{principal}", RightsWereGranted(principal, granted, context.principal))
         await context.commit()  # a right counts when it is on disk
         self._policy.give(principal, granted)
+        await self._end_denied(context, principal)
         return GrantedRights(principal, granted)
 
     @event(
@@ -144,7 +145,7 @@ class Approvals:
         examples=[{"principal": "agent:ada"}],
     )
     async def revoke(self, principal: Who, context: EventContext) -> GrantedRights:
-        """Take back all that a principal was granted; its profile stays."""
+        """Take back all that was granted; its profile stays. What it waits for, and may no more, is denied."""
         require_main(context, "rights")
         before = self._policy.granted(principal)
         if before == Grant():
@@ -152,6 +153,7 @@ class Approvals:
         context.append(f"permission/{principal}", RightsWereRevoked(principal, context.principal))
         await context.commit()
         self._policy.give(principal, None)
+        await self._end_denied(context, principal)
         return GrantedRights(principal, before)
 
     @event(
@@ -175,6 +177,7 @@ class Approvals:
         context.append(f"permission/{principal}", ProfileWasAssigned(principal, profile, within or context.principal))
         await context.commit()
         self._policy.assign(principal, profile)
+        await self._end_denied(context, principal)
         return AssignedProfile(principal, self._policy.profile_of(principal))
 
     def _check_assignable(self, profile: str, principal: str) -> None:
@@ -218,10 +221,30 @@ class Approvals:
         """End a request that waits: whoever awaits it gets ``permission_denied``."""
         waiting = await self._find(id)
         rule = f"denied by {context.principal}" + (f": {why}" if why else "")
+        await self._end(context, waiting, rule=rule, why=why)
+        return waiting
+
+    async def _end_denied(self, context: EventContext, principal: str) -> None:
+        """End those requests of ``principal`` for which nobody's word would do any more: their right was taken."""
+        waiting = [shown async for each in self._waiting() if (shown := _shown(each)).principal == principal]
+        for request in waiting:
+            verdict = self._policy.decide(principal, self._permission_of_waiting(request))
+            if verdict.word == "deny":
+                await self._end(context, request, rule=verdict.rule, why="its right was taken")
+
+    def _permission_of_waiting(self, request: WaitingRequest) -> str:
+        """The name by which rules see it."""
+        router = self.host.services.get(Router)
+        row, running = router.table.get(request.event), router.parking.get(ids.parse(request.event_id))
+        name = None if row is None else row.spec.declaration.permission
+        if callable(name):
+            return name(running.envelope) if running is not None else request.event
+        return name or request.event
+
+    async def _end(self, context: EventContext, waiting: WaitingRequest, *, rule: str, why: str) -> None:
         error = PermissionDeniedError(waiting.event, principal=waiting.principal, rule=rule)
         await self.host.services.get(Router).parking.cancel(ids.parse(waiting.event_id), error)
         self._decide(context, waiting, approved=False, why=why)
-        return waiting
 
     def _decide(self, context: EventContext, waiting: WaitingRequest, *, approved: bool, why: str) -> None:
         decided = RequestWasDecided(
