@@ -21,7 +21,7 @@ import msgspec
 from ksi import __version__
 from ksi.cli import equipment
 from ksi.cli.failure import EXIT_EVENT_ERROR, remedy
-from ksi.cli.finding import Check, configured, unknown
+from ksi.cli.finding import Check, configured, health_of, unknown
 from ksi.cli.invocation import Invocation, command
 from ksi.cli.output import json_line, size, status
 from ksi.cli.reach import LOOK, UnresponsiveError, ask
@@ -180,14 +180,15 @@ def log_format(invocation: Invocation) -> Check:
 
 
 def daemon(invocation: Invocation) -> Check:
-    try:
-        health = ask(invocation, "system:health", may_start=False, within=LOOK)
-    except UnresponsiveError as error:
-        return Check("daemon", "fail", error.message, f"kill -9 {error.pid}; ksi start  # nothing recorded is lost")
-    except KSIConnectionError:
-        return Check("daemon", "warn", "does not run", "ksi start")
-    except KSIError as error:
-        return Check("daemon", "fail", error.message, remedy(error))
+    match health := health_of(invocation):
+        case UnresponsiveError():
+            return Check(
+                "daemon", "fail", health.message, f"kill -9 {health.pid}; ksi start  # nothing recorded is lost"
+            )
+        case KSIConnectionError():
+            return Check("daemon", "warn", "does not run", "ksi start")
+        case KSIError():
+            return Check("daemon", "fail", health.message, remedy(health))
     found = f"{health['status']}, version {health['version']}, pid {health['pid']}"
     if health["version"] != __version__:
         return Check("daemon", "warn", found, f"this is ksi {__version__}: ksi restart")
@@ -258,6 +259,8 @@ def log_size(invocation: Invocation) -> Check:
 
 def _sizes(invocation: Invocation) -> LogSizes | None:
     """What of the log is what, as its daemon says or as it lies; None where it is not there."""
+    if isinstance(health_of(invocation), UnresponsiveError):
+        return None
     try:
         return msgspec.convert(ask(invocation, "store:sizes", may_start=False, within=LOOK), LogSizes)
     except KSIConnectionError:

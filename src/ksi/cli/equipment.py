@@ -6,7 +6,7 @@ import importlib.util
 import shutil
 from typing import Any
 
-from ksi.cli.finding import Check, configured, unknown
+from ksi.cli.finding import Check, configured, health_of, unknown
 from ksi.cli.invocation import Invocation
 from ksi.cli.reach import LOOK, ask, http_problem, http_url
 from ksi.core.config import ClaudeSection, ProvidersSection
@@ -82,8 +82,8 @@ def compositions(invocation: Invocation) -> Check:
 
 
 def http(invocation: Invocation) -> Check:
-    health = _asked(invocation, "system:health")
-    if health is None:
+    health = health_of(invocation)
+    if isinstance(health, KSIError):
         return Check("http", "ok", "not asked: no daemon answers")
     problem = http_problem(invocation.home, health["pid"])
     if problem is not None:
@@ -93,6 +93,8 @@ def http(invocation: Invocation) -> Check:
 
 def _asked(invocation: Invocation, event: str) -> Any:
     """What the daemon answers; None where none does, which a check of its own says."""
+    if isinstance(health_of(invocation), KSIError):
+        return None
     try:
         return ask(invocation, event, may_start=False, within=LOOK)
     except KSIError:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import msgspec
 
 from ksi.cli.invocation import Invocation
+from ksi.cli.reach import LOOK, ask
 from ksi.core import config
 from ksi.core.config import Config
-from ksi.core.errors import ConfigError
+from ksi.core.errors import ConfigError, KSIError
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -28,6 +30,16 @@ def configured(invocation: Invocation) -> Config | None:
         return config.load(invocation.home, os.environ)
     except ConfigError:
         return None
+
+
+@lru_cache(maxsize=1)
+def health_of(invocation: Invocation) -> dict[str, Any] | KSIError:
+    """What the daemon says of itself, or why it says nothing: asked once, for one that hangs takes its time."""
+    try:
+        health: dict[str, Any] = ask(invocation, "system:health", may_start=False, within=LOOK)
+    except KSIError as error:
+        return error
+    return health
 
 
 def unknown(name: str) -> Check:

@@ -14,7 +14,7 @@ from ksi.core.events import MAIN
 from ksi.core.home import Home
 
 
-@dataclass
+@dataclass(eq=False)
 class Invocation:
     """The options that every command understands."""
 
