@@ -299,6 +299,17 @@ async def test_verify_finds_what_is_wrong(postgres: PostgresServer, url: str, da
         assert len(await store.verify()) == 1
 
 
+async def test_a_row_that_is_gone_is_missed_by_who_is_led_to_it(postgres: PostgresServer, url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        for number in range(5):
+            await store.append("counter/a", [added(number)])
+        await store.keys_written()  # so that nothing is in memory
+        postgres.execute("DELETE FROM ksi.log WHERE last = 3")
+        with pytest.raises(LogDamagedError) as caught:
+            await listed(store.read_stream("counter/a"))
+        assert caught.value.position == 2
+
+
 async def test_a_log_that_is_not_what_was_written_is_not_opened(postgres: PostgresServer, url: str) -> None:
     async with PostgresEventStore.open(url) as store:
         await store.append("counter/a", [added(1)])

@@ -126,9 +126,10 @@ def _ordered(query: str, backwards: bool) -> str:
 
 
 _SCAN = "SELECT last, body FROM ksi.log WHERE last > %(after)s AND last <= %(upto)s ORDER BY last ASC LIMIT %(count)s"
-# Each key gives its own first rows in order, so that a key with a million rows costs what one with ten does.
+# Each key gives its own first rows in order, so that a key with a million rows costs what one with ten does. A row that
+# a key leads to and that is gone has no body.
 _KEYED = """
-SELECT last, body FROM ksi.log WHERE last IN (
+SELECT chosen.last, body FROM (
     SELECT found.last FROM (
         SELECT k.last FROM unnest(%(keys)b) AS wanted(key), LATERAL (
             SELECT last FROM ksi.keys WHERE keys.key = wanted.key AND last > %(after)s AND last <= %(upto)s
@@ -139,7 +140,7 @@ SELECT last, body FROM ksi.log WHERE last IN (
         FROM ksi.ids, unnest(ARRAY[pos, done]) AS place WHERE id = ANY (%(own)b)
     ) found
     WHERE found.last > %(after)s AND found.last <= %(upto)s ORDER BY found.last ASC LIMIT %(count)s
-) ORDER BY last ASC
+) chosen LEFT JOIN ksi.log ON log.last = chosen.last ORDER BY chosen.last ASC
 """
 _ROW_AT = "SELECT last, body FROM ksi.log WHERE last >= %s ORDER BY last LIMIT 1"
 _VERSION = "SELECT version FROM ksi.streams WHERE name = %s ORDER BY version DESC LIMIT 1"
