@@ -13,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksi.core.errors import BudgetExceededError, NotFoundError, ValidationError
+from ksi.kernel.context import EventContext
+from ksi.kernel.declare import event
+from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.agent import Agent
 from ksi.plugins.budget import Budget
 from ksi.plugins.completion import Completion
 from ksi.plugins.conversation import Conversation
+from ksi.plugins.permission import Permission
 from ksi.providers.base import AnyChunk, CompletionRequest, Finished, Message, TextPart, Usage
 from ksi.providers.budgets import input_tokens_max, scopes_of
 from ksi.providers.prices import AS_OF, Price, price_of
@@ -24,6 +28,7 @@ from ksi.providers.script import ScriptProvider
 from ksi.testing.harness import EventTestHarness
 from tests.kernel.replaying import replayed
 from tests.plugins.scripted import Gate, harness, script, take
+from tests.plugins.test_agent_tools import GO, call, spawn, then
 from tests.plugins.test_replay import GoneDesk
 
 ANSWER = "one two three four five"
@@ -219,7 +224,30 @@ async def test_where_a_provider_does_not_say_its_usage_all_that_was_reserved_cou
     assert (used["tokens_spent"], used["tokens_held"]) == (input_tokens_max(_asked("Hello")) + 64, 0)
 
 
-def test_what_an_agent_asks_for_by_itself_counts_for_it_too() -> None:
+class Oracle(AsyncPlugin):
+    """A tool that asks a model itself."""
+
+    name = "oracle"
+
+    @event("oracle:ask")
+    async def ask(self, context: EventContext) -> str:
+        answer = await context.request("completion:create", prompt="What is true?", max_tokens=9)
+        return str(answer["text"])
+
+
+async def test_calls_with_tools_and_what_the_tools_ask_of_models_count_for_their_agent() -> None:
+    provider = then([call("oracle__ask")], "All is.", "So it is.")
+    async with harness(provider, more=(Permission, Agent, Budget, Oracle)) as ksi:
+        await ksi.request("budget:set", {"scope": "agent:ada", "tokens": 10_000})
+        await spawn(ksi, ["oracle:ask"])
+        turn = await ksi.request("agent:send_message", GO)
+        said = [fact.data["usage"] for fact in await ksi.facts("completion:finished")]
+        used = [usage["input_tokens"] + usage["output_tokens"] for usage in said]
+        counted = await account(ksi, "agent:ada")
+    assert (turn["text"], len(used), counted["tokens_spent"], counted["tokens_held"]) == ("So it is.", 3, sum(used), 0)
+
+
+def test_a_call_counts_for_the_agent_that_asks_and_for_the_one_that_it_names() -> None:
     assert scopes_of("agent:ada", "p", agent="bob") == (
         "all", "principal:agent:ada", "provider:p", "agent:bob", "agent:ada",
     )  # fmt: skip
@@ -264,7 +292,7 @@ def _asked(text: str) -> CompletionRequest:
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=20), st.integers(0, 600))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 async def test_no_cap_is_ever_passed(calls: list[tuple[int, bool]], cap: int) -> None:
     counted = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ksi.core.errors import (
     StreamInterruptedError,
 )
 from ksi.providers.base import Provider
+from ksi.providers.process_group import LINE_BYTES_MAX
 from ksi.providers.timeouts import Timeouts
 from tests.plugins.scripted import harness
 from tests.providers import test_anthropic, test_claude, test_openai
@@ -31,10 +33,20 @@ FAULTS: Mapping[str, type[KSIError]] = {
     "disconnects": StreamInterruptedError,
     "malformed": ProviderBugError,
 }
+OF_THE_CLI_ALONE: Mapping[str, type[KSIError]] = {
+    "ignores SIGINT": ProviderTimeoutError,
+    "half a line": StreamInterruptedError,
+    "a line without end": ProviderBugError,
+    "no result": StreamInterruptedError,
+}
 OF_THE_CLI = {
     "silent": "time.sleep(60)",
     "disconnects": "sys.exit(1)",
     "malformed": "print('no JSON')",
+    "ignores SIGINT": "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)",
+    "half a line": "print('{\"type\": \"resu', end='', flush=True)",
+    "a line without end": f"token('x' * {LINE_BYTES_MAX})",
+    "no result": "end(); sys.exit(0)",
     "limits": "result(is_error=True, api_error_status=429, result='slow down')",
 }
 SERVERS = {"openai": test_openai.TestOpenAI(), "anthropic": test_anthropic.TestAnthropic()}
@@ -81,14 +93,16 @@ async def failure_of(provider: Provider) -> tuple[ProviderError, Mapping[str, An
     return caught.value, ended.data
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", [*SERVERS, "claude"])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [*product([*SERVERS, "claude"], FAULTS), *product(["claude"], OF_THE_CLI_ALONE)],
+)
 async def test_a_fault_behind_the_first_token_is_its_error_with_the_text_and_its_usage(
     name: str, fault: str, tmp_path: Path
 ) -> None:
     async with failing(name, fault, tmp_path) as provider:
         error, ended = await failure_of(provider)
-    assert type(error) is FAULTS[fault]
+    assert type(error) is {**FAULTS, **OF_THE_CLI_ALONE}[fault]
     assert error.partial["text"] == "one two"
     assert error.partial["usage"] == ended["usage"] == {"input_tokens": 2, "output_tokens": 2, "estimated": True}
     assert ended["reason"] == error.code
