@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ async def test_rules_of_permission_see_the_tool(tmp_path: Path) -> None:
         with pytest.raises(PermissionDeniedError):
             await direct(ksi, "add", a=1, b=2)
         with pytest.raises(PermissionDeniedError):
-            await ksi.request("agent:spawn", {"agent": "ben", "tools": ["mcp:tools"]})
+            await ksi.request("agent:spawn", {"agent": "ben", "tools": ["mcp:tools/*"]})
         with pytest.raises(PermissionDeniedError):
             await ksi.request("permission:assign", {"principal": "agent:ben", "profile": "careful"})
     assert (denied.data["event"], denied.data["principal"]) == ("mcp:tools/fail", "agent:ada")
@@ -197,7 +197,7 @@ async def test_a_server_that_does_not_start_says_why(
 ) -> None:
     async with running(tmp_path, servers={"tools": McpSection(command=command, start_timeout=limit)}) as ksi:
         with pytest.raises(ToolServerError, match=reason):
-            await ksi.request("agent:spawn", {"agent": "ada", "tools": ["mcp:tools"]})
+            await ksi.request("agent:spawn", {"agent": "ada", "tools": ["mcp:tools/*"]})
 
 
 # ── lives ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,5 +227,21 @@ async def test_a_server_over_http_is_used_in_the_same_way(tmp_path: Path) -> Non
         wrong = msgspec.structs.replace(section, headers={"authorization": Secret("Bearer ksi_wrong")})
         async with running(tmp_path, servers={"other": wrong}) as ksi:
             with pytest.raises(ToolServerError):
-                await ksi.request("agent:spawn", {"agent": "ada", "tools": ["mcp:other"]})
+                await ksi.request("agent:spawn", {"agent": "ada", "tools": ["mcp:other/*"]})
     assert '"version":1' in results(provider.requests[1])[0].content
+
+
+async def test_an_answer_without_an_end_is_cut_off(tmp_path: Path) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" " * (1 << 20))
+                await writer.drain()
+
+    async with await asyncio.start_server(flood, "127.0.0.1", 0) as server:
+        section = McpSection(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp")
+        async with running(tmp_path, servers={"flood": section}) as ksi:
+            with pytest.raises(ToolServerError, match="more than"):
+                await ksi.request("agent:spawn", {"agent": "ada", "tools": ["mcp:flood/*"]})

@@ -385,7 +385,7 @@ class _Collected:
         if "unknown field" in message:
             name = ".".join(filter(None, (name, message.split("`")[1])))
         source = next((where for path, where in self.sources.items() if f"{path}.".startswith(f"{name}.")), self.file)
-        return ConfigError(f"{name}: {message}", where=source)
+        return ConfigError(f"{name}: {message}" if name else message, where=source)
 
 
 def _file(home: Home) -> Iterator[tuple[_Path, Any]]:

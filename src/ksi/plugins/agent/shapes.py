@@ -28,7 +28,7 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     All of it may come from a composition, ``profile``, with ``variables`` filled in; what is said here counts more.
     ``tools`` are events that its model may ask for, and tools of servers of MCP that the configuration names
-    (``mcp:files/read_file``; ``mcp:files/read_*`` and ``mcp:files`` are those that the server has now). They are asked
+    (``mcp:files/read_file``; ``mcp:files/read_*`` are those that the server has now). They are asked
     for in the name of ``agent:NAME``, whose rights and budgets count; who spawns it must be allowed to ask for them.
     ``permission`` gives it a profile of rights, none that allows more than who spawns it may do. ``budget`` caps it
     where nobody has capped it yet.

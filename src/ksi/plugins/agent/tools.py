@@ -47,17 +47,15 @@ def is_of_server(tool: str) -> bool:
 
 
 async def expanded(context: EventContext, agent: str, tools: Sequence[str]) -> tuple[str, ...]:
-    """``tools``, in place of patterns the names that fit: ``mcp:files/*`` and ``mcp:files`` are all of a server.
+    """``tools``, in place of patterns the names that fit: ``mcp:files/*`` is all that a server has.
 
     Raises:
         NotFoundError: There is no such server, or no such tool of it.
         ToolServerError: It does not say which tools it has.
     """
-    events = context.services.get(Router).table
-    asked = [tool for tool in tools if is_of_server(tool) or (tool.startswith("mcp:") and tool not in events)]
-    found = [each["name"] for each in await _listed(context, agent, asked)]
-    own = [tool for tool in tools if tool not in asked]
-    return (*own, *found)
+    own = [tool for tool in tools if not is_of_server(tool)]
+    found = await _listed(context, agent, [tool for tool in tools if is_of_server(tool)])
+    return (*own, *(each["name"] for each in found))
 
 
 async def _listed(context: EventContext, agent: str, tools: Sequence[str]) -> list[dict[str, Any]]:

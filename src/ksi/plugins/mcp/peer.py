@@ -18,7 +18,7 @@ from ksi.core.config import McpSection
 from ksi.core.errors import EventTimeoutError, ToolFailedError, ToolServerError
 from ksi.core.threads import settle
 from ksi.kernel.foreign import FOREIGN
-from ksi.plugins.mcp.child import Child
+from ksi.plugins.mcp.child import LINE_BYTES_MAX, Child
 
 IDLE_S = 600.0
 """Seconds without a call after which it is given up; the next call makes another."""
@@ -121,12 +121,36 @@ class Peer:
         return f"{type(error).__name__}: {error}"
 
 
+class _Bounded(httpx2.AsyncHTTPTransport):
+    """Refuses an answer that is too long. The package bounds events of a stream, and nothing else."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await super().handle_async_request(request)
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            return response
+        body = httpx2.ByteStream(await _body(response))
+        return httpx2.Response(response.status_code, headers=response.headers, stream=body)
+
+
+async def _body(response: httpx2.Response) -> bytes:
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    read = bytearray()
+    try:
+        async for piece in response.stream:
+            read += piece
+            if len(read) > LINE_BYTES_MAX:
+                raise httpx2.ReadError(f"an answer of more than {LINE_BYTES_MAX} bytes")
+    finally:
+        await response.aclose()
+    return bytes(read)
+
+
 @asynccontextmanager
 async def _http(section: McpSection) -> AsyncIterator[Any]:
     assert section.url is not None
     headers = {name: value.reveal() for name, value in section.headers.items()}
     async with (
-        httpx2.AsyncClient(headers=headers, trust_env=False, timeout=None) as http,
+        httpx2.AsyncClient(transport=_Bounded(), headers=headers, trust_env=False, timeout=None) as http,
         streamable_http_client(section.url, http_client=http) as streams,
     ):
         yield streams

@@ -29,7 +29,6 @@ CALL = "mcp:call"
 DAEMON = "daemon"
 PEERS_MAX = 64
 """Connections, those of all principals counted."""
-Pattern = Annotated[str, Meta(pattern=r"^mcp:[A-Za-z0-9_-]+(/.+)?$", max_length=200)]
 ToolName = Annotated[
     str, Meta(pattern=r"^mcp:[A-Za-z0-9_-]+/.+$", max_length=200, description="as in mcp:files/read_file")
 ]
@@ -88,11 +87,11 @@ class McpServers(AsyncPlugin):
         "mcp:list",
         timeout=None,
         errors=["not_found", "overloaded", "unsupported", "permission_denied", "tool_server_failed"],
-        examples=[{"tools": ["mcp:files"]}, {"tools": ["mcp:files/read_*", "mcp:search/find"]}],
+        examples=[{"tools": ["mcp:files/*"]}, {"tools": ["mcp:files/read_*", "mcp:search/find"]}],
     )
     async def list_tools(
         self,
-        tools: Annotated[list[Pattern], Meta(min_length=1, max_length=64)],
+        tools: Annotated[list[ToolName], Meta(min_length=1, max_length=64)],
         context: EventContext,
         principal: Annotated[str | None, Meta(description="whose connection is asked; for the daemon")] = None,
     ) -> Offers:
@@ -132,9 +131,9 @@ class McpServers(AsyncPlugin):
     async def _offers(self, principal: str, patterns: list[str]) -> Offers:
         found: dict[str, Offered] = {}
         for pattern in patterns:
-            server, _, wanted = pattern.removeprefix(PREFIX).partition("/")
+            server = pattern.removeprefix(PREFIX).partition("/")[0]
             tools = [offered(server, tool) for tool in await (await self._peer(principal, server)).tools()]
-            fitting = {tool.name: tool for tool in tools if matches(f"{PREFIX}{server}/{wanted or '*'}", tool.name)}
+            fitting = {tool.name: tool for tool in tools if matches(pattern, tool.name)}
             if not fitting:
                 known = [tool.name for tool in tools]
                 raise NotFoundError("tool", pattern, suggestions=difflib.get_close_matches(pattern, known))
