@@ -1,9 +1,8 @@
-"""KSI as a server of MCP, asked by the protocol's own package: over HTTP with tokens, and on stdin and stdout."""
+"""KSI as a server of MCP, asked by the protocol's own package over HTTP; on pipes it is the test of the docs' page."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import httpx2
 import msgspec
 import pytest
-from mcp import Client, MCPError, StdioServerParameters
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from ksi.codegen.tools import rooted, tool_name
@@ -23,7 +22,6 @@ from ksi.plugins.mcp import Mcp
 from ksi.plugins.permission import Permission
 from ksi.plugins.state import State
 from ksi.plugins.system import System
-from ksi.testing.daemon_process import DaemonProcess
 from ksi.transport import lapsing
 from tests.transport.http.site import Site, serving
 
@@ -145,25 +143,6 @@ async def test_the_log_and_runs_are_resources(site: Site) -> None:
         assert fact["event_id"] in run.contents[0].text  # type: ignore[union-attr]
         with pytest.raises(MCPError, match="no resource"):
             await mcp.read_resource("ksi://elsewhere")
-
-
-async def test_it_serves_a_process_on_its_pipes(tmp_path: Path) -> None:
-    settings = {"providers.default": "script", "providers.script": "It is deep"}
-    async with DaemonProcess(tmp_path / "home", settings=settings) as daemon:
-        command = ["-m", "ksi.cli", "--home", str(daemon.home.path), "mcp"]
-        seen: list[str | None] = []
-
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            seen.append(message)
-
-        async with Client(StdioServerParameters(command=sys.executable, args=command)) as mcp:
-            assert "state__set" in {tool.name for tool in (await mcp.list_tools()).tools}
-            asked = {"prompt": "Tell me.", "conversation": "c1"}
-            answer: Any = await mcp.call_tool("completion__create", asked, progress_callback=on_progress)
-            assert (answer.structured_content["text"], "".join(map(str, seen))) == ("It is deep", "It is deep")
-            assert [each.name for each in (await mcp.list_resources()).resources] == ["log", "c1"]
-            said: Any = await mcp.read_resource("ksi://conversation/c1")
-            assert "Tell me." in said.contents[0].text
 
 
 def test_names_are_those_that_providers_take() -> None:
