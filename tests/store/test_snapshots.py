@@ -244,3 +244,27 @@ async def test_a_backup_holds_none(tmp_path: Path) -> None:
         fold = Total()
         assert await TimeTravelDebugger(store).state_at(fold) == total_at(EVENTS)
         assert fold.applied == EVENTS
+
+
+class Doubled(Total):
+    """The same fold, changed, and its version forgotten."""
+
+    def apply(self, state: list[int], event: RecordedEvent) -> list[int]:
+        self.applied += 1
+        return [state[0] + 2 * event.data["amount"], state[1] + 1]
+
+
+async def test_snapshots_of_another_code_are_found_by_building_them_again(tmp_path: Path) -> None:
+    async with SqliteEventStore.open(tmp_path / "events.db") as store:
+        await counted(store, 300)
+        debugger = TimeTravelDebugger(store)
+        assert await debugger.wrong_snapshots(Total()) == []
+        assert await debugger.snapshot(Total(), Position(70)) == 70
+        await written(store)
+        await debugger.state_at(Total())
+        await written(store)
+        fold = Total()
+        assert await debugger.state_at(fold, Position(71)) == total_at(71)
+        assert fold.applied == 1
+        assert await debugger.wrong_snapshots(Total()) == []
+        assert await debugger.wrong_snapshots(Doubled()) == [70, 198]

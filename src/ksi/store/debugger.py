@@ -89,9 +89,7 @@ class TimeTravelDebugger:
         Raises:
             NotFoundError: It had no facts then.
         """
-        fold = self._fold(entity)
-        name = f"{type(fold).__qualname__} {entity}"  # a plugin may come with a fold of its own
-        folding = Folding(self._log, fold, name, (Filter(streams=(entity,), kinds=_kinds(fold)),), self._branch)
+        folding = self._folding(entity)
         await folding.to(await self._position(at))
         event = await self._log.at(folding.position, branch=self._branch) if folding.position else None
         if event is None:
@@ -100,9 +98,31 @@ class TimeTravelDebugger:
 
     async def state_at(self, fold: Fold[S], at: Position | datetime | None = None) -> S:
         """What ``fold`` makes of all that it asks for; up to now where nothing is said."""
-        folding = Folding(self._log, fold, fold.name, fold.query, self._branch)
+        folding = self._folding(fold)
         await folding.to(await self._position(at))
-        return folding.state
+        state: S = folding.state
+        return state
+
+    def _folding(self, of: Fold[Any] | str) -> Folding[Any]:
+        if not isinstance(of, str):
+            return Folding(self._log, of, of.name, of.query, self._branch)
+        fold = self._fold(of)
+        name = f"{type(fold).__qualname__} {of}"  # a plugin may come with a fold of its own
+        return Folding(self._log, fold, name, (Filter(streams=(of,), kinds=_kinds(fold)),), self._branch)
+
+    async def snapshot(self, of: Fold[Any] | str, at: Position | datetime | None = None) -> Position:
+        """Keep what a fold, or the entity of that name, was then, for questions to come; the position that it is of.
+
+        It is 0 where there was nothing. Reads leave snapshots by themselves; this is for what is asked about often.
+        """
+        folding = self._folding(of)
+        await folding.to(await self._position(at))
+        folding.keep()
+        return folding.position
+
+    async def wrong_snapshots(self, of: Fold[Any] | str) -> list[Position]:
+        """Snapshots that are not what is made of the events today, as when a fold was changed and not its version."""
+        return await self._folding(of).wrong_snapshots()
 
     async def changes(self, entity: str, *, until: Position | datetime | None = None) -> AsyncIterator[Change[Any]]:
         """What each event of ``entity`` made of it, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from ksi.core.events import Position, Query
@@ -55,6 +56,33 @@ class Folding(Generic[S]):
                 since = 0
                 self._keep()
         self._hand_over()
+
+    def keep(self) -> None:
+        """Leave a snapshot of where it stands, if its fold has any."""
+        if self._keeps and self.position:
+            self._keep()
+            self._hand_over()
+
+    async def wrong_snapshots(self) -> list[Position]:
+        """Those that are not what the fold makes of the events today: each is built again from the first event."""
+        kept = {one.position: one.state for one in self._kept(await self._log.head() or Position(0))}
+        wrong = []
+        async for event in self._log.read_all(
+            self._query, until=max(kept, default=Position(0)), branch=self._key.branch
+        ):
+            if event.is_erased:
+                continue
+            self.state = self._fold.apply(self.state, event)
+            raw = kept.pop(event.position, None)
+            if raw is not None and self._fold.dump(self.state) != raw:  # type: ignore[attr-defined]  # it has snapshots
+                wrong.append(event.position)
+        return sorted([*wrong, *kept])
+
+    def _kept(self, end: Position) -> Iterator[Snapshot]:
+        """Its snapshots, the newest first."""
+        while self._keeps and (found := self._snapshots.before(self._key, end)) is not None:
+            yield found
+            end = Position(found.position - 1)
 
     def _begin(self, end: Position) -> None:
         found = self._snapshots.before(self._key, end) if self._keeps else None
