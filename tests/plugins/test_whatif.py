@@ -48,6 +48,18 @@ class Tellers(AsyncPlugin):
         await context.request("agent:send_message", agent="third", text="The weather?")
 
 
+class Team(AsyncPlugin):
+    """The same three in one run: its handler asks them one after the other."""
+
+    name = "team"
+
+    @event("team:all", durability="before", on_crash="rerun")
+    async def all_three(self, context: EventContext, text: str) -> None:
+        await context.request("teller:first", text=text)
+        await context.request("teller:second")
+        await context.request("teller:third")
+
+
 class Counting:
     """Answers with what it was asked, and counts by whom."""
 
@@ -99,6 +111,26 @@ async def test_exactly_those_run_again_that_depended_on_it(ksi: Any, counting: C
     assert tokens["spent"] > 0
     assert tokens["before"] > tokens["saved"]
     assert "state/default" in [each["entity"] for each in answer["entities"]]
+
+
+async def test_in_one_run_too_those_run_again_that_are_asked_something_else(counting: Counting) -> None:
+    async with harness(script(counting), more=(Agent, State, Tellers, Team, TimeTravel, Branch)) as ksi:
+        for agent in ("first", "second", "third"):
+            await ksi.request("agent:spawn", {"agent": agent})
+        await ksi.request("team:all", {"text": "My name is Ada."})
+        at, before = await request_named(ksi, "team:all"), list(counting.asked)
+        _, answer = await asked(ksi, at=at, change={"text": "My name is Bruno."}, live=True, name="bruno")
+        assert counting.asked[len(before) :] == ["My name is Bruno.", "Go on: heard My name is Bruno."]
+        tokens = answer["tokens"]
+        assert tokens["saved"] > 0
+        assert tokens["spent"] > tokens["saved"]
+        told = await ksi.request("conversation:get", {"conversation": "agent-third"}, branch="bruno")
+        assert told["messages"][-1]["parts"][0]["text"] == "heard The weather?"
+        assert not ksi.kernel.router.kept
+        roots = ksi.log.read_all((Filter(names=("team:all",), kinds=("request",)),), backwards=True, branch="bruno")
+        run = (await anext(roots)).correlation_id
+        plugins = (GoneDesk, Conversation, Completion, Agent, State, Tellers, Team)
+        assert (await replayed(ksi.log, *plugins, run=run, branch="bruno")).effects == 3
 
 
 class Dear(ScriptProvider):

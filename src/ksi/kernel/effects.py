@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 EFFECTS = "$effects"
 REQUESTED, COMPLETED, OBSERVED, READ = "effect:requested", "effect:completed", "effect:observed", "effect:read"
 NOW = "context:now"
+FROM_EARLIER = "kept"
+"""Marks a completed effect as one that was not done again: the run that is repeated had its answer."""
 T = TypeVar("T")
 Key = tuple[str, str, str, int]
 """Causal path, name, hash of the request, n-th occurrence of it."""
@@ -148,6 +150,8 @@ class Effects:
         self._context = context
         self._path = path_of(execution.envelope, context.scope)
         self._recorded = recorded or Recorded()
+        self._kept = execution.router.kept.get(execution.envelope.correlation_id) if execution.router.kept else None
+        self._served: set[Key] = set()
         self._gateway = execution.router.services.get(EffectGateway)
         self._began_us: dict[Key, int] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -164,6 +168,9 @@ class Effects:
             return _served(ended, result)
         await self._admit(name, raw, begun=begun and not idempotent)
         await self._begin(key, raw)
+        if (kept := self._from_earlier_run(key)) is not None:
+            await self._end(key, value=canonical.encode(kept["value"]))
+            return _into(kept["value"], result)
         try:
             value = canonical.encode(await call())
         except KSIError as error:
@@ -204,7 +211,8 @@ class Effects:
             return
         await self._admit(name, raw, begun=False)
         await self._begin(key, raw)
-        effect = StreamedEffect(None)
+        kept = self._from_earlier_run(key)
+        effect = StreamedEffect(None if kept is None else Again(self._chunks_of(key), kept["value"], _at_once))
         try:
             yield effect
         except asyncio.CancelledError:
@@ -214,6 +222,17 @@ class Effects:
             self._note_end(key, error=error)
             raise
         self._note_end(key, value=canonical.encode(effect.value))
+
+    def _from_earlier_run(self, key: Key) -> Mapping[str, Any] | None:
+        """How the same ended well in the run that this one repeats with something changed."""
+        ended = None if self._kept is None else self._kept.ended.get(key)
+        if ended is None or not ended["ok"]:
+            return None
+        self._served.add(key)
+        return ended
+
+    def _chunks_of(self, key: Key) -> Sequence[Any]:
+        return [canonical.decode(raw) for raw in self._kept.pieces.get(key, ())] if self._kept is not None else []
 
     def _again(self, key: Key, ended: Mapping[str, Any] | None) -> Again:
         """What is served of a streamed effect."""
@@ -286,11 +305,16 @@ class Effects:
         if error is not None:
             facts = {"code": error.code, "message": error.message, "details": error.details()}
             return {**self._facts(key), "ok": False, "error": facts}
-        return {**self._facts(key), "ok": True, "value": msgspec.Raw(value)}
+        kept = {FROM_EARLIER: True} if key in self._served else {}
+        return {**self._facts(key), "ok": True, "value": msgspec.Raw(value), **kept}
 
     @staticmethod
     def _facts(key: Key) -> dict[str, Any]:
         return {"effect": key[1], "path": key[0], "hash": key[2], "n": key[3]}
+
+
+async def _at_once() -> None:
+    """What ended well has nothing more to wait for."""
 
 
 def take_entries(context: EventContext, stream: str) -> list[Entry]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ksi.kernel")
 
 
-class Recorded:
+class RecordedRequests:
     """The part of the router that starts what nobody waits for at the door, and closes what can not run."""
 
     def __init__(self, router: Router) -> None:

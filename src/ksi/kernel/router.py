@@ -32,7 +32,7 @@ from ksi.core.threads import Threads, settle
 from ksi.kernel.context import EventContext
 from ksi.kernel.denials import Denials
 from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
-from ksi.kernel.effects import Effects
+from ksi.kernel.effects import Effects, Recorded
 from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
 from ksi.kernel.joining import UNLIMITED, EndOnly, deliver, ignore, settle_answer
@@ -40,7 +40,7 @@ from ksi.kernel.keys import Keys
 from ksi.kernel.middleware import Parked
 from ksi.kernel.nested import Nesting
 from ksi.kernel.parking import Parking
-from ksi.kernel.recorded import Recorded
+from ksi.kernel.recorded import RecordedRequests
 from ksi.kernel.request import conflicting
 from ksi.kernel.resume import LiveStreams, Resumed, parse_address, request_of
 from ksi.kernel.services import ServiceRegistry
@@ -90,8 +90,10 @@ class Router(UnderWay):
         self.streams = LiveStreams()
         self.subjects = Subjects(journal)
         self.parking = Parking(self)
-        self.recorded = Recorded(self)
+        self.recorded = RecordedRequests(self)
         self.nesting = Nesting(self)
+        self.kept: dict[str, Recorded] = {}
+        """Effects of an earlier run, by the correlation id of one that repeats it: what it asks again is not done."""
         self._denials = Denials(self)
         self._base = contextvars.copy_context()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from functools import reduce
+from operator import add, sub
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ksi.core.events import Filter, Position, RecordedEvent
 from ksi.core.ports import EventLog
+from ksi.kernel.effects import COMPLETED, EFFECTS, FROM_EARLIER
 
 _ENDED = (Filter(names=("completion:finished", "completion:interrupted")),)
 
@@ -38,36 +41,54 @@ class Bill(msgspec.Struct, frozen=True):
     cost: Cost
 
 
-class _Sum:
+class _Sum(NamedTuple):
     """Of some answers; money in micro-dollars."""
 
-    def __init__(self, ended: Iterable[RecordedEvent]) -> None:
-        self.tokens = self.micro = self.unpriced = 0
-        for event in ended:
-            self._add(event.data)
+    tokens: int = 0
+    micro: int = 0
+    unpriced: int = 0
 
-    def _add(self, ended: Any) -> None:
-        usage, cost = ended["usage"], ended.get("cost")
-        self.tokens += int(usage["input_tokens"]) + int(usage["output_tokens"])
-        self.unpriced += cost is None
-        self.micro += 0 if cost is None else round(cost * 1_000_000)
+    def plus(self, other: _Sum) -> _Sum:
+        return _Sum(*map(add, self, other))
+
+    def minus(self, other: _Sum) -> _Sum:
+        return _Sum(*map(sub, self, other))
+
+
+def _sum(ended: Iterable[RecordedEvent]) -> _Sum:
+    return reduce(_Sum.plus, (_paid(event.data) for event in ended), _Sum())
+
+
+def _paid(ended: Any) -> _Sum:
+    usage, cost = ended["usage"], ended.get("cost")
+    micro = 0 if cost is None else round(cost * 1_000_000)
+    return _Sum(int(usage["input_tokens"]) + int(usage["output_tokens"]), micro, int(cost is None))
 
 
 async def bill(log: EventLog, after: Position, inside: Collection[Position], old: str, new: str | None) -> Bill:
     """What was paid behind ``after`` on the branch ``old``, where the cone is ``inside``, and on ``new``, if any."""
     told = await _ended(log, after, old)
-    before = _Sum(told)
-    saved = _Sum(event for event in told if event.position not in inside)
+    before, kept = _sum(told), _sum(event for event in told if event.position not in inside)
     if new is None:
-        return _bill(before, saved, 0, 0, 0)
-    everything = _Sum(await _ended(log, after, new))  # what was kept is written down there too
-    spent = everything.tokens - saved.tokens, everything.micro - saved.micro, everything.unpriced - saved.unpriced
-    return _bill(before, saved, *spent)
+        return _bill(before, kept, _Sum())
+    told_again, served = await _ended(log, after, new), await _served(log, after, new)
+    saved = _sum(event for event in told_again if event.cause in served).plus(kept)
+    # What was kept is written down there too.
+    spent = _sum(event for event in told_again if event.cause not in served).minus(kept)
+    return _bill(before, saved, spent)
 
 
-def _bill(before: _Sum, saved: _Sum, tokens: int, micro: int, unpriced: int) -> Bill:
-    spent, kept, old = (amount / 1_000_000 for amount in (micro, saved.micro, before.micro))
-    return Bill(Tokens(tokens, saved.tokens, before.tokens), Cost(spent, kept, old, before.unpriced + unpriced))
+def _bill(before: _Sum, saved: _Sum, spent: _Sum) -> Bill:
+    tokens = Tokens(spent.tokens, saved.tokens, before.tokens)
+    now, kept, old = (total.micro / 1_000_000 for total in (spent, saved, before))
+    return Bill(tokens, Cost(now, kept, old, before.unpriced + spent.unpriced))
+
+
+async def _served(log: EventLog, after: Position, branch: str) -> Collection[bytes | None]:
+    """Requests whose answer was that of an earlier run."""
+    completed = (Filter(names=(COMPLETED,), streams=(EFFECTS,), kinds=("outcome",)),)
+    effects = log.read_all(completed, after=after, branch=branch)
+    return {event.cause async for event in effects if not event.is_erased and FROM_EARLIER in event.data}
 
 
 async def _ended(log: EventLog, after: Position, branch: str) -> list[RecordedEvent]:

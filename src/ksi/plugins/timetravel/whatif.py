@@ -1,12 +1,14 @@
 """What if: one request is changed, and what depended on it runs again on a branch.
 
 The branch is cut off just before the request. Whatever came from outside after it is told again in the same order: what
-stands in the request's cone runs anew, the rest is written down as it was, and costs nothing.
+stands in the request's cone runs anew, the rest is written down as it was, and costs nothing. What runs anew and asks
+the world for the very same again (a model, a tool) is given the answer that the log has of it, which is free too.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from ksi.core.ports import Entry, Journal, Outcome, Unit
 from ksi.core.threads import settle
 from ksi.core.views import View
 from ksi.kernel.door import Session
+from ksi.kernel.effects import EFFECTS, Recorded
 from ksi.kernel.replay import KEPT
 from ksi.kernel.router import Router
 from ksi.plugins.timetravel.bill import Bill, bill
@@ -102,14 +105,21 @@ class WhatIf:
 
         After a crash it goes on where it was: what was told before is found by its id.
         """
-        for event, is_inside in plan.requests:
-            what, error = _what(plan, event, is_inside), None
-            if what == "kept":
-                await self._keep(event, branch)
-            else:
-                raw = changed if what == "changed" else event.raw
-                error = await self._ask(event, raw, branch, principal)
-            yield Step(event.position, event.name, what, error)
+        repeated: list[str] = []
+        try:
+            for event, is_inside in plan.requests:
+                what, error = _what(plan, event, is_inside), None
+                if what == "kept":
+                    await self._keep(event, branch)
+                else:
+                    raw = changed if what == "changed" else event.raw
+                    repeated.append(ids.text(ids.derived(event.id, "branch", branch)))
+                    self._router.kept[repeated[-1]] = await self._effects_below(event)
+                    error = await self._ask(event, raw, branch, principal)
+                yield Step(event.position, event.name, what, error)
+        finally:
+            for run in repeated:
+                self._router.kept.pop(run, None)
 
     async def fork(self, plan: Plan, branch: str, *, is_own: bool) -> None:
         """Make ``branch``. One whose name ``is_own`` may be there: nobody else can have made it, before a crash."""
@@ -182,6 +192,27 @@ class WhatIf:
         kept: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._log.write(unit, lambda committed, error: settle(kept, committed, error))
         await kept
+
+    async def _effects_below(self, event: RecordedEvent) -> Recorded:
+        """What it and all that it caused had done: asked the same again, they are given that."""
+        each_its_own: defaultdict[bytes, Recorded] = defaultdict(Recorded)
+        of_run = (
+            Filter(streams=(EFFECTS,), kinds=("request", "outcome"), correlation_id=event.correlation_id),
+            Filter(kinds=("chunk",), correlation_id=event.correlation_id),
+        )
+        async for each in self._log.read_all(of_run, after=event.position, branch=self._branch):
+            if each.cause is None or each.is_erased:
+                continue
+            if each.stream == EFFECTS:
+                each_its_own[each.cause].note(each.name, each.data)
+            else:
+                each_its_own[each.cause].note_chunk(each.raw)
+        below = Recorded()
+        for cause, recorded in each_its_own.items():
+            if await self._origin(cause) == event.id:
+                below.ended |= recorded.ended
+                below.pieces |= recorded.pieces
+        return below
 
     async def _written_below(self, event: RecordedEvent) -> AsyncIterator[RecordedEvent]:
         """Facts and chunks that it caused, itself or through others, in order."""
