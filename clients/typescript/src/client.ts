@@ -65,7 +65,9 @@ export type AnyEvents = Record<string, { kind: "stream"; request: any; answer: a
 export interface RecordedEvent {
   name: string;
   position: number;
+  /** Null where no frame holds it: then `data_bytes` says how large it is. */
   data: unknown;
+  data_bytes?: number;
   [field: string]: unknown;
 }
 
