@@ -75,7 +75,7 @@ def demo(invocation: Invocation, keep: bool) -> None:
         _blame(stage, conversation)
         _whatif(stage, turns[0])
         _budget(stage, counts)
-        (health,) = stage.ask("status")
+        health = stage.look("system:health")
         _end(stage, counts, events=health["head"], seconds=monotonic() - began)
         if keep:
             stage.note(f"its home is {home}")
@@ -133,7 +133,7 @@ def _kill(stage: Stage, counts: Counts) -> Told:
 
 
 def _kill_daemon(stage: Stage) -> None:
-    (health,) = stage.ask("status")
+    health = stage.look("system:health")
     os.kill(health["pid"], signal.SIGKILL)
     stage.typed(f"kill -9 {health['pid']}")
     stage.run("start")
@@ -146,7 +146,7 @@ def _agents(stage: Stage, counts: Counts) -> tuple[str, int, tuple[Told, Told]]:
     for name in AGENTS:
         stage.run("send", "agent:spawn", f"agent={name}", f"system={SYSTEM}")
     first = _turn(stage, counts, AGENTS[0], OPENING)
-    then = int(stage.ask("status")[0]["head"])
+    then = int(stage.look("system:health")["head"])
     second = _turn(stage, counts, AGENTS[1], first.text)
     third = _cancelled_turn(stage, counts, AGENTS[0], second.text)
     fourth = _turn(stage, counts, AGENTS[1], third.text)
@@ -166,8 +166,7 @@ def _cancelled_turn(stage: Stage, counts: Counts, agent: str, text: str) -> Told
     told = counts.add(stage.stream(*_message(agent, text, 200), after=SEEN_BEFORE_THE_CANCEL, act=interrupt))
     stage.claim(told.exit_code == 130 and told.end["finish_reason"] == "cancelled", f"{agent} was cancelled by Ctrl-C")
     stage.claim(_is_soon_idle(stage), f"the model's process is idle within {IDLE_WITHIN:g} s")
-    (status,) = stage.ask("send", "completion:status", "run=last")
-    kept = status["completions"][0]
+    kept = stage.look("completion:status", run="last")["completions"][0]
     usage = kept["usage"]["output_tokens"]
     is_kept = kept["text"].startswith(told.text) and usage > 0
     stage.claim(is_kept, f"the text so far is kept, and its usage: {usage} tokens")
@@ -189,7 +188,7 @@ def _is_soon_idle(stage: Stage) -> bool:
 
 def _model_pid(stage: Stage) -> int:
     """Of the model's process, which runs."""
-    return next(int(model["pid"]) for model in stage.ask("model", "list") if model["provider"] == PROVIDER)
+    return next(int(model["pid"]) for model in stage.look("model:list")["models"] if model["provider"] == PROVIDER)
 
 
 def _busy_share(pid: int) -> float:
@@ -209,7 +208,7 @@ def _log(stage: Stage, conversation: str, then: int) -> None:
     stage.beat(4, "LOG", "the causes of all that, and a conversation as it was")
     stage.show("log", "--tree")
     (was,) = stage.run("show", conversation, "--at", f"@{then}")
-    (now,) = stage.ask("show", conversation)
+    now = stage.look("entity:show", entity=conversation)
     messages, more = (len(shown["state"]["messages"]) for shown in (was, now))
     stage.claim(0 < messages < more, f"{conversation} had {messages} messages at @{then}; now it has {more}")
 
@@ -232,7 +231,7 @@ def _blame(stage: Stage, conversation: str) -> None:
     stage.beat(6, "BLAME", "which event wrote a message, and what was behind it")
     value = "messages[-1].text"
     stage.show("blame", conversation, value)
-    (found,) = stage.ask("blame", conversation, value)
+    found = stage.look("timetravel:blame", entity=conversation, path=value)
     causes = [event["name"] for event in found["chain"] if event["kind"] == "request"]
     stage.claim(causes[0] == "agent:send_message", f"it goes back to {causes[0]}, through {', '.join(causes[1:])}")
 
@@ -256,7 +255,7 @@ def _budget(stage: Stage, counts: Counts) -> None:
     stage.run("budget", "set", f"agent:{AGENTS[1]}", "--tokens", "60")
     _turn(stage, counts, AGENTS[0], "And then?", tokens=8)
     told = stage.stream(*_message(AGENTS[1], "And then?", TURN_TOKENS))
-    (exceeded,) = stage.ask("log", "budget:was_exceeded")
+    (exceeded,) = stage.look("log:read", pattern="budget:was_exceeded")["events"]
     needed, left = exceeded["data"]["needed"], exceeded["data"]["left"]
     said = f"budget_exceeded: {AGENTS[1]}'s next turn reserves {needed}, {left} left. Model not called."
     stage.claim(told.error == "budget_exceeded" and not told.chunks, said)
@@ -264,7 +263,7 @@ def _budget(stage: Stage, counts: Counts) -> None:
 
 def _recorded(stage: Stage, stream: str) -> list[Chunk]:
     """The tokens of a stream, as the log holds them."""
-    chunks = stage.ask("log", "--stream", stream, "--kind", "chunk", "-n", "10000")
+    chunks = stage.look("log:read", stream=stream, kinds=["chunk"], limit=1000)["events"]
     return [(f"{stream}@{event['version']}", event["data"]["text"]) for event in chunks]
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from ksi.cli.failure import EXIT_EVENT_ERROR
 from ksi.cli.output import Record, json_line
+from ksi.client.sync import SyncEventClient
 
 COMMAND_TIMEOUT = 120.0
 PAUSE = 1.5
@@ -93,6 +94,11 @@ class Stage:
         """Time to read, for whoever is there."""
         if self._is_terminal:
             sleep(PAUSE)
+
+    def look(self, event: str, **fields: Any) -> Any:
+        """What the daemon answers, without a command: what is checked need not be typed."""
+        with SyncEventClient(self.home / "daemon.sock") as client:
+            return client.request(event, fields)
 
     def ask(self, *arguments: str) -> list[Record]:
         """Records of a command that is not shown.
