@@ -143,9 +143,14 @@ async def test_rules_of_permission_see_the_tool(tmp_path: Path) -> None:
             await direct(ksi, "add", a=1, b=2)
         with pytest.raises(PermissionDeniedError):
             await ksi.request("agent:spawn", {"agent": "ben", "tools": ["mcp:tools/*"]})
+        await ksi.request("permission:grant", {"principal": "tester", "deny": ["mcp:tools/*"]})
+        with pytest.raises(PermissionDeniedError):
+            await ksi.request("agent:spawn", {"agent": "cid", "tools": ["mcp:tools/add"]})
+        used = (await ksi.request("mcp:servers"))["servers"][0]["connections"]
         with pytest.raises(PermissionDeniedError):
             await ksi.request("permission:assign", {"principal": "agent:ben", "profile": "careful"})
     assert (denied.data["event"], denied.data["principal"]) == ("mcp:tools/fail", "agent:ada")
+    assert used == 2, "of ada and ben: who may not call it starts no server"
     assert asked["rule"] == "careful: ask mcp:tools/add"
     refused, three = results(provider.requests[1])
     assert (refused.content.partition(":")[0], three.content) == ("permission_denied", "3")

@@ -14,7 +14,7 @@ from ksi.core.ports import Tokens
 
 READING = (
     "system:health", "system:metrics", "system:discover", "system:help", "system:describe", "describe:*",
-    "permission:list_profiles", "permission:check", "permission:show", "mcp:tools",
+    "permission:list_profiles", "permission:check", "permission:show", "mcp:tools", "mcp:servers",
     "state:get", "state:list",
     "conversation:get", "conversation:list", "conversation:search", "conversation:export",
     "completion:models", "completion:status", "agent:list",

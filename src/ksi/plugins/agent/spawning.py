@@ -38,6 +38,7 @@ async def spawned_by(
         Form(settings.response_schema)
     if permission is not None or (before is not None and before.permission is not None):
         await _assign(request.agent, permission, context)
+    check_tools(request.agent, settings.tools, context)  # who may call nothing of a server does not start it either
     tools = await expanded(context, request.agent, settings.tools)
     check_tools(request.agent, tools, context)
     if cap is not None:
