@@ -8,7 +8,9 @@ import signal
 import sys
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import apsw
@@ -17,9 +19,12 @@ import pytest
 from ksi.core.errors import LogDamagedError, LogLockedError, NotFoundError
 from ksi.core.events import Filter, Kind, Position
 from ksi.core.ports import Entry, Unit
-from ksi.store.chain import Link, Witness, witness_of
+from ksi.store.build import build
+from ksi.store.chain import Link, Witness, next_link, sealed, witness_of
 from ksi.store.lock import holder_of, lock_of
 from ksi.store.offline import Verdict, verify_file
+from ksi.store.opening import stored_head
+from ksi.store.row import pack
 from ksi.store.sqlite_log import SqliteEventStore
 from ksi.testing.counters import Counter, CounterView, added, command, listed, request, written
 
@@ -127,6 +132,23 @@ async def test_verify_names_what_is_wrong(tmp_path: Path, statement: str, proble
         problems = await store.verify()
     assert len(problems) == 1
     assert problem in problems[0]
+
+
+async def test_a_row_that_can_not_be_read_is_refused_with_the_position_in_front_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    await filled(path)
+    with closing(apsw.Connection(str(path))) as connection:
+        head = stored_head(connection)
+        tags: Any = "of another type"
+        unit = Unit(origin=request(), entries=[Entry(stream="n/1", name="n:n", data=b"{}", tags=tags)])
+        row = build(unit, Position(head.last), head.at + 1, [1])
+        body = sealed(pack(row))
+        connection.execute("INSERT INTO log VALUES (?, 0, ?)", (row.last, body))
+        connection.execute("INSERT INTO commits VALUES (?, ?, ?)", next_link(head, head.at + 1, row.last, [body]))
+    with pytest.raises(LogDamagedError) as caught:
+        async with SqliteEventStore.open(path):
+            pass
+    assert caught.value.position == head.last
 
 
 READS: dict[str, Callable[[SqliteEventStore], Awaitable[object]]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
@@ -10,10 +10,10 @@ import msgspec
 
 from ksi.core.errors import LogDamagedError, NotFoundError
 from ksi.core.events import LogSizes
-from ksi.store.chain import seen_in, witness_of
+from ksi.store.chain import GENESIS, seen_in, witness_of
 from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.lock import LockFile, lock_of
-from ksi.store.opening import stored_head
+from ksi.store.opening import checked_commits, stored_head
 from ksi.store.schema import MISREAD, connect_reader
 from ksi.store.sizes import sizes_of
 from ksi.store.vault import Vault
@@ -54,6 +54,15 @@ def _verdict(path: Path) -> Verdict:
     finally:
         vault.close()
         connection.close()
+
+
+def whole_up_to(path: Path) -> int:
+    """The end of the last commit that is as it was written, with all in front of it; 0 where none can be read."""
+    last = 0
+    with suppress(LogDamagedError, apsw.Error, *MISREAD), closing(as_it_lies(path)) as connection:
+        for commit in checked_commits(connection, GENESIS):
+            last = commit.link.last
+    return last
 
 
 def sizes_of_file(path: Path) -> LogSizes:

@@ -28,6 +28,7 @@ from ksi.store.keyfile import KeyFile, keys_of
 from ksi.store.keys import Table
 from ksi.store.lock import LockFile, lock_of
 from ksi.store.log import Batch
+from ksi.store.offline import whole_up_to
 from ksi.store.opening import Recovered, meta, recover, stored_open
 from ksi.store.query import INDEX
 from ksi.store.row import unpack
@@ -81,7 +82,7 @@ class SqliteEventStore(DiskLog[apsw.Connection, SqliteShelf]):
             self._start(recover(self._point, self._writer.witness, Tail(self._stored_rows)))
         except MISREAD as error:
             self._lock.release()
-            raise LogDamagedError(str(error), position=0) from error
+            raise LogDamagedError(str(error), position=whole_up_to(path)) from error
         except BaseException:
             self._lock.release()
             raise
