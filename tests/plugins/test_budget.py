@@ -81,6 +81,18 @@ async def test_what_was_not_used_is_given_back(ksi: EventTestHarness) -> None:
     assert 0 < used["tokens_spent"] <= input_tokens_max(_asked("Hello")) + answer["usage"]["output_tokens"]
 
 
+async def test_where_nobody_bounds_a_call_it_is_bounded_by_what_is_left(ksi: EventTestHarness) -> None:
+    room = input_tokens_max(_asked("Hello"))
+    await ksi.request("budget:set", {"scope": "all", "tokens": room + 3})
+    answer = await ksi.request("completion:create", {"prompt": "Hello"})
+    assert (answer["text"], answer["finish_reason"]) == ("one two three", "length")
+    await ksi.request("agent:spawn", {"agent": "ada"})
+    await ksi.request("budget:set", {"scope": "agent:ada", "tokens": room + 2})
+    await ksi.request("budget:remove", {"scope": "all"})
+    turn = await ksi.request("agent:send_message", {"agent": "ada", "text": "Hello"})
+    assert (turn["text"], turn["finish_reason"]) == ("one two", "length")
+
+
 async def test_all_scopes_of_a_call_are_taken_in_one_step(ksi: EventTestHarness, answering: Answering) -> None:
     await ksi.request("agent:spawn", {"agent": "ada"})
     for scope, tokens in (("agent:ada", 10_000), ("provider:script", 10_000), ("conversation:agent-ada", 5)):

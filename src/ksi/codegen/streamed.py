@@ -16,7 +16,7 @@ def streamed(description: str, chunk: Schema, answer: Schema) -> Json:
     OpenAPI 3.1 has no word for it; its readers take the schema of such a medium for that of each part.
     """
     return {
-        "description": f"{description} The schemas are those of each event, and of each line.",
+        "description": f"{description} Schemas of each event, and of each line.",
         "content": {
             "text/event-stream": {"schema": {"anyOf": _server_sent(chunk, answer)}},
             "application/x-ndjson": {"schema": {"anyOf": _lines(chunk, answer)}},

@@ -22,12 +22,12 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event, query
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.providers.base import Usage
-from ksi.providers.budgets import Budgets, PaidCall
+from ksi.providers.budgets import OUTPUT_TOKENS_MAX, Budgets, PaidCall
 from ksi.providers.prices import Price, dollars, price_of
 
 KEY = "budget"
-OUTPUT_TOKENS_MAX = 32_768
-"""Tokens that a call is taken to write at most where it does not say: no more than most models can."""
+MARGIN_MAX = 32_768
+"""Tokens that a model is reserved for beyond the bound of a call, whatever it once used."""
 SCOPE = r"^(all|(principal|agent|conversation|provider):.+)$"
 Scope = Annotated[str, Meta(pattern=SCOPE, max_length=300, description="all, or agent:ada, provider:openai, …")]
 Tokens = Annotated[int, Meta(ge=0, description="tokens read and written, at most")]
@@ -180,7 +180,7 @@ class AccountsView(View[Account]):
         writer.delete("call", ended.completion)
 
     def _note_margin(self, writer: ViewWriter, call: Account, tokens: int) -> None:
-        beyond = min(tokens - (call.tokens_held - call.margin), OUTPUT_TOKENS_MAX)
+        beyond = min(tokens - (call.tokens_held - call.margin), MARGIN_MAX)
         known = writer.get("model", call.model)
         if beyond > (known.margin if known else 0):
             writer.put(Account(kind="model", name=call.model, margin=beyond))
@@ -241,7 +241,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A call that is about to be made, with its price. ``output_tokens`` null: as many as there is room for."""
+    """A call that is about to be made. ``output_tokens`` null: what there is room for, of ``output_tokens_max``."""
 
     completion: str
     scopes: list[Scope]
@@ -249,6 +249,7 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: str
     input_tokens: int
     output_tokens: int | None
+    output_tokens_max: int = OUTPUT_TOKENS_MAX
     price: Price
 
 
@@ -327,6 +328,7 @@ class Budget(AsyncPlugin):
             model=call.model,
             input_tokens=call.input_tokens,
             output_tokens=call.output_tokens,
+            output_tokens_max=call.output_tokens_max,
             price=price or Price(0, 0),
         )
         answer = msgspec.convert(await context.request("budget:reserve", asked), Reservation)
@@ -348,7 +350,7 @@ class Budget(AsyncPlugin):
         known = await context.view(AccountsView).get("model", _model(request.provider, request.model))
         margin, output = known.margin if known else 0, request.output_tokens
         if output is None:
-            output = min((_room(account, request, margin) for account in accounts), default=OUTPUT_TOKENS_MAX)
+            output = min([request.output_tokens_max, *(_room(account, request, margin) for account in accounts)])
         tokens = request.input_tokens + output + margin
         cost = request.price.cost(input_tokens=request.input_tokens, output_tokens=output + margin)
         for account in accounts:
@@ -383,7 +385,7 @@ class Budget(AsyncPlugin):
 
 def _room(account: Account, request: Reserve, margin: int) -> int:
     """How many tokens a call that bounds nothing itself may write; at least one, so that an empty budget refuses it."""
-    room = OUTPUT_TOKENS_MAX
+    room = request.output_tokens_max
     if account.tokens is not None:
         room = min(room, account.tokens - account.tokens_spent - account.tokens_held - request.input_tokens)
     if account.cost is not None and request.price.output:

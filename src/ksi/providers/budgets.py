@@ -11,12 +11,15 @@ from ksi.providers.base import CompletionRequest, TextPart, Usage
 
 MESSAGE_TOKENS = 16
 """At most so many tokens stand around the text of a message."""
+OUTPUT_TOKENS_MAX = 32_768
+"""Tokens that a call is taken to write at most where nobody says: no more than most models can."""
 
 
 class PaidCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call of a model that is about to be made. ``call`` is the completion that it is settled with.
 
-    ``output_tokens`` None: the request does not bound its answer.
+    ``output_tokens`` None: the request does not bound its answer; it may write what there is room for, and no more than
+    ``output_tokens_max``.
     """
 
     call: str
@@ -25,6 +28,7 @@ class PaidCall(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     input_tokens: int
     output_tokens: int | None
+    output_tokens_max: int = OUTPUT_TOKENS_MAX
 
 
 def scopes_of(

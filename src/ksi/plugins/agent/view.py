@@ -14,7 +14,6 @@ from ksi.providers.base import Usage
 
 CATEGORY = "agent"
 MAX_STEPS = 8
-MAX_TOKENS = 256
 AgentName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^/@*?\s]+$")]
 WhenFull = Literal["fail", "trim", "summarise"]
 Status = Literal["idle", "paused", "failed", "terminated"]
@@ -36,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     provider: str | None = None
     failover: tuple[str, ...] | None = None
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     temperature: float | None = None
     tools: tuple[str, ...] = ()
     max_steps: int = MAX_STEPS
@@ -112,10 +111,8 @@ class AgentTerminated(msgspec.Struct, frozen=True, kw_only=True):
 class AgentRecord(Settings, frozen=True, kw_only=True):
     """An agent. ``spawns`` counts how often its name was given; tokens are those of all its turns.
 
-    ``failures`` are its turns that ended in an error since one was answered; more than ``restarts`` make it ``failed``.
-
-    ``profile`` is the composition that it was made of, ``given`` what was said beside it, ``permission`` the profile of
-    its rights, where one was named.
+    ``failures``: turns that failed since one was answered; more than ``restarts`` make it ``failed``. ``profile``: the
+    composition that it was made of, ``given`` what was said beside it, ``permission`` the profile of its rights.
     """
 
     agent: str

@@ -142,7 +142,9 @@ class Answering:
             self._calls, self._finished, self._refusal = ToolCalls(), None, None
             self._counted, self._unread = None, 0
             request = self._request = await self._resolve(plan, choice)
-            await self._paying.reserve(plan, choice, request)
+            granted = await self._paying.reserve(plan, choice, request)
+            self._plan = msgspec.structs.replace(plan, max_tokens=granted)
+            request = self._request = msgspec.structs.replace(request, max_tokens=granted)
             await self._begin(plan, choice)
             async with self._asking(choice, request) as texts:
                 first = await anext(texts, None)

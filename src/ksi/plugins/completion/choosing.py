@@ -33,7 +33,7 @@ PASSED_ON = (
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be completed.
+    """What is to be completed. One that is not ``is_bounded`` by who asks may be cut shorter by a budget.
 
     A resume also has ``so_far``, the text that is there, ``resumes``, the completion that wrote the last of it,
     ``asked``, what was sent for it (None where its provider was never called), and ``is_spoken``: whether what was said
@@ -42,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     payload: CreateCompletion
     max_tokens: int
+    is_bounded: bool
     so_far: str = ""
     resumes: str | None = None
     asked: Asked | None = None

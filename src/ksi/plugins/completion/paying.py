@@ -16,20 +16,30 @@ class Paying:
         self._completion = completion
         self.is_reserved = False
 
-    async def reserve(self, plan: Plan, choice: Chosen, request: CompletionRequest) -> None:
-        """Take what it may cost out of every budget that it counts for. Raises BudgetExceededError."""
+    async def reserve(self, plan: Plan, choice: Chosen, request: CompletionRequest) -> int:
+        """Take what it may cost out of every budget that it counts for.
+
+        Returns:
+            How many tokens it may write.
+
+        Raises:
+            BudgetExceededError: It might cost more than is left.
+        """
         services = self._context.services
         if services.provider_of(Budgets) is None:
-            return
+            return plan.max_tokens
         call = PaidCall(
             call=self._completion,
             scopes=self._scopes(plan, choice),
             provider=choice.provider,
             model=choice.model,
             input_tokens=input_tokens_max(request) + choice.overhead_tokens,
-            output_tokens=plan.max_tokens,
+            output_tokens=plan.max_tokens if plan.is_bounded else None,
+            output_tokens_max=plan.max_tokens,
         )
-        self.is_reserved = await services.get(Budgets).reserve(self._context, call) is not None
+        granted = await services.get(Budgets).reserve(self._context, call)
+        self.is_reserved = granted is not None
+        return plan.max_tokens if granted is None else granted
 
     def give_back(self, usage: Usage) -> None:
         """It was ``usage``, and another provider is asked: with the next commit."""

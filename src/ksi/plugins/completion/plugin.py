@@ -80,7 +80,7 @@ class Completion(PushedResults, AsyncPlugin):
         """
 
         async def plan() -> Plan:
-            return Plan(payload=request, max_tokens=request.max_tokens)
+            return Plan(payload=request, max_tokens=request.output_tokens, is_bounded=request.max_tokens is not None)
 
         answering = self._answering(context, context.event_id, plan, priority=request.priority)
         try:
@@ -123,11 +123,12 @@ class Completion(PushedResults, AsyncPlugin):
 
     async def _plan_of_resume(self, past: Past, root: str, max_tokens: int | None, context: EventContext) -> Plan:
         chain = await past.chain(root)
-        left = chain.payload.max_tokens - chain.pieces
+        left = chain.payload.output_tokens - chain.pieces
         return Plan(
             payload=chain.payload,
             # A crash may have come between the last token and the end: one more is the least that can be asked for.
             max_tokens=max_tokens or max(1, left),
+            is_bounded=(max_tokens or chain.payload.max_tokens) is not None,
             so_far=chain.text,
             resumes=chain.last,
             asked=chain.asked,

@@ -11,7 +11,7 @@ from ksi.core.errors import CancelledError, KSIError
 from ksi.core.events import fact, fact_name
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
-from ksi.plugins.completion.shapes import MAX_TOKENS, CreateCompletion, Name, Tokens
+from ksi.plugins.completion.shapes import CreateCompletion, Name, Tokens
 from ksi.providers.conversation import conversation_of
 
 PRIORITIES = {"critical": 20, "high": 10, "normal": 0, "low": -10, "background": -20}
@@ -29,7 +29,7 @@ class AsyncCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     request_id: Name | None = None
     priority: int | Priority = "normal"
     system: str | None = None
-    max_tokens: Tokens = MAX_TOKENS
+    max_tokens: Tokens | None = None
     temperature: float | None = None
 
 

@@ -36,6 +36,7 @@ class GivenMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked: ``prompt``, or ``messages``. With ``conversation`` they go on with what was said there.
 
+    ``max_tokens``: else 256, or what a budget leaves.
     ``system`` is what the model is told first, this time. ``priority``: higher goes first among those who wait for the
     provider; a conversation keeps its order. ``agent`` is whose budget it counts for, too. ``tools`` are those that the
     model may ask for; ``response_schema`` is the JSON schema of its answer. ``failover`` names who is asked in turn
@@ -50,7 +51,7 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     provider: str | None = None
     conversation: Name | None = None
     system: str | None = None
-    max_tokens: Tokens = MAX_TOKENS
+    max_tokens: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -65,6 +66,11 @@ class CreateCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def __post_init__(self) -> None:
         if (self.prompt is None) == (not self.messages):
             raise ValueError("give either a prompt or messages")
+
+    @property
+    def output_tokens(self) -> int:
+        """How many it may write where no budget says less."""
+        return self.max_tokens or MAX_TOKENS
 
     def new_messages(self) -> tuple[Message, ...]:
         if self.prompt is not None:

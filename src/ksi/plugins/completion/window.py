@@ -89,7 +89,7 @@ class Telling:
         texts = (payload.system or "") + (told.summary or "")
         tools = canonical.encode([payload.tools, payload.response_schema]) if payload.tools else b""
         around = _tokens_in(texts.encode()) + _tokens_in(tools) + MESSAGE_TOKENS
-        return around + payload.max_tokens + tokens_of((*told.messages, *payload.new_messages()))
+        return around + payload.output_tokens + tokens_of((*told.messages, *payload.new_messages()))
 
     # ── leaving out ──────────────────────────────────────────────────────────────────────────────────────────────────
     async def _fitted(self, messages: Sequence[Message], left_out: int, told: Told, tokens: int) -> Told:
