@@ -9,8 +9,11 @@ import pytest
 
 from ksi.core.errors import LogDamagedError, LogVersionError
 from ksi.core.events import NewEvent
+from ksi.store.postgres_log import PostgresEventStore
 from ksi.store.schema import STEPS, bring_up, version_of
 from ksi.store.sqlite_log import SqliteEventStore
+from ksi.testing.counters import Counter, CounterView, added
+from ksi.testing.postgres import PostgresServer
 
 NEXT = (*STEPS, "CREATE TABLE extra(x); INSERT INTO extra SELECT count(*) FROM log")
 
@@ -65,3 +68,26 @@ async def test_the_database_of_another_program_is_no_log(tmp_path: Path) -> None
     with pytest.raises(LogDamagedError):
         async with SqliteEventStore.open(path):
             pass
+
+
+async def test_a_database_of_before_read_models_were_unlogged_is_brought_up_and_has_them_anew(
+    postgres: PostgresServer, url: str
+) -> None:
+    async with PostgresEventStore.open(url) as log:
+        log.register(CounterView)
+        await log.append("counter/a", [added(3)])
+    for statement in (
+        "UPDATE ksi.meta SET value = '1' WHERE key = 'version'",
+        "ALTER TABLE ksi.views SET LOGGED",
+        'ALTER TABLE ksi."view:counters" SET LOGGED',
+        "CREATE TABLE ksi.snapshots(fold bytea)",
+    ):
+        postgres.execute(statement)
+    async with PostgresEventStore.open(url) as log:
+        log.register(CounterView)
+        assert await log.view(CounterView).get("a") == Counter("a", 3)
+        await log.views_written()
+        assert await log.verify() == []
+    kinds = "SELECT relname FROM pg_class WHERE relnamespace = 'ksi'::regnamespace AND relpersistence = 'u'"
+    assert {name for (name,) in postgres.execute(f"{kinds} AND relkind = 'r'")} == {"views", "view:counters"}
+    assert postgres.execute("SELECT convert_from(value, 'UTF8') FROM ksi.meta WHERE key = 'version'") == [("2",)]
