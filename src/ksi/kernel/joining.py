@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ksi.core import canonical
 from ksi.core.errors import CancelledError, DeadlineExceededError, KSIError
 from ksi.core.threads import settle
-from ksi.kernel.door import Done, Session, Sink
+from ksi.kernel.door import Call, Done, Session, Sink
 
 if TYPE_CHECKING:
     from ksi.kernel.execution import Execution
@@ -169,3 +170,13 @@ def ignore(token: Any, raw: bytes | None, error: KSIError | None) -> None:
 def settle_answer(future: asyncio.Future[bytes], raw: bytes | None, error: KSIError | None) -> None:
     """Give the answer to who awaits ``future``, unless it was cancelled."""
     settle(future, raw or b"null", error)
+
+
+async def answer_of(future: asyncio.Future[bytes], call: Call | None) -> Any:
+    """What :func:`settle_answer` gives to ``future``; whoever is cancelled while it waits cancels ``call``."""
+    try:
+        return canonical.decode(await future)
+    except asyncio.CancelledError:
+        if call is not None:
+            call.cancel()
+        raise

@@ -13,7 +13,7 @@ from ksi.core.envelope import EventEnvelope, min_deadline
 from ksi.core.errors import KSIError, QueryWroteError, UnsupportedError
 from ksi.kernel.declare import End, Gap
 from ksi.kernel.door import Session
-from ksi.kernel.joining import settle_answer
+from ksi.kernel.joining import answer_of, settle_answer
 from ksi.kernel.reads import served
 
 if TYPE_CHECKING:
@@ -82,12 +82,7 @@ class Nesting:
                 pass  # it had not come so far before the crash
         future: asyncio.Future[bytes] = self._router.loop.create_future()
         call = self._router.admit(row, envelope, session, settle_answer, future, parent)
-        try:
-            return canonical.decode(await future)
-        except asyncio.CancelledError:
-            if call is not None:
-                call.cancel()
-            raise
+        return await answer_of(future, call)
 
     async def request_as(
         self, parent: Execution, session: Session, name: str, raw: bytes, admitted: Admission, *, scope: str

@@ -35,7 +35,7 @@ from ksi.kernel.door import Call, Done, Session, Sink, StreamCall
 from ksi.kernel.effects import Effects, Recorded
 from ksi.kernel.execution import Execution
 from ksi.kernel.foreign import ENDS, FOREIGN
-from ksi.kernel.joining import UNLIMITED, EndOnly, deliver, ignore, settle_answer
+from ksi.kernel.joining import UNLIMITED, EndOnly, answer_of, deliver, ignore, settle_answer
 from ksi.kernel.keys import Keys
 from ksi.kernel.middleware import Parked
 from ksi.kernel.nested import Nesting
@@ -368,12 +368,7 @@ class Router(UnderWay):
         envelope = EventEnvelope(name=name, raw=raw, principal=session.principal, source=session.source)
         future: asyncio.Future[bytes] = self.loop.create_future()
         call = self.dispatch(envelope, session, settle_answer, future)
-        try:
-            return canonical.decode(await future)
-        except asyncio.CancelledError:
-            if call is not None:
-                call.cancel()
-            raise
+        return await answer_of(future, call)
 
     # ── lookups ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def replace_table(self, table: dict[str, Row]) -> None:

@@ -19,6 +19,7 @@ from ksi.core.ports import Done, Journal, Unit
 from ksi.core.threads import InlineThreads, settle
 from ksi.kernel.assemble import Kernel, Ports
 from ksi.kernel.door import Session, StreamCall
+from ksi.kernel.joining import answer_of
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.kernel.recovery import Recovered
 from ksi.kernel.router import Limits
@@ -108,11 +109,7 @@ class EventTestHarness:
         envelope.subject, envelope.branch = subject, branch
         call = self.kernel.router.dispatch(envelope, self._session, _settle, future)
         try:
-            return canonical.decode(await future)
-        except asyncio.CancelledError:
-            if call is not None:
-                call.cancel()
-            raise
+            return await answer_of(future, call)
         finally:
             self._pending.discard(future)
 
