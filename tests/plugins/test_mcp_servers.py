@@ -6,14 +6,14 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ksi.core.config import Config, McpSection, PermissionSection, ProfileSection, Secret
+from ksi.core.config import Config, HttpSection, McpSection, PermissionSection, ProfileSection, Secret
 from ksi.core.errors import (
     EventTimeoutError,
     NotFoundError,
@@ -234,6 +234,20 @@ async def test_a_server_over_http_is_used_in_the_same_way(tmp_path: Path) -> Non
             with pytest.raises(ToolServerError):
                 await ksi.request("agent:spawn", {"agent": "ada", "tools": ["mcp:other/*"]})
     assert '"version":1' in results(provider.requests[1])[0].content
+
+
+async def test_a_server_over_http_that_was_away_is_connected_anew(tmp_path: Path) -> None:
+    ask = {"tool": "mcp:other/system__health"}
+    async with AsyncExitStack() as lives:
+        other = await lives.enter_async_context(serving(tmp_path, plugins=OTHER))
+        section = McpSection(url=f"{other.url}/mcp", headers={"authorization": Secret(f"Bearer {other.token}")})
+        async with running(tmp_path, servers={"other": section}) as ksi:
+            await ksi.request("mcp:call", ask)
+            await lives.aclose()
+            with pytest.raises(ToolServerError):
+                await ksi.request("mcp:call", ask)
+            await lives.enter_async_context(serving(tmp_path, HttpSection(port=other.port), plugins=OTHER))
+            assert "healthy" in (await ksi.request("mcp:call", ask))["text"]
 
 
 async def test_an_answer_without_an_end_is_cut_off(tmp_path: Path) -> None:

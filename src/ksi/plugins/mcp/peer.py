@@ -86,11 +86,20 @@ class Peer:
             except TimeoutError:
                 raise EventTimeoutError(f"mcp:{self._server}/{tool}", seconds=seconds) from None
             except MCPError as error:
+                self._doubt(error)
                 if error.code != CONNECTION_CLOSED:
                     raise ToolFailedError(error.message, server=self._server, tool=tool) from None
                 raise ToolServerError(self._reason(error), server=self._server) from None
             except FOREIGN as error:
                 raise ToolServerError(self._reason(error), server=self._server) from None
+
+    def _doubt(self, error: MCPError) -> None:
+        """Have the next call connect anew where this connection may be of no use: its server may have begun again.
+
+        A child is kept for all that it knows, and says by its end that it is over.
+        """
+        if self._child is None or error.code == CONNECTION_CLOSED:
+            self.is_over = True
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
@@ -102,8 +111,8 @@ class Peer:
             yield await asyncio.shield(self._opened)
         finally:
             self._calls -= 1
-            if self._calls == 0 and not self.is_over:
-                self._idle = self._loop.call_later(IDLE_S, self.close)
+            if self._calls == 0:
+                self._idle = self._loop.call_later(0.0 if self.is_over else IDLE_S, self.close)
 
     def _transport(self) -> Transport:
         return self._child.transport() if self._child else _http(self._section)
