@@ -42,10 +42,7 @@ def entry_from(stream: str, event: NewEvent) -> Entry:
     checked_text("stream", stream)
     if not isinstance(event, NewEvent):
         raise ValidationError(f"an event is a NewEvent, not {type(event).__name__}")
-    try:
-        written = msgspec.convert(event, _Written, from_attributes=True, builtin_types=(UUID, datetime))
-    except msgspec.ValidationError as error:
-        raise ValidationError(f"the event {event.name!r}: {error}") from None
+    written = event if _is_plain(event) else _checked(event)
     return Entry(
         stream=stream,
         name=written.name,
@@ -59,6 +56,32 @@ def entry_from(stream: str, event: NewEvent) -> Entry:
         correlation=written.correlation_id,
         cause=None if written.causation_id is None else written.causation_id.bytes,
     )
+
+
+_NOTHING = [None, None, None, None]
+
+
+def _is_plain(event: NewEvent) -> bool:
+    """It has what most have, each of its type: that costs a tenth of asking msgspec."""
+    return (
+        type(event.name) is str
+        and bool(event.name)
+        and event.schema_version == 1
+        and type(event.schema_version) is int
+        and type(event.tags) is frozenset
+        and all(type(tag) is str for tag in event.tags)
+        and type(event.metadata) is dict
+        and not event.metadata
+        and (event.event_id is None or type(event.event_id) is UUID)
+        and [event.correlation_id, event.causation_id, event.subject, event.occurred_at] == _NOTHING
+    )
+
+
+def _checked(event: NewEvent) -> _Written:
+    try:
+        return msgspec.convert(event, _Written, from_attributes=True, builtin_types=(UUID, datetime))
+    except msgspec.ValidationError as error:
+        raise ValidationError(f"the event {event.name!r}: {error}") from None
 
 
 def _json(data: Mapping[str, Any] | bytes) -> bytes:
