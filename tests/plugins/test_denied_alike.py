@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
@@ -63,20 +64,24 @@ async def test_what_is_denied_is_denied_by_every_way_that_leads_to_it(site: Site
             await ada.request("route:add", route)
             await ada.request("schedule:add", name="s", event="probe:act", data={"name": "by the clock"}, every=0.5)
         await site.ksi.request("agent:spawn", {"agent": "ada", "tools": ["state:set"]})
-        rule = {"principal": ADA, "deny": ["state:set", "state:delete", "probe:act"]}
+        rule = {"principal": ADA, "deny": ["state:set", "state:delete", "probe:act", "probe:count"]}
         await site.ksi.request("permission:grant", rule)
 
         for way in clients:
             async with way() as ada:
                 with pytest.raises(PermissionDeniedError):
                     await ada.request("state:set", SET)
+                with pytest.raises(PermissionDeniedError):
+                    await anext(ada.stream("probe:count", to=1))
+        for frame in ({}, {"_client_id": "ada"}):  # as the clients of the original say it
+            assert b"permission_denied" in await told_by_line(tmp_path / "ksi.sock", token, frame)
     assert "permission_denied" in await told_by_mcp(site, token)
     await site.ksi.request("agent:send_message", GO)
     assert results(MODEL.requests[1])[0].content.startswith("permission_denied")
     await site.ksi.request("state:set", {"key": "a", "value": 1})  # which the route would answer with a delete
 
     async with asyncio.timeout(20):
-        while await denied(site) < {"state:set", "state:delete", "probe:act"}:  # noqa: ASYNC110  # turns of the loop
+        while await denied(site) < {"state:set", "state:delete", "probe:act", "probe:count"}:  # noqa: ASYNC110  # turns of the loop
             await asyncio.sleep(0)
     assert (await site.ksi.request("state:get", {"key": "a"}))["value"] == 1
     assert site.probe.ended == []
@@ -89,6 +94,16 @@ async def told_by_mcp(site: Site, token: str) -> str:
     ):
         result = await mcp.call_tool("state__set", SET)
         return str(result.content[0])
+
+
+async def told_by_line(socket: Path, token: str, frame: Mapping[str, Any]) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(socket)
+    asked = ({"hello": 1, "token": token}, {"event": "state:set", "data": SET, **frame})
+    writer.write(b"".join(msgspec.json.encode(each) + b"\n" for each in asked))
+    await reader.readline()
+    said = await reader.readline()
+    writer.close()
+    return said
 
 
 async def denied(site: Site) -> set[str]:
