@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ksi.core.config import Config, HttpSection, McpSection, PermissionSection, ProfileSection, Secret
+from ksi.core.config import Config, McpSection, PermissionSection, ProfileSection, Secret
 from ksi.core.errors import (
     EventTimeoutError,
     NotFoundError,
@@ -35,6 +36,7 @@ from ksi.testing.harness import EventTestHarness
 from tests.plugins.scripted import harness, script
 from tests.plugins.test_agent_tools import GO, TURN, call, results, waiting
 from tests.plugins.test_replay import again
+from tests.plugins.tool_server import answer
 from tests.transport.http.site import serving
 
 pytestmark = pytest.mark.leakcheck
@@ -236,18 +238,45 @@ async def test_a_server_over_http_is_used_in_the_same_way(tmp_path: Path) -> Non
     assert '"version":1' in results(provider.requests[1])[0].content
 
 
-async def test_a_server_over_http_that_was_away_is_connected_anew(tmp_path: Path) -> None:
-    ask = {"tool": "mcp:other/system__health"}
-    async with AsyncExitStack() as lives:
-        other = await lives.enter_async_context(serving(tmp_path, plugins=OTHER))
-        section = McpSection(url=f"{other.url}/mcp", headers={"authorization": Secret(f"Bearer {other.token}")})
-        async with running(tmp_path, servers={"other": section}) as ksi:
-            await ksi.request("mcp:call", ask)
-            await lives.aclose()
-            with pytest.raises(ToolServerError):
-                await ksi.request("mcp:call", ask)
-            await lives.enter_async_context(serving(tmp_path, HttpSection(port=other.port), plugins=OTHER))
-            assert "healthy" in (await ksi.request("mcp:call", ask))["text"]
+class Forgetful:
+    """A server over HTTP, as older ones are: with a session, which it forgets when it begins again."""
+
+    def __init__(self) -> None:
+        self.sessions: set[str] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = re.search(r"content-length: (\d+)", head)
+                asked = json.loads(await reader.readexactly(int(length[1]))) if length else {"method": ""}
+                status, body = self._answered(head, asked)
+                writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        writer.close()
+
+    def _answered(self, head: str, asked: dict[str, Any]) -> tuple[str, str]:
+        session = re.search(r"mcp-session-id: (\w+)", head)
+        if asked["method"] == "initialize":
+            self.sessions.add(name := f"s{len(self.sessions)}")
+            status = f"200 OK\r\nmcp-session-id: {name}\r\ncontent-type: application/json"
+        elif session is None or session[1] not in self.sessions:
+            return "404 Not Found", ""
+        else:
+            status = "200 OK\r\ncontent-type: application/json" if "id" in asked else "202 Accepted"
+        result = answer(asked["method"], asked.get("params", {}))
+        return status, json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}) if "id" in asked else ""
+
+
+async def test_a_server_over_http_that_began_again_is_connected_anew(tmp_path: Path) -> None:
+    forgetful = Forgetful()
+    async with await asyncio.start_server(forgetful.serve, "127.0.0.1", 0) as server:
+        section = McpSection(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp")
+        async with running(tmp_path, servers={"tools": section}) as ksi:
+            assert (await direct(ksi, "add", a=1, b=2))["text"] == "3"
+            forgetful.sessions.clear()
+            with pytest.raises(ToolServerError, match="Session terminated"):
+                await direct(ksi, "add", a=1, b=2)
+            assert (await direct(ksi, "add", a=1, b=2))["text"] == "3"
 
 
 async def test_an_answer_without_an_end_is_cut_off(tmp_path: Path) -> None:

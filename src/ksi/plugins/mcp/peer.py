@@ -12,7 +12,7 @@ import httpx2
 from mcp import Client, MCPError
 from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, CallToolResult, Tool
+from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, CallToolResult, Tool
 
 from ksi.core.config import McpSection
 from ksi.core.errors import EventTimeoutError, ToolFailedError, ToolServerError
@@ -87,7 +87,7 @@ class Peer:
                 raise EventTimeoutError(f"mcp:{self._server}/{tool}", seconds=seconds) from None
             except MCPError as error:
                 self._doubt(error)
-                if error.code != CONNECTION_CLOSED:
+                if error.code not in (CONNECTION_CLOSED, INVALID_REQUEST):  # the latter: the session is over
                     raise ToolFailedError(error.message, server=self._server, tool=tool) from None
                 raise ToolServerError(self._reason(error), server=self._server) from None
             except FOREIGN as error:
