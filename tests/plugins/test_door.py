@@ -17,6 +17,7 @@ from ksi.plugins.door.paid import Meter, paid_call
 from ksi.plugins.door.shapes import Asked, Bytes, Head, Piece, Upstreams, changed
 from ksi.plugins.door.unsaid import without_keys
 from ksi.providers.base import Usage
+from ksi.providers.budgets import OTHER_TOKENS
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
@@ -155,6 +156,20 @@ def test_a_picture_is_bounded_by_itself() -> None:
     call = paid_call("c", asked(body), "uid:1")
     assert call is not None
     assert call.input_tokens < 10_000
+
+
+@pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {"url": "https://x/a.png"}}, {"type": "image"}])
+def test_a_picture_that_lies_elsewhere_is_bounded_too(part: Any) -> None:
+    call = paid_call("c", asked({"model": "m", "messages": [{"content": [part, part]}]}), "uid:1")
+    assert call is not None
+    assert call.input_tokens > 2 * OTHER_TOKENS
+
+
+@pytest.mark.parametrize(("prompt", "prompts"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2)])
+def test_prompts_that_are_asked_at_once_are_bounded_together(prompt: Any, prompts: int) -> None:
+    call = paid_call("c", asked({"model": "m", "prompt": prompt, "max_tokens": 10, "best_of": 2}), "uid:1")
+    assert call is not None
+    assert call.output_tokens == 20 * prompts
 
 
 def read(head: Head, *pieces: bytes, granted: int | None = None, is_whole: bool = True) -> Usage:

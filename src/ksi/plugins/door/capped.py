@@ -14,7 +14,7 @@ import msgspec
 
 from ksi.core import canonical
 from ksi.core.errors import KSIError
-from ksi.plugins.door.paid import output_tokens_max
+from ksi.plugins.door.paid import answers_in, output_tokens_max
 from ksi.plugins.door.shapes import Asked, Bytes, Part, Piece
 
 BOUND_MAX = 4_096
@@ -41,7 +41,7 @@ def added(asked: Asked, granted: int) -> dict[str, Any]:
         return {}
     fields: dict[str, Any] = {}
     if granted <= BOUND_MAX and output_tokens_max(body) is None:
-        fields[BOUNDS[asked.path]] = max(1, granted // (body["n"] if isinstance(body.get("n"), int) else 1))
+        fields[BOUNDS[asked.path]] = max(1, granted // answers_in(body))
     options = body.get("stream_options") or {}
     if asked.path != "responses" and body.get("stream") is True and not options.get("include_usage"):
         fields["stream_options"] = {**options, "include_usage": True}

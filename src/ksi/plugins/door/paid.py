@@ -14,6 +14,8 @@ from ksi.providers.budgets import MESSAGE_TOKENS, OTHER_TOKENS, TOOLS_TOKENS, Pa
 from ksi.providers.sse import EventDecoder, EventTooLongError
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample")
+FILES = ("image", "image_url", "input_image", "document", "file", "input_file", "input_audio")
+"""Types of parts that are no text."""
 ANSWER_BYTES_READ = 8 << 20
 """Of an answer that does not stream: what stands behind them is passed on, and its usage estimated."""
 _FILE = re.compile(r'data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+|(?<="data":")[A-Za-z0-9+/=]{64,}')
@@ -37,16 +39,33 @@ def paid_call(call: str, asked: Asked, principal: str) -> PaidCall | None:
 
 def _input_tokens_max(asked: Asked) -> int:
     """No tokenizer of bytes makes more tokens than there are bytes; an image or file is bounded by itself."""
-    text, files = _FILE.subn("", asked.body.text)
+    text, embedded = _FILE.subn("", asked.body.text)
+    files = max(embedded, _files(asked.json()))
     tools = TOOLS_TOKENS if '"tools"' in text or "schema" in text else 0
     return len(text.encode()) + MESSAGE_TOKENS + tools + OTHER_TOKENS * files
+
+
+def _files(said: Any) -> int:
+    """Parts of messages that are an image or a file, wherever that lies."""
+    match said:
+        case dict():
+            return (said.get("type") in FILES) + sum(map(_files, said.values()))
+        case list():
+            return sum(map(_files, said))
+    return 0
 
 
 def output_tokens_max(body: Mapping[str, Any]) -> int | None:
     """None: the request does not say."""
     said = [body[name] for name in LIMITS if isinstance(body.get(name), int)]
-    choices = body["n"] if isinstance(body.get("n"), int) else 1
-    return max(said) * choices if said else None
+    return max(said) * answers_in(body) if said else None
+
+
+def answers_in(body: Mapping[str, Any]) -> int:
+    """How many are written: a prompt may be a list of texts, or of lists of tokens, each answered by itself."""
+    prompt = body.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else 1
+    return prompts * max([1, *(body[name] for name in ("n", "best_of") if isinstance(body.get(name), int))])
 
 
 class Meter:
