@@ -65,7 +65,8 @@ def answers_in(body: Mapping[str, Any]) -> int:
     """How many are written: a prompt may be a list of texts, or of lists of tokens, each answered by itself."""
     prompt = body.get("prompt")
     prompts = len(prompt) if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else 1
-    return prompts * max([1, *(body[name] for name in ("n", "best_of") if isinstance(body.get(name), int))])
+    choices: list[int] = [said for name in ("n", "best_of") if isinstance(said := body.get(name), int)]
+    return prompts * max([1, *choices])
 
 
 class Meter:
