@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -116,3 +117,16 @@ async def test_of_three_only_the_one_that_read_depends_on_the_first(daemon: Daem
         ("worker:copy", "read"),
         ("state:set", "caused"),
     ]
+
+
+async def test_others_are_served_while_a_large_cone_grows(daemon: Daemon) -> None:
+    count, turns = 60, 0
+    await daemon.ask("worker:note", key="k0")
+    for number in range(count):
+        await daemon.ask("worker:copy", key=f"k{number}", to=f"k{number + 1}")
+    growing = asyncio.ensure_future(cone(daemon, await fact_of(daemon, "k0")))
+    while not growing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert len(growing.result()) > count
+    assert turns > count

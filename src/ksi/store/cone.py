@@ -6,6 +6,7 @@ request whose read set was too long to be kept counts as one that had read every
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -79,7 +80,7 @@ async def cone_of(
     writes = _Writes([views[name] for name in sorted(named & views.keys())], root.position)
     async for event in log.read_all(branch=branch):
         writes.take(event)
-    return _Cone(events, writes.found, views).grown_from(root)
+    return await _Cone(events, writes.found, views).grown_from(root)
 
 
 class _Writes:
@@ -118,9 +119,10 @@ class _Cone:
         self._members: dict[bytes, Member] = {}
         self._writes: deque[Write] = deque()
 
-    def grown_from(self, root: RecordedEvent) -> Cone:
+    async def grown_from(self, root: RecordedEvent) -> Cone:
         self._add(root)
         while self._writes:
+            await asyncio.sleep(0)  # each write is held against each reader: of a large run that takes many seconds
             write = self._writes.popleft()
             for outcome, reads in self._readers:
                 if self._is_outside(outcome, write) and self._meets(reads, write):
