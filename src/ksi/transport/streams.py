@@ -15,17 +15,17 @@ from ksi.wire.frames import FrameId
 CHUNKS_ON_THE_WAY = 256
 BYTES_ON_THE_WAY = 128 << 10
 """Of chunks that are on their way to one reader; a single one may be larger."""
-FIRST_CHUNKS = 16
+FIRST_CHUNKS = 1
 """The same before it is known how large they are."""
 
 
 class Window:
     """What a reader granted, handed on in portions: however much it grants, little waits for a reader that stalls."""
 
-    def __init__(self, granted: int, *, first_chunks: int = FIRST_CHUNKS, chunks_max: int = CHUNKS_ON_THE_WAY) -> None:
+    def __init__(self, granted: int, *, chunks_max: int = CHUNKS_ON_THE_WAY) -> None:
         self._granted = granted  #: and not handed on yet
         self._chunks_max = chunks_max
-        self._width = first_chunks
+        self._width = FIRST_CHUNKS
         self._on_the_way = 0
         self._largest = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -206,9 +207,14 @@ async def test_a_thousand_connections_that_say_nothing_cost_little_and_are_let_g
 # ── stalled readers ──────────────────────────────────────────────────────────────────────────────────────────────────
 async def stalled_reader(site: Site, name: str, *, size: int, credit: int | None = None) -> Raw:
     """Somebody who asks for a stream without end, and never reads."""
-    raw = await Raw.open(site)
+    raw = await reader(site, name, size=size, credit=credit, to=1_000_000)
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's is one that reads
-    body = json.dumps({"name": name, "to": 1_000_000, "size": size}).encode()
+    return raw
+
+
+async def reader(site: Site, name: str, *, size: int, to: int, credit: int | None = None) -> Raw:
+    raw = await Raw.open(site)
+    body = json.dumps({"name": name, "to": to, "size": size}).encode()
     said = b"" if credit is None else b"ksi-credit: %d\r\n" % credit
     raw.writer.write(
         b"POST /v1/stream/probe:flood HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n%b"
@@ -274,6 +280,20 @@ async def test_nothing_much_is_made_for_a_reader_that_can_not_grant_and_stops(tm
             raw.writer.transport.abort()
 
 
+async def test_a_reader_whose_system_offers_less_room_than_before_still_gets_all(tmp_path: Path) -> None:
+    async with serving(tmp_path) as site:
+        raw = await reader(site, "narrowing", size=1_000, to=600)
+        narrowed = False
+        received = b""
+        while b"event: end" not in received[-400:]:
+            received += await raw.reader.read(65_536)
+            if len(received) > 200_000 and not narrowed:
+                narrowed = True
+                raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        assert received.count(b"x" * 1_000) == 600
+        raw.writer.close()
+
+
 async def test_a_reader_grants_in_all_and_what_is_said_twice_counts_once(site: Site, http: httpx.AsyncClient) -> None:
     body = {"name": "granted", "to": 1_000_000}
     async with http.stream("POST", "/v1/stream/probe:flood", json=body | {"size": 1}, headers={"ksi-credit": "2"}) as a:
@@ -303,8 +323,8 @@ async def test_a_reader_that_does_not_take_its_end_loses_its_connection(
         raw.writer.transport.abort()
 
 
-async def test_sockets_that_stall_hold_little_whatever_they_granted(tmp_path: Path) -> None:
-    count, size = 50, 20_000
+@pytest.mark.parametrize(("count", "size"), [(50, 20_000), (5, 500_000)])
+async def test_sockets_that_stall_hold_little_whatever_they_granted(tmp_path: Path, count: int, size: int) -> None:
     async with serving(tmp_path) as site, AsyncExitStack() as stack:
         tracemalloc.start()
         for number in range(count):

@@ -33,6 +33,9 @@ class Carrying(Protocol):
     def ahead(self) -> int:
         """Bytes that were written and that the client has not read, as far as one can know."""
 
+    def room(self) -> int | None:
+        """Bytes that the client's system offers to take; None: it has not confirmed all that it took."""
+
 
 class Holding(Protocol):
     """Where bytes of requests are counted; ``scope["state"]["holding"]`` of an application."""
@@ -234,6 +237,10 @@ class Exchange:
     def ahead(self) -> int:
         """Bytes that were written and that the client has not read, as far as one can know."""
         return self._connection.ahead()
+
+    def room(self) -> int | None:
+        """Bytes that the client's system offers to take; None: it has not confirmed all that it took."""
+        return self._connection.room()
 
     def abort(self) -> None:
         """Close the connection now; what is not written is lost."""

@@ -20,8 +20,6 @@ from ksi.transport.streams import Window
 
 CREDIT = 16
 """Chunks that may be on their way to one reader."""
-FIRST_CREDIT = 1
-"""The same before it is known how large they are."""
 UNLIMITED = 1 << 62
 HEARTBEAT = 15.0
 """Seconds of silence after which something is said, so that a dead peer is found and no proxy gives up."""
@@ -42,7 +40,7 @@ class Outlet:
         self._news = asyncio.Event()
         self._grants = granted is not None
         self._granted = UNLIMITED if granted is None else granted  #: in all
-        self._window = Window(self._granted, first_chunks=FIRST_CREDIT, chunks_max=CREDIT)
+        self._window = Window(self._granted, chunks_max=CREDIT)
         self._call: StreamCall | None = None
         self._chunks = 0  #: among the parts
         self._cut: asyncio.TimerHandle | None = None

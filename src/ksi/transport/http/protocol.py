@@ -186,6 +186,10 @@ class HttpConnection(HttpToolsProtocol):
             return 0
         return self._ahead.bytes() + self.transport.get_write_buffer_size()
 
+    def room(self) -> int | None:
+        """Bytes that the client's system offers to take; None: it has not confirmed all that it took."""
+        return None if self._ahead is None or self.transport.is_closing() else self._ahead.room()
+
     def abort(self) -> None:
         """Close now; what is not written is lost."""
         self._give_up()
