@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import sys
+from typing import Any
 
 import pytest
 
@@ -240,3 +242,18 @@ class TestStalled:
         await door.seen_count(1)
         while server.common.connections:  # noqa: ASYNC110  # the stall's timer is the loop's
             await asyncio.sleep(0)
+
+
+async def test_how_a_line_was_read_is_no_cause_of_what_its_handler_raises(
+    client: LineClient, door: EchoDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, dispatch = [], door.dispatch
+
+    def noting(*given: Any) -> Any:
+        seen.append(sys.exception())
+        return dispatch(*given)
+
+    monkeypatch.setattr(door, "dispatch", noting)
+    await client.ask({"id": 1, "event": "test:echo"})
+    await client.ask({"id": 2, "event": "test:echo", "priority": 3})
+    assert seen == [None, None]

@@ -123,7 +123,10 @@ class ValidationError(RequestError):
 
 
 class UnknownEventError(RequestError):
-    """No plugin declares this event. ``suggestions`` are the names that look like it."""
+    """No plugin declares this event; ``ksi events`` lists those that there are.
+
+    ``suggestions`` are names that look like it, where there are some.
+    """
 
     code = "unknown_event"
 

@@ -201,6 +201,8 @@ class Connection(asyncio.Protocol):
             try:
                 frame = read(line)  # type: ignore[arg-type]  # of a line that was too long there is an error
             except UNREADABLE:
+                frame = None  # served behind this, so that no error of a handler counts as one that followed from it
+            if frame is None:
                 self._take_typed(line)
                 if self._session is not session:  # it said hello, and is somebody else now
                     break
@@ -242,10 +244,8 @@ class Connection(asyncio.Protocol):
         try:
             frame = self._frames.read(line)  # type: ignore[arg-type]  # as above
         except UNREADABLE:
-            self._take_plain(line)
-            return
-        frame_id = frame.id
-        if frame_id is None or frame.stream or not frame.reply:
+            frame = None
+        if frame is None or (frame_id := frame.id) is None or frame.stream or not frame.reply:
             self._take_plain(line)
             return
         target: Target = frame.target
