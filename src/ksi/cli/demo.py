@@ -25,7 +25,7 @@ PROMPT = "Tell me about a lighthouse at night."
 LONG_PROMPT = "Tell me a long story about a ship that came back."
 SEEN_BEFORE_THE_KILL = 12
 SEEN_BEFORE_THE_CANCEL = 6
-TURN_TOKENS = 16
+TURN_TOKENS = 12
 AGENTS = ("ada", "ben")
 SYSTEM = "You write a story together with a friend. Answer with one short sentence that goes on with it."
 OPENING = "The old lighthouse had been dark for years, until one night a light appeared."
@@ -100,7 +100,7 @@ def _home(*, keep: bool) -> Iterator[Path]:
 # ── 1. STREAM ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _stream(stage: Stage, counts: Counts) -> Told:
     stage.beat(1, "STREAM", "tokens as they come; each is in the log before it is seen")
-    told = counts.add(stage.stream("complete", PROMPT, "--max-tokens", "32"))
+    told = counts.add(stage.stream("complete", PROMPT, "--max-tokens", "24"))
     stage.claim(told.end["provider"] == PROVIDER, f"the provider is {PROVIDER}, no server and no key")
     stage.claim(told.end["model_sha256"] == SMOLLM2.sha256, f"the model's sha256 is {SMOLLM2.sha256[:16]}…")
     stage.claim(
@@ -114,7 +114,7 @@ def _kill(stage: Stage, counts: Counts) -> Told:
     stage.beat(2, "KILL", "kill -9 of the daemon in the middle of an answer")
     told = counts.add(
         stage.stream(
-            "complete", LONG_PROMPT, "--max-tokens", "40", after=SEEN_BEFORE_THE_KILL, act=lambda _: _kill_daemon(stage)
+            "complete", LONG_PROMPT, "--max-tokens", "32", after=SEEN_BEFORE_THE_KILL, act=lambda _: _kill_daemon(stage)
         )
     )
     stage.claim(told.error == "interrupted", "whoever waited for the answer was told so")
