@@ -42,6 +42,16 @@ async def test_a_second_owner_is_refused_with_the_name_of_the_first(url: str) ->
         pass
 
 
+async def test_what_comes_late_to_one_that_is_closed_takes_the_log_from_nobody(url: str) -> None:
+    async with PostgresEventStore.open(url) as store:
+        await store.append("counter/a", [added(1)])
+    for late in (lambda: store._writer.within(lambda connection: None), lambda: store._point.rows("SELECT 1")):
+        with pytest.raises(UnavailableError, match="closed"):
+            late()
+    async with PostgresEventStore.open(url) as store:
+        assert await totals(store) == [1]
+
+
 async def test_an_owner_and_one_that_shares_exclude_each_other(url: str) -> None:
     async with PostgresEventStore.open(url):
         with pytest.raises(LogLockedError):

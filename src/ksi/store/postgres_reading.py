@@ -35,6 +35,7 @@ class Session:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Connection | None = None
+        self._is_closed = False
 
     def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """What ``query`` gives; asked again where the connection was lost meanwhile.
@@ -53,6 +54,8 @@ class Session:
             raise UnavailableError("the log", f"{type(error).__name__}: {str(error).strip()}") from error
 
     def _ask(self, query: str, parameters: Parameters) -> list[tuple[Any, ...]]:
+        if self._is_closed:
+            raise UnavailableError("the log", "it is closed")
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url)
         return self._connection.execute(query.encode(), parameters, binary=True).fetchall()
@@ -63,6 +66,7 @@ class Session:
         return rows[0][0] if rows else None
 
     def close(self) -> None:
+        self._is_closed = True
         if self._connection is not None:
             self._connection.close()
 

@@ -45,7 +45,7 @@ class PostgresWriter:
         self._vault = vault
         self._lock = RLock()  # a view that is registered is flushed on the loop
         self._names: set[str] = set()
-        self._stopped = False
+        self._stopped = self._is_closed = False
         try:
             self._connection = self._connected()
         except psycopg.Error as error:
@@ -136,6 +136,8 @@ class PostgresWriter:
                 pause = min(2 * pause, PAUSE_MAX)
 
     def _live(self) -> Connection:
+        if self._is_closed:  # a new connection would own the log again, and nobody would let go of it
+            raise UnavailableError("the log", "it is closed")
         if self._connection.closed:
             self._connection = self._connected()
         return self._connection
@@ -146,6 +148,7 @@ class PostgresWriter:
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             self._connection.close()
 
 
