@@ -51,9 +51,11 @@ CREATE TABLE ksi.streams(name bytea, version bigint, last bigint NOT NULL, PRIMA
 CREATE TABLE ksi.keys(key bigint, last bigint, PRIMARY KEY (key, last));
 CREATE TABLE ksi.names(name bytea PRIMARY KEY);
 CREATE TABLE ksi.checkpoints(subscriber bytea PRIMARY KEY, pos bigint NOT NULL);
+"""
+VIEWS = """
 -- Read models are made of the log. Unlogged: neither the server's own log nor a replica nor a copy of its files keeps
 -- what was erased. A crash of the server empties all unlogged tables together, this one too: so they are built again.
-CREATE UNLOGGED TABLE ksi.views(
+CREATE UNLOGGED TABLE IF NOT EXISTS ksi.views(
     name text PRIMARY KEY, version bigint NOT NULL, shape text NOT NULL, pos bigint NOT NULL
 );
 """
@@ -207,6 +209,7 @@ def prepare(connection: Connection) -> None:
         if not exists(connection):
             connection.execute(TABLES)
             connection.execute("INSERT INTO ksi.meta VALUES ('version', %s), ('keys', %s)", (VERSION, KIND))
+        connection.execute(VIEWS)  # also where somebody has dropped it: what is derived is made again
         _bring_up(connection)
         _check_version(connection)
         if meta(connection, "keep") != _KEEP_DIGEST:
