@@ -785,3 +785,31 @@ async def test_a_fact_that_an_observer_fails_at_is_parked_and_shown_again_when_t
         assert seen == [1, 1, 1, 1, 1, 2, 1]
         assert await ksi.log.parked("watcher") == []
         assert [fact.data["number"] for fact in await ksi.facts("noted:*")] == [2, 1]
+
+
+@pytest.mark.parametrize("how", ["effect", "observe"])
+async def test_what_is_raised_in_an_effect_reaches_its_handler_as_a_rerun_gives_it(how: str) -> None:
+    seen, gate = [], asyncio.Event()
+
+    async def breaks() -> None:
+        raise ValueError("boom")
+
+    @event("p:do", durability="before", on_crash="rerun")
+    async def do(self: Any, context: EventContext) -> None:
+        try:
+            await (context.effect if how == "effect" else context.observe)("thing:do", {}, breaks)
+        except InternalError as error:
+            seen.append((error.message, error.details()))
+        await context.commit()
+        await gate.wait()
+
+    async with EventTestHarness(plugin(do)) as ksi:
+        request = asyncio.ensure_future(ksi.request("p:do"))
+        await turns()
+        await ksi.crash()
+        await turns()
+        gate.set()
+        await asyncio.gather(request, return_exceptions=True)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert "ValueError: boom" in seen[0][0]

@@ -219,6 +219,10 @@ class EventContext:
             request: JSON-able; tells this effect from others of the same name.
             call: Does it; gives something JSON-able, or raises.
             result: The type that the result is decoded into; builtins where nothing is said.
+
+        Raises:
+            KSIError: ``call`` did, now or when it was recorded.
+            InternalError: ``call`` raised another error, which is its cause; so it is in a rerun and a replay too.
         """
         self._check("make an effect")
         return await self.effects.run(name, request, call, result=result, idempotent=idempotent)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -112,11 +113,12 @@ class StreamedEffect:
             effect.complete({"usage": …})
     """
 
-    __slots__ = ("_again", "value")
+    __slots__ = ("_again", "_failed", "value")
 
-    def __init__(self, again: Again | None) -> None:
+    def __init__(self, again: Again | None, failed: Callable[[BaseException], KSIError]) -> None:
         self.value: Any = None
         self._again = again
+        self._failed = failed
 
     async def pieces(
         self, call: Callable[[], AsyncGenerator[T, None]], again: Callable[[Sequence[Any], Any], Iterable[T]]
@@ -129,9 +131,14 @@ class StreamedEffect:
                 (None where the effect did not come so far).
         """
         if self._again is None:
-            async with aclosing(call()) as pieces:
-                async for piece in pieces:
-                    yield piece
+            try:
+                async with aclosing(call()) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            except KSIError:
+                raise
+            except FOREIGN as error:
+                raise self._failed(error) from error
             return
         for piece in again(self._again.chunks, self._again.value):
             yield piece
@@ -177,8 +184,8 @@ class Effects:
             await self._end(key, error=error)
             raise
         except FOREIGN as error:
-            await self._end(key, error=InternalError(f"effect {name!r}", f"{type(error).__name__}: {error}"))
-            raise
+            await self._end(key, error=(failed := self._failed(name, error)))
+            raise failed from error
         await self._end(key, value=value)
         return _into(canonical.decode(value), result)
 
@@ -195,6 +202,9 @@ class Effects:
         except KSIError as error:
             self._note_seen(key, error=error)
             raise
+        except FOREIGN as error:
+            self._note_seen(key, error=(failed := self._failed(name, error)))
+            raise failed from error
         self._note_seen(key, value=value)
         return _into(canonical.decode(value), result)
 
@@ -207,12 +217,13 @@ class Effects:
         if begun:
             if ended is None:
                 self._gateway.admit(self._execution.envelope, name, raw, begun=True)
-            yield StreamedEffect(self._again(key, ended))
+            yield StreamedEffect(self._again(key, ended), partial(self._failed, name))
             return
         await self._admit(name, raw, begun=False)
         await self._begin(key, raw)
         kept = self._from_earlier_run(key)
-        effect = StreamedEffect(None if kept is None else Again(self._chunks_of(key), kept["value"], _at_once))
+        again = None if kept is None else Again(self._chunks_of(key), kept["value"], _at_once)
+        effect = StreamedEffect(again, partial(self._failed, name))
         try:
             yield effect
         except asyncio.CancelledError:
@@ -222,6 +233,11 @@ class Effects:
             self._note_end(key, error=error)
             raise
         self._note_end(key, value=canonical.encode(effect.value))
+
+    def _failed(self, name: str, error: BaseException) -> InternalError:
+        """What a handler gets for an error that is none of KSI's: the same that a rerun and a replay give it."""
+        self._execution.router.log_failure(self._execution.row, error)
+        return InternalError(f"effect {name!r}", f"{type(error).__name__}: {error}")
 
     def _from_earlier_run(self, key: Key) -> Mapping[str, Any] | None:
         """How the same ended well in the run that this one repeats with something changed."""
