@@ -87,7 +87,7 @@ def forget(classes: list[type[AsyncPlugin]]) -> None:
     for kind in classes:
         root = kind.__module__
         if root.startswith(f"{PACKAGE}."):
-            for name in [name for name in sys.modules if name == root or name.startswith(f"{root}.")]:
+            for name in [name for name in list(sys.modules) if name == root or name.startswith(f"{root}.")]:
                 del sys.modules[name]
 
 
