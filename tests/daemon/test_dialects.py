@@ -67,6 +67,7 @@ async def test_a_text_of_digits_stays_a_text(old: Stranger) -> None:
         ("conversation:active", "unknown_event"),
         ("injection:list", "unknown_event"),
         ("message:subscribe", "validation_error"),
+        ("event:subscribe", "unsupported"),
         ("mixed:raises", "internal_error"),
         ("mixed:none", "no_answer"),
     ],
@@ -75,6 +76,13 @@ async def test_what_once_had_no_reply_is_answered_with_an_error(old: Stranger, e
     answer = await ask(old, event)
     assert isinstance(answer["error"], str)
     assert answer["code"] == code
+
+
+async def test_what_has_no_answer_says_so_and_is_not_begun(old: Stranger) -> None:
+    answer = await ask(old, "message:subscribe", topic="x")
+    assert answer["code"] == "unsupported"
+    assert "as a stream" in answer["error"]
+    assert (await ask(old, "system:health"))["in_flight"] == 1, "that one"
 
 
 async def test_an_empty_result_is_a_success(old: Stranger) -> None:

@@ -234,6 +234,8 @@ class Router(UnderWay):
         is_explicit = envelope.id is not None
         try:
             admitted = self.admitted(row, envelope, session, is_nested=parent is not None)
+            if row.only_shows:  # nobody would ever have an answer, nor could stop it
+                raise UnsupportedError(f"{row.name!r} only shows what comes, it has no answer: ask for it as a stream")
         except KSIError as error:
             row.refuse(error, envelope, done, token)
             return None

@@ -62,6 +62,8 @@ class Row:
         self.is_recorded = not self.is_query
         self.is_before = declaration.durability == "before"
         self.is_stream = declaration.kind == "stream"
+        self.only_shows = self.is_stream and self.is_query and spec.answer.hint is None
+        """Whether it is a stream of what is recorded elsewhere, or of nothing that lasts, and has no end value."""
         self.timeout = declaration.timeout
         self.has_locks = declaration.key is not None or declaration.concurrent is not None
         self.can_wait = any(handler.mode != "inline" for handler in spec.handlers) or bool(stack.onions)
