@@ -24,7 +24,7 @@ def test_an_error_of_the_event_ends_with_1_and_says_code_and_remedy(ksi: Cli) ->
     assert (done.returncode, done.stdout) == (1, "")
     assert "state:get" in done.stderr
     assert "[unknown_event]" in done.stderr
-    assert "No plugin declares this event." in done.stderr
+    assert "No plugin declares this event;" in done.stderr
 
 
 def test_the_same_event_id_is_done_once(ksi: Cli) -> None:

@@ -93,7 +93,7 @@ class Branch(AsyncPlugin):
     )
     async def discard(self, name: BranchName, context: EventContext) -> ShownBranch:
         """Read and write a branch no more; its name is not given again. What runs there is cancelled first."""
-        if name == context.branch:
+        if name == context.branch != MAIN:
             raise ConflictError(f"this request is on {name} itself: ask for it on another branch", branch=name)
         discarded: ShownBranch = await context.effect(
             "store:discard", {"name": name}, partial(self._discard, name), result=ShownBranch, idempotent=True
