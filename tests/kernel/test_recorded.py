@@ -787,19 +787,36 @@ async def test_a_fact_that_an_observer_fails_at_is_parked_and_shown_again_when_t
         assert [fact.data["number"] for fact in await ksi.facts("noted:*")] == [2, 1]
 
 
+class SpeechlessError(Exception):
+    """One that can not say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
 @pytest.mark.parametrize("how", ["effect", "observe"])
-async def test_what_is_raised_in_an_effect_reaches_its_handler_as_a_rerun_gives_it(how: str) -> None:
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ValueError("boom"), "ValueError: boom"),
+        (ValueError("\ud800"), r"ValueError: \ud800"),
+        (SpeechlessError(), "SpeechlessError: (it has no text)"),
+    ],
+)
+async def test_what_is_raised_in_an_effect_reaches_its_handler_as_a_rerun_gives_it(
+    how: str, raised: Exception, said: str
+) -> None:
     seen, gate = [], asyncio.Event()
 
     async def breaks() -> None:
-        raise ValueError("boom")
+        raise raised
 
     @event("p:do", durability="before", on_crash="rerun")
     async def do(self: Any, context: EventContext) -> None:
         try:
             await (context.effect if how == "effect" else context.observe)("thing:do", {}, breaks)
         except InternalError as error:
-            seen.append((error.message, error.details()))
+            seen.append((error.message, str(error.details())))
         await context.commit()
         await gate.wait()
 
@@ -812,4 +829,14 @@ async def test_what_is_raised_in_an_effect_reaches_its_handler_as_a_rerun_gives_
         await asyncio.gather(request, return_exceptions=True)
     assert len(seen) == 2
     assert seen[0] == seen[1]
-    assert "ValueError: boom" in seen[0][0]
+    assert said in seen[0][0]
+
+
+async def test_a_handler_whose_error_has_no_text_is_answered() -> None:
+    @event("p:do", durability="before")
+    async def do(self: Any) -> None:
+        raise SpeechlessError
+
+    async with EventTestHarness(plugin(do)) as ksi:
+        with pytest.raises(InternalError, match="it has no text"):
+            await ksi.request("p:do")

@@ -59,8 +59,8 @@ class KSIError(Exception):
     retryable: ClassVar[bool] = False
 
     def details(self) -> dict[str, Any]:
-        """The facts of this error: JSON-able values by name."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        """The facts of this error: JSON-able values by name, in the order in which the log gives them back."""
+        return {name: value for name, value in sorted(vars(self).items()) if not name.startswith("_")}
 
     @property
     def message(self) -> str:

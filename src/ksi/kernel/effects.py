@@ -22,7 +22,7 @@ from ksi.core.clock import microseconds, utc
 from ksi.core.envelope import EventEnvelope, path_of
 from ksi.core.errors import InternalError, KSIError, OutcomeUnknownError, from_wire
 from ksi.core.ports import EffectGateway, Entry, Unit
-from ksi.kernel.foreign import FOREIGN
+from ksi.kernel.foreign import FOREIGN, said_of
 
 if TYPE_CHECKING:
     from ksi.kernel.context import EventContext
@@ -237,7 +237,7 @@ class Effects:
     def _failed(self, name: str, error: BaseException) -> InternalError:
         """What a handler gets for an error that is none of KSI's: the same that a rerun and a replay give it."""
         self._execution.router.log_failure(self._execution.row, error)
-        return InternalError(f"effect {name!r}", f"{type(error).__name__}: {error}")
+        return InternalError(f"effect {name!r}", said_of(error))
 
     def _from_earlier_run(self, key: Key) -> Mapping[str, Any] | None:
         """How the same ended well in the run that this one repeats with something changed."""

@@ -11,3 +11,12 @@ FOREIGN = (Exception, SystemExit, KeyboardInterrupt)
 """Of code that is awaited on the way: a cancel of that way passes."""
 ENDS = BaseException
 """All ways in which a handler may end without an answer; its own cancel is one of them."""
+
+
+def said_of(error: BaseException) -> str:
+    """The kind and the text of ``error``, as text that JSON takes, whatever its ``__str__`` gives or raises."""
+    try:
+        text = str(error)
+    except FOREIGN:
+        text = "(it has no text)"
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()

@@ -17,7 +17,7 @@ from ksi.core.errors import CheckpointConflictError, KSIError
 from ksi.core.events import Filter, RecordedEvent
 from ksi.core.patterns import expand
 from ksi.core.ports import Subscription
-from ksi.kernel.foreign import FOREIGN
+from ksi.kernel.foreign import FOREIGN, said_of
 from ksi.kernel.reaction import Reaction
 from ksi.kernel.spec import HandlerSpec
 
@@ -91,7 +91,7 @@ class Observers:
         while (error := await self._show(handler, event, events)) is not None:
             attempts += not self._router.journal.is_read_only  # a full disk is no fault of the fact
             if attempts == ATTEMPTS_MAX:
-                await events.nack(event, "park", f"{type(error).__name__}: {error}")
+                await events.nack(event, "park", said_of(error))
                 return
             await asyncio.sleep(RETRY_DELAY)
         await events.ack(event)

@@ -31,7 +31,7 @@ from ksi.kernel.context import EventContext
 from ksi.kernel.deciding import compile_deciding
 from ksi.kernel.door import Call, Done, Session
 from ksi.kernel.execution import CANCEL_GRACE, Execution
-from ksi.kernel.foreign import ENDS, FOREIGN
+from ksi.kernel.foreign import ENDS, FOREIGN, said_of
 from ksi.kernel.latency import Latency
 from ksi.kernel.middleware import Parked, Stack, wrap
 from ksi.kernel.querying import REFUSED_ANSWERS, compile_async, compile_inline, end_measured, measured
@@ -226,7 +226,7 @@ class Row:
         if isinstance(raised, asyncio.CancelledError):
             return CancelledError(self.name)
         self.router.log_failure(self, raised)
-        return InternalError(f"handler of {self.name!r}", f"{type(raised).__name__}: {raised}")
+        return InternalError(f"handler of {self.name!r}", said_of(raised))
 
     def scope_of(self, handler: HandlerSpec) -> str:
         """What tells ``handler`` from the others in the log: its plugin, which is the same in the next life."""
