@@ -802,6 +802,7 @@ class SpeechlessError(Exception):
         (ValueError("\ud800"), r"ValueError: \ud800"),
         (SpeechlessError(), "SpeechlessError: (it has no text)"),
     ],
+    ids=["text", "no UTF-8", "no text"],
 )
 async def test_what_is_raised_in_an_effect_reaches_its_handler_as_a_rerun_gives_it(
     how: str, raised: Exception, said: str
