@@ -88,6 +88,17 @@ def test_a_generation_on_a_disk_that_can_not_be_read_is_whole_again(monkeypatch:
     assert generations.unpacked_from >= made[10][0].last
 
 
+def test_of_large_rows_few_stay_unpacked_and_all_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = rows(20)
+    monkeypatch.setattr("ksi.store.tail.NEWEST_BYTES", 2 * len(made[0][1]))
+    tail = Tail()
+    for row, body in made:
+        tail.add(row, body)
+        assert 1 <= len(tail._newest) <= 4
+    assert tail.unpacked_from >= made[15][0].last
+    assert tail.rows(None, 0, 999, False, 99, unpack) == [row for row, _ in made]
+
+
 def test_records_that_could_not_be_written_are_still_there(connection: apsw.Connection) -> None:
     shelf = SqliteShelf(connection, CounterView(), Place(CounterView))
     shelf.put(("a",), Counter("a", 1))

@@ -24,8 +24,8 @@ R = TypeVar("R", Row, Lines)
 ROWS_MAX = 16_384
 BYTES_MAX = 8 * 1024 * 1024
 """Rows, and bytes of their bodies, of a generation: what is kept until its keys are written."""
-NEWEST = 256
-"""Rows that stay unpacked, for those who follow the log."""
+NEWEST, NEWEST_BYTES = 256, 4 * 1024 * 1024
+"""Rows that stay unpacked, for those who follow the log: up to twice so many, and of large ones fewer."""
 
 
 class RowSource(Protocol):
@@ -76,6 +76,7 @@ class Tail:
         self._bodies: list[bytes] = []
         self._lasts: list[int] = []
         self._newest: dict[int, Row] = {}
+        self._newest_bytes = 0  #: of those that came since some were forgotten
         self._postings: dict[str, list[int]] = {}
         self._indexed = 0
         self._own: dict[bytes, list[int]] = {}
@@ -90,6 +91,7 @@ class Tail:
     def add(self, row: Row, body: bytes) -> None:
         """``body`` is the packed, sealed row."""
         self._newest[len(self._lasts)] = row
+        self._newest_bytes += len(body)
         self._lasts.append(row.last)
         if self._stored is None:
             self._bodies.append(body)
@@ -97,15 +99,17 @@ class Tail:
         branch = row.origin.branch
         for line in row.lines:
             self.heads[line.stream if branch == MAIN else marked(line.stream, branch)] = line.version
-        if len(self._newest) == 2 * NEWEST:
+        if len(self._newest) == 2 * NEWEST or (self._newest_bytes > NEWEST_BYTES and len(self._newest) > 1):
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        upto = len(self._lasts) - NEWEST
+        count = len(self._newest) // 2
+        upto = len(self._lasts) - len(self._newest) + count
         if self._stored is not None:
             self._note_keys(upto)
-        for place in range(upto - NEWEST, upto):
+        for place in range(upto - count, upto):
             del self._newest[place]
+        self._newest_bytes = 0
 
     @property
     def is_full(self) -> bool:
