@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pty
@@ -150,6 +151,12 @@ def test_json_has_extras_and_the_request_and_extras_forge_nothing() -> None:
         current.reset(token)
     assert (line["level"], line["rows"], line["where"], line["run"]) == ("warning", 3, "/a", envelope.correlation_id)
     assert line["event"].startswith("state:set/")
+
+
+def test_what_no_utf8_holds_is_a_line_of_json_all_the_same() -> None:
+    line = JsonLine().format(record("half a pair: \ud800", where=Path("/a")))
+    assert line.isascii()
+    assert (json.loads(line)["message"], json.loads(line)["where"]) == ("half a pair: \ud800", "/a")
 
 
 def test_a_terminal_gets_colours_and_the_time_of_the_day() -> None:

@@ -6,6 +6,7 @@ own in the line.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -66,7 +67,10 @@ class JsonLine(logging.Formatter):
         }
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(fields, enc_hook=str).decode()
+        except UnicodeEncodeError:  # half of a pair of UTF-16, which no UTF-8 holds
+            return json.dumps(fields, default=str)
 
 
 def stamp(record: logging.LogRecord) -> str:
