@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -58,6 +59,18 @@ class Team(AsyncPlugin):
         await context.request("teller:first", text=text)
         await context.request("teller:second")
         await context.request("teller:third")
+
+
+class Hasty(AsyncPlugin):
+    """Leaves an answer after its first piece."""
+
+    name = "hasty"
+
+    @event("hasty:ask", durability="before", on_crash="rerun")
+    async def ask(self, context: EventContext, text: str) -> str:
+        async with aclosing(context.stream("completion:create", prompt="Tell me much.")) as pieces:
+            piece = await anext(pieces)
+        return f"{text} {piece['text']}"
 
 
 class Counting:
@@ -131,6 +144,17 @@ async def test_in_one_run_too_those_run_again_that_are_asked_something_else(coun
         run = (await anext(roots)).correlation_id
         plugins = (GoneDesk, Conversation, Completion, Agent, State, Tellers, Team)
         assert (await replayed(ksi.log, *plugins, run=run, branch="bruno")).effects == 3
+
+
+async def test_what_was_broken_off_is_asked_again_and_not_served_as_if_it_were_whole(counting: Counting) -> None:
+    gate = Gate(passing=1)
+    async with harness(script(counting, gate=gate), more=(Agent, State, Hasty, TimeTravel, Branch)) as ksi:
+        await ksi.request("hasty:ask", {"text": "one"})
+        gate.open()
+        at = await request_named(ksi, "hasty:ask")
+        stream = ksi.stream("timetravel:whatif", {"at": at, "change": {"text": "two"}, "live": True})
+        assert [step["error"] async for step in stream] == [None]
+        assert counting.asked == ["Tell me much."] * 2
 
 
 class Dear(ScriptProvider):

@@ -194,7 +194,7 @@ class WhatIf:
         await kept
 
     async def _effects_below(self, event: RecordedEvent) -> Recorded:
-        """What it and all that it caused had done: asked the same again, they are given that."""
+        """What it and all that it caused had done, and done to the end: asked the same again, they are given that."""
         each_its_own: defaultdict[bytes, Recorded] = defaultdict(Recorded)
         of_run = (
             Filter(streams=(EFFECTS,), kinds=("request", "outcome"), correlation_id=event.correlation_id),
@@ -209,7 +209,9 @@ class WhatIf:
                 each_its_own[each.cause].note_chunk(each.raw)
         below = Recorded()
         for cause, recorded in each_its_own.items():
-            if await self._origin(cause) == event.id:
+            known = await self._log.find(cause)
+            is_whole = known is not None and known.outcome is not None and known.outcome.ok
+            if is_whole and await self._origin(cause) == event.id:
                 below.ended |= recorded.ended
                 below.pieces |= recorded.pieces
         return below
