@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ksi.core.events import Filter
 from ksi.core.threads import InlineThreads
 from ksi.kernel.context import EventContext
 from ksi.kernel.declare import event
+from ksi.kernel.middleware import Middleware, Parked
 from ksi.kernel.plugin import AsyncPlugin
 from ksi.plugins.branch import Branch
 from ksi.plugins.permission import Permission
@@ -73,6 +74,17 @@ class Waiting(AsyncPlugin):
         await asyncio.Event().wait()
 
 
+class Parks(AsyncPlugin):
+    """Has it wait for somebody's word first."""
+
+    name = "parks"
+
+    def middleware(self) -> Sequence[Middleware]:
+        return [
+            Middleware(name="parks", pattern="waiting:*", bind=lambda spec: lambda envelope, session: Parked("ask"))
+        ]
+
+
 async def until_asked(ksi: EventTestHarness) -> None:
     query = (Filter(names=("waiting:wait",), kinds=("request",)),)
     async with ksi.log.subscribe(query, after="start", branch="aside") as requests:
@@ -89,6 +101,18 @@ async def test_what_runs_on_a_branch_is_cancelled_before_that_is_discarded() -> 
         await ksi.request("store:discard", {"name": "aside"})
         with pytest.raises(CancelledError):
             await waiting
+
+
+async def test_what_is_parked_on_a_branch_ends_with_it() -> None:
+    async with EventTestHarness(State, Branch, Waiting, Parks) as ksi:
+        await ksi.request("store:fork", {"name": "aside"})
+        waiting = asyncio.create_task(ksi.request("waiting:wait", branch="aside"))
+        async with ksi.log.subscribe((Filter(names=("request:parked",)),), after="start", branch="aside") as facts:
+            await anext(aiter(facts))
+        await ksi.request("store:discard", {"name": "aside"})
+        with pytest.raises(CancelledError):
+            await waiting
+        assert not [known async for known in ksi.log.open_requests()]
 
 
 async def test_what_was_open_on_a_branch_that_is_gone_keeps_no_start_up() -> None:

@@ -58,6 +58,11 @@ class Parking:
         waiting = [held for held, _ in self._waiting.values()]
         return [held for held in waiting if held.is_below(execution) and not held.committing]
 
+    def on(self, branch: str) -> list[Execution]:
+        """Those of ``branch`` that nobody has decided on yet."""
+        waiting = [held for held, _ in self._waiting.values()]
+        return [held for held in waiting if held.envelope.branch == branch and not held.committing]
+
     async def is_parked(self, event_id: bytes) -> bool:
         """Whether it waits, in this life of the daemon or since an earlier one."""
         if event_id in self._waiting:

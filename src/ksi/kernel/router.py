@@ -184,16 +184,6 @@ class Router(UnderWay):
         running.cancel()
         return True
 
-    async def cancel_on(self, branch: str) -> None:
-        """Cancel what runs on ``branch``, and wait for its end."""
-        endings = []
-        for running in [each for each in self.running.values() if each.envelope.branch == branch and not each.answered]:
-            over = asyncio.Event()
-            running.watch(lambda *_, over=over: over.set(), None)
-            running.abort()
-            endings.append(over.wait())
-        await asyncio.gather(*endings)
-
     def resume(self, address: str, session: Session, sink: Sink, credit: int) -> StreamCall:
         running, version = self._own_stream(address, session)
         if running is None:

@@ -79,6 +79,11 @@ class UnderWay:
             if call.row in rows:
                 call.abort()
 
+    async def cancel_on(self, branch: str) -> None:
+        """Cancel what runs on ``branch``, or is parked there, and wait for its end."""
+        theirs = [each for each in self.running.values() if each.envelope.branch == branch and not each.answered]
+        await asyncio.gather(*[_ended(each) for each in [*theirs, *self.parking.on(branch)]])
+
     def _calls(self) -> list[Execution | AsyncQuery]:
         return [*self.under_way, *self.queries]
 
@@ -144,3 +149,11 @@ class UnderWay:
         if self.readers:
             await asyncio.gather(*self.readers, return_exceptions=True)
         self.wheel.close()
+
+
+async def _ended(execution: Execution) -> None:
+    """Cancel ``execution`` and return when its outcome is known."""
+    over = asyncio.Event()
+    execution.watch(lambda *_: over.set(), None)
+    execution.abort()
+    await over.wait()
