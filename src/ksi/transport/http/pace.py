@@ -80,7 +80,10 @@ class Ahead:
 
     def room(self) -> int | None:
         """See :meth:`Paced.room`. It is asked before so much is written, and more."""
-        if self._is_doubted or self._unconfirmed():
+        try:
+            if self._is_doubted or self._unconfirmed():
+                return None
+        except OSError:  # it is closed
             return None
         self._is_doubted = True
         return self._room
