@@ -86,7 +86,7 @@ async def test_a_cancel_stops_the_model_in_the_middle_of_a_token(
     assert stopped["text"].startswith(seen)
     assert caught.value.partial["text"] == stopped["text"]
     assert not stopped["usage"]["estimated"]
-    assert stopped["usage"]["output_tokens"] in (written, written - 1)  # one may be under way
+    assert 3 <= stopped["usage"]["output_tokens"] <= written  # what it wrote until it learned of the cancel is not seen
 
 
 async def test_a_cancel_stops_the_model_while_it_reads_the_prompt(

@@ -17,6 +17,10 @@ import pytest
 Found = Mapping[str, Mapping[object, str]]
 """By kind: what there is, and how to name it."""
 FRAMES_SHOWN = 4
+WAITER = "asyncio-waitpid-"
+"""Begins the name of asyncio's threads that wait for a child process."""
+WAITER_GRACE = 5.0
+"""Seconds in which one whose child is gone may still run its last instructions."""
 
 
 def present() -> Found:
@@ -27,6 +31,13 @@ def present() -> Found:
 def new_since(before: Found, now: Found) -> list[str]:
     """A line for each thing that is in ``now`` and was not in ``before``."""
     return [f"{kind} {name}" for kind, found in now.items() for key, name in found.items() if key not in before[kind]]
+
+
+def let_waiters_end(before: Found) -> None:
+    """Nobody else can join the threads in which asyncio waits for children: one may stand in front of its end."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(WAITER) and thread not in before["thread"]:
+            thread.join(WAITER_GRACE)
 
 
 def fail_for(left: list[str]) -> None:

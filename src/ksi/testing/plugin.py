@@ -59,4 +59,5 @@ def no_leaks() -> Iterator[None]:
     """Fail where threads, file descriptors or child processes are left, once the loop is closed."""
     before = leaks.present()
     yield
+    leaks.let_waiters_end(before)
     leaks.fail_for(leaks.new_since(before, leaks.present()))
