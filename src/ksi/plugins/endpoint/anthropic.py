@@ -75,8 +75,8 @@ def _messages(said: Said) -> list[Message]:
 
 
 def _result(block: Json) -> Part:
-    content, is_error = _text(block.get("content") or ""), bool(block.get("is_error"))
-    return parts.tool_result(str(block.get("tool_use_id")), content, is_error=is_error)
+    said = _text(parts.content(block.get("content") or ""))
+    return parts.tool_result(str(block.get("tool_use_id")), said, is_error=bool(block.get("is_error")))
 
 
 def _part(block: Json) -> Part:

@@ -25,6 +25,14 @@ class Tool(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
 
+def content(given: Any) -> str | list[Part]:
+    """What a message holds, in any of the protocols. Raises ValidationError."""
+    try:
+        return msgspec.convert(given, str | list[Part])
+    except msgspec.ValidationError as error:
+        raise ValidationError(f"a content is a text or a list of objects: {error}") from None
+
+
 def text(said: str) -> Part:
     return {"type": "text", "text": said}
 

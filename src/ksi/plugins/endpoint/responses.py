@@ -22,6 +22,13 @@ class TextOptions(msgspec.Struct):
     format: Json | None = None
 
 
+class OfferedTool(msgspec.Struct):
+    type: str
+    name: str = ""
+    description: str | None = None
+    parameters: Json | None = None
+
+
 class ResponseRequest(msgspec.Struct):
     """What is read of a request; what else is there is for other servers."""
 
@@ -32,7 +39,7 @@ class ResponseRequest(msgspec.Struct):
     max_output_tokens: int | None = None
     temperature: float | None = None
     text: TextOptions | None = None
-    tools: list[Json] = []
+    tools: list[OfferedTool] = []
     tool_choice: str | Json | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -90,7 +97,8 @@ def _message(item: Json) -> Message | None:
     raise UnsupportedError(f"an item of the type {item.get('type')!r} is not taken here")
 
 
-def _parts(content: Any) -> list[Part]:
+def _parts(given: Any) -> list[Part]:
+    content = parts.content(given)
     return [parts.text(content)] if isinstance(content, str) else [_part(each) for each in content]
 
 
@@ -104,14 +112,13 @@ def _part(part: Json) -> Part:
 
 
 def _text(output: Any) -> str:
-    return output if isinstance(output, str) else "".join(part.get("text", "") for part in _parts(output))
+    return "".join(part.get("text", "") for part in _parts(output))
 
 
-def _tool(tool: Json) -> parts.Tool:
-    match tool:
-        case {"type": "function", "name": str(name)}:
-            return parts.Tool(name, str(tool.get("description") or ""), dict(tool.get("parameters") or {}))
-    raise UnsupportedError(f"a tool of the type {tool.get('type')!r} is not to be had here")
+def _tool(tool: OfferedTool) -> parts.Tool:
+    if tool.type != "function":
+        raise UnsupportedError(f"a tool of the type {tool.type!r} is not to be had here")
+    return parts.Tool(tool.name, tool.description or "", tool.parameters or {})
 
 
 def _schema(form: Json | None) -> Json | None:
